@@ -1,0 +1,1 @@
+"""The systems SDDPM is compared with: one file each."""

@@ -1,0 +1,1 @@
+"""The comparison harness: suites, data, metrics, energy, records and tables."""

@@ -1,0 +1,73 @@
+"""Every system, one entry each: the only Python file of the harness that names one.
+
+Modules are strings and are imported when a system is built, so reading this list imports no
+torch. To add a system, write its file and add its entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
+from typing import Literal
+
+TimeAxis = Literal["none", "trained", "free"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the harness must know about a system before it imports it."""
+
+    module: str
+    """Module with ``Config``, ``PRESETS`` and ``build``, as ``package.module``."""
+    title: str
+    """Name in the table."""
+    paper: str
+    """Where the method comes from."""
+    time_axis: TimeAxis = "none"
+    """``none``: no spiking time, one cell; ``trained``: one training per number of time steps;
+    ``free``: one checkpoint serves every number of time steps."""
+    parent: str | None = None
+    """The system whose checkpoint this one is built from."""
+    samplers: bool = False
+    """Whether it denoises, so that a sampler and its steps apply."""
+
+
+SYSTEMS: dict[str, Entry] = {
+    "sddpm": Entry(
+        "sddpm.system", "SDDPM", "Cao et al. 2024, arXiv 2306.17046", "trained", samplers=True
+    ),
+    "ann_twin": Entry(
+        "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
+    ),
+    "ddpm": Entry("baselines.ann_ddpm", "DDPM", "Ho et al. 2020, arXiv 2006.11239", samplers=True),
+    "pixel_gaussian": Entry(
+        "baselines.pixel_gaussian", "pixel Gaussian", "none: the floor that every model must beat"
+    ),
+}
+
+
+def choose(kind: str, name: str, legal: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``legal``.
+
+    Raises:
+        ValueError: it is not; the message names near matches and every legal name.
+    """
+    names = list(legal)
+    if name in names:
+        return name
+    near = get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")
+
+
+def find(name: str) -> Entry:
+    """The entry of the system ``name``; ValueError with near matches if there is none."""
+    return SYSTEMS[choose("system", name, SYSTEMS)]
+
+
+def load_module(name: str) -> ModuleType:
+    """Import the module of the system ``name``."""
+    return import_module(find(name).module)

@@ -1,0 +1,255 @@
+"""Suites: what a run compares, as YAML validated by pydantic.
+
+A suite names one data set, the systems, their time steps and samplers, and up to four
+presets, which fix the budget. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from bench.registry import SYSTEMS, choose
+
+PresetName = Literal["smoke", "small", "medium", "paper"]
+SEEDS_PER_RUN = 1_000_000
+"""Image seeds that belong to one run's seed: the most samples one cell can draw."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _system(name: str) -> str:
+    return choose("system", name, SYSTEMS)
+
+
+def _sampler(name: str) -> str:
+    # Imported late: only a suite that names samplers needs their table.
+    from sddpm.samplers import SAMPLERS
+
+    return choose("sampler", name, SAMPLERS)
+
+
+def _dataset(name: str) -> str:
+    from bench.datasets import DATASETS
+
+    return choose("dataset", name, DATASETS)
+
+
+SystemName = Annotated[str, AfterValidator(_system)]
+SamplerName = Annotated[str, AfterValidator(_sampler)]
+DatasetName = Annotated[str, AfterValidator(_dataset)]
+TimeSteps = Annotated[int, Field(ge=1)]
+
+
+class SamplingChoice(_Strict):
+    """One sampler at one number of steps."""
+
+    sampler: SamplerName
+    steps: int = Field(ge=1, description="network evaluations per image")
+    eta: float = Field(0.0, ge=0, le=1, description="DDIM's noise: 0 none, 1 ancestral")
+
+
+class Budget(_Strict):
+    """How long a system trains. Exactly one of ``train_steps`` and ``train_images``."""
+
+    train_steps: int | None = Field(None, ge=0)
+    train_images: int | None = Field(None, ge=1, description="images seen, repeats counted")
+    batch_size: int = Field(32, ge=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Budget:
+        if (self.train_steps is None) == (self.train_images is None):
+            raise ValueError("expected one of train_steps and train_images")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; a last partial batch counts as one."""
+        if self.train_steps is not None:
+            return self.train_steps
+        assert self.train_images is not None
+        return -(-self.train_images // self.batch_size)
+
+
+class Preset(_Strict):
+    """One size of the comparison."""
+
+    budget: Budget
+    budgets: dict[SystemName, Budget] = Field(
+        default_factory=dict, description="systems that train on another budget than the rest"
+    )
+    samples: int = Field(ge=2, le=SEEDS_PER_RUN, description="images drawn and scored per cell")
+    sample_batch: int = Field(100, ge=1, description="images drawn at once, and saved at once")
+    references: int = Field(ge=2, description="real images they are scored against, at most")
+    energy_images: int = Field(ge=1, description="images drawn while operations are counted")
+    systems: list[SystemName] | None = Field(None, min_length=1)
+    time_steps: list[TimeSteps] | None = Field(None, min_length=1)
+    sampling: list[SamplingChoice] | None = Field(None, min_length=1)
+    config: dict[SystemName, dict[str, Any]] = Field(
+        default_factory=dict, description="fields of a system's Config that differ from its preset"
+    )
+
+
+class Suite(_Strict):
+    """What a run compares."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    title: str
+    dataset: DatasetName
+    image_size: int = Field(ge=4)
+    horizontal_flip: bool = False
+    reference_split: Literal["train", "test"] = "train"
+    systems: list[SystemName] = Field(min_length=1)
+    time_steps: list[TimeSteps] = Field(min_length=1)
+    sampling: list[SamplingChoice] = Field(min_length=1)
+    presets: dict[PresetName, Preset] = Field(min_length=1)
+
+
+def shipped_suites() -> dict[str, Traversable]:
+    """Name -> file of the suites inside the package, by name."""
+    files = resources.files("bench.suites").iterdir()
+    return {
+        file.name.removesuffix(".yaml"): file
+        for file in sorted(files, key=lambda file: file.name)
+        if file.name.endswith(".yaml")
+    }
+
+
+def load_suite(name: str) -> Suite:
+    """Read a shipped suite by name, or a YAML file by path.
+
+    Raises:
+        ValueError: no such suite (near matches are named), or the file is not a valid suite;
+            the message names file, line and field.
+        FileNotFoundError: a path that is not there.
+    """
+    shipped = shipped_suites()
+    if name in shipped:
+        return parse_suite(shipped[name].read_text(encoding="utf-8"), f"suite {name}")
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        choose("suite", name, [*shipped, "a path to a .yaml file"])
+    if not path.is_file():
+        raise FileNotFoundError(f"--suite {name}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not a text file in UTF-8 ({error.reason})") from error
+    return parse_suite(text, name)
+
+
+def parse_suite(text: str, file: str) -> Suite:
+    """Validate the text of a suite; ``file`` is its name in error messages."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        _refuse_duplicates(root, file)
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 1
+        raise ValueError(f"{file}, line {line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(problem, root, file) for problem in error.errors()]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: without this, ``2e-4`` is a string."""
+
+
+_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
+    """One pydantic problem as "file, line N: field: what is wrong"."""
+    path = [part for part in problem["loc"] if part != "[key]"]
+    line = _line_of(root, path)
+    field = ".".join(map(str, path)) or "the file"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown field"
+        legal = _fields_at(path[:-1])
+        if legal:
+            try:
+                choose("field", str(path[-1]), legal)
+            except ValueError as error:
+                message = str(error)
+    elif problem["type"] == "missing":
+        message = "required, but missing"
+    else:
+        given = problem.get("input")
+        if isinstance(given, str | int | float | bool) and repr(given) not in message:
+            message += f", not {given!r}"
+    return f"{file}, line {line}: {field}: {message}"
+
+
+def _fields_at(path: list[str | int]) -> list[str]:
+    """Names of the fields that are legal at ``path``."""
+    if not path:
+        return list(Suite.model_fields)
+    if path[0] == "presets" and len(path) == 2:
+        return list(Preset.model_fields)
+    if "sampling" in path:
+        return list(SamplingChoice.model_fields)
+    if "budget" in path or "budgets" in path:
+        return list(Budget.model_fields)
+    return []
+
+
+def _line_of(root: yaml.Node | None, path: list[str | int]) -> int:
+    """Line, from 1, of the deepest node on ``path`` that the file has."""
+    node, line = root, 1
+    for part in path:
+        child = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    child, line = value, key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            child = node.value[part]
+            line = child.start_mark.line + 1
+        if child is None:
+            break
+        node = child
+    return line
+
+
+def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:
+    """Raise ValueError for a key given twice, of which YAML would keep the last in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{file}, line {line}: {key.value}: given twice")
+            seen.add(key.value)
+            _refuse_duplicates(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, file)

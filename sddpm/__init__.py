@@ -1,0 +1,22 @@
+"""SDDPM: the directly trained spiking diffusion model, and the ground floor of the suite."""
+
+from typing import TYPE_CHECKING, Any
+
+from sddpm.version import __version__
+
+if TYPE_CHECKING:
+    from sddpm.published import load_published
+    from sddpm.unet import UNet, UNetConfig
+
+__all__ = ["UNet", "UNetConfig", "__version__", "load_published"]
+
+_HOMES = {"UNet": "unet", "UNetConfig": "unet", "load_published": "published"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``sddpm-bench --help`` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sddpm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"sddpm.{_HOMES[name]}"), name)

@@ -1,0 +1,220 @@
+"""Checkpoints: a folder of safetensors and one JSON configuration, written atomically.
+
+``config.json`` says what the weights are (system, configuration, image shape, training),
+``model.safetensors`` holds the generator, and a checkpoint that training can go on from has
+``trainer.safetensors`` besides: every network of the system and its optimisers' state.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sddpm.protocol import System
+
+FORMAT = 1
+CONFIG, MODEL, TRAINER = "config.json", "model.safetensors", "trainer.safetensors"
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes ``path``'s place in one step,
+    on failure (a full disk, a kill) ``path`` is as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _name_path(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block succeeds.
+    An existing ``path`` is replaced."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    except OSError as error:
+        raise _name_path(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_path(error: OSError, path: Path) -> OSError:
+    if error.errno == errno.ENOSPC:
+        return OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path))
+    return error
+
+
+def save_checkpoint(
+    folder: str | Path,
+    system: System,
+    description: Mapping[str, Any],
+    *,
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``system`` to ``folder``, atomically.
+
+    Args:
+        description: JSON-ready facts for ``config.json`` (system, config, shape, training).
+        trainer: JSON-ready state of the training loop; given, the checkpoint can be resumed.
+    """
+    with atomic_directory(folder) as temporary:
+        config = {"format": FORMAT, **description}
+        _save(system.generator.state_dict(), temporary / MODEL)
+        if trainer is not None:
+            tensors, optimizers = _flatten(system)
+            _save(tensors, temporary / TRAINER)
+            config["trainer"] = {**trainer, "optimizers": optimizers}
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # Copies: safetensors refuses tensors that share memory (an EMA module and its parent do not,
+    # a generator that is also a player does).
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:  # it reports a full disk as text
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The JSON configuration of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: ``folder`` is not there or holds no checkpoint.
+        ValueError: its configuration is damaged or of a newer format.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: not a checkpoint folder (expected {CONFIG} and {MODEL} inside)"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"{path}: format {found!r}, expected {FORMAT}")
+    return config
+
+
+def load_generator(system: System, folder: str | Path) -> None:
+    """Load ``folder``'s weights into ``system.generator``, strictly.
+
+    Raises:
+        ValueError: the file is truncated, or its names or shapes are another network's.
+    """
+    path = Path(folder) / MODEL
+    generator = system.generator
+    generator.load_state_dict(_read(path, generator.state_dict()), strict=True)
+
+
+def load_trainer(system: System, folder: str | Path) -> dict[str, Any]:
+    """Load everything training needs into ``system`` and return the loop's own state."""
+    trainer = read_config(folder).get("trainer")
+    path = Path(folder) / TRAINER
+    if trainer is None:
+        raise ValueError(f"{folder}: holds weights only, training cannot go on from it")
+    tensors = _read(path, None)
+    networks = {k.removeprefix("system."): v for k, v in tensors.items() if k[:7] == "system."}
+    _check(path, networks, system.state_dict())
+    system.load_state_dict(networks, strict=True)
+    for name, optimizer in system.optimizers.items():
+        saved = trainer["optimizers"].get(name)
+        if saved is None:
+            raise ValueError(f"{path}: no state of the optimiser {name!r}")
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer.{name}."):
+                index, field = key.removeprefix(f"optimizer.{name}.").split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({"state": state, "param_groups": saved})
+    return trainer
+
+
+def _flatten(system: System) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"system.{k}": v for k, v in system.state_dict().items()}
+    groups: dict[str, Any] = {}
+    for name, optimizer in system.optimizers.items():
+        state = optimizer.state_dict()
+        groups[name] = state["param_groups"]
+        for index, fields in state["state"].items():
+            for field, value in fields.items():
+                tensors[f"optimizer.{name}.{index}.{field}"] = torch.as_tensor(value)
+    return tensors, groups
+
+
+def _read(path: Path, expected: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; the checkpoint folder is incomplete")
+    try:
+        if expected is not None:
+            with safe_open(path, "pt") as file:  # shapes are compared before memory is taken
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            _compare(path, shapes, {k: tuple(v.shape) for k, v in expected.items()})
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    _compare(
+        path,
+        {k: tuple(v.shape) for k, v in found.items()},
+        {k: tuple(v.shape) for k, v in expected.items()},
+    )
+
+
+def _compare(path: Path, found: dict[str, tuple], expected: dict[str, tuple]) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{path}: weights of another network: {len(missing)} names are missing "
+            f"({', '.join(missing[:2])}) and {len(extra)} are unknown ({', '.join(extra[:2])})"
+        )
+    for key, shape in expected.items():
+        if found[key] != shape:
+            raise ValueError(f"{path}: {key} has shape {found[key]}, expected {shape}")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in a module's parameters and fixed embedding tables (the paper counts both)."""
+    tables = sum(b.numel() for name, b in module.named_buffers() if name.endswith("table"))
+    return sum(p.numel() for p in module.parameters()) + tables

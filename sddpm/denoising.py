@@ -1,0 +1,122 @@
+"""A noise-prediction network as a System: what SDDPM, its ANN twins and converted nets share.
+
+The network is anything with ``eps = net(x, t)``; spike encoding, the step loop and the
+read-out stay inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
+from sddpm.protocol import ImageShape, Step, System
+from sddpm.samplers import Denoise, Sampling, sample
+
+
+@dataclass(frozen=True)
+class DenoiserTraining:
+    """How a noise network is trained. The defaults are the published ones."""
+
+    learning_rate: float = 2e-4
+    """Adam's step size after the warm-up."""
+    warmup_steps: int = 5000
+    """Steps over which the step size rises linearly from 0; at most a fifth of the run."""
+    decay: Literal["constant", "linear"] = "constant"
+    """What the step size does after the warm-up: stay, or fall linearly to 0 at the end."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.0
+    """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
+
+
+class Denoiser(System):
+    """Trains ``net`` to predict noise and samples through :mod:`sddpm.samplers`.
+
+    Args:
+        net: ``eps = net(x, t)``.
+        shape: of the images.
+        training: optimisation settings.
+        diffusion: noise schedule.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: ImageShape,
+        training: DenoiserTraining,
+        diffusion: DiffusionConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if training.decay not in ("constant", "linear"):
+            raise ValueError(f"decay={training.decay!r}: expected 'constant' or 'linear'")
+        if not 0 <= training.ema_decay < 1:
+            raise ValueError(f"ema_decay={training.ema_decay}: expected a number in [0, 1)")
+        self.net = net
+        self.shape = shape
+        self.training_config = training
+        self.diffusion = Diffusion(diffusion or DiffusionConfig())
+        self.averaged = _average(net, training.ema_decay) if training.ema_decay else None
+        self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=training.learning_rate)}
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.net if self.averaged is None else self.averaged.module
+
+    def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
+        t = step.randint(self.diffusion.config.diffusion_steps, len(images))
+        noise = step.randn(*images.shape)
+        predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
+        loss = noise_loss(predicted, noise)
+        rate = learning_rate(self.training_config, step.number, step.total)
+        step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.net)
+        return {"loss": loss.detach()}
+
+    def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
+        return self.sample_with(self.generator.eval(), seeds, sampling)
+
+    def sample_with(
+        self, denoise: Denoise, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """Sample with ``denoise`` in place of the generator (an optimised form of it, say)."""
+        device = next(self.parameters()).device
+        settings = Sampling(**(sampling or {}))
+        return sample(denoise, self.shape, seeds, self.diffusion.config, settings, device)
+
+
+def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:
+    """Step size of step ``number`` (from 0) of ``total``: linear warm-up, then ``decay``."""
+    warmup = min(training.warmup_steps, total // 5)
+    if number < warmup:
+        return training.learning_rate * (number + 1) / warmup
+    if training.decay == "linear":
+        return training.learning_rate * (total - number) / (total - warmup)
+    return training.learning_rate
+
+
+def _average(net: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of parameters and of BatchNorm's statistics.
+
+    Averaged parameters with the current statistics ruin a BatchNorm network, so the buffers
+    are averaged too. Early on the decay is (1 + n) / (10 + n) after n updates, so a short run
+    does not sample its initial weights.
+    """
+
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        n = float(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(list(averaged), list(current), weight)
+        else:
+            torch._foreach_copy_(list(averaged), list(current))
+
+    averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+    averaged.requires_grad_(False)
+    return averaged

@@ -1,0 +1,88 @@
+"""Layers that say what they read, and the time embedding.
+
+Whether a product costs a multiplication depends on what the layer is fed: spikes select
+weights (an accumulate), real numbers multiply them. Each layer with products states which,
+and the meter in :mod:`bench.meter` checks the statement against the numbers it sees.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Reads = Literal["spikes", "real"]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def declare(module: Module, *, reads: Reads) -> Module:
+    """State what ``module`` reads and return it.
+
+    Args:
+        module: a layer, or a whole foreign network when everything in it reads real numbers.
+        reads: ``"spikes"`` if every input is zero or plus or minus one constant per channel,
+            ``"real"`` otherwise.
+
+    The nearest declared module around a product decides how the product is counted.
+    """
+    if reads not in ("spikes", "real"):
+        raise ValueError(f"reads={reads!r}: expected 'spikes' or 'real'")
+    module.reads = reads  # type: ignore[assignment]
+    return module
+
+
+def conv3x3(inputs: int, outputs: int, *, reads: Reads, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (halves it at stride 2), Xavier-initialised."""
+    return _xavier(declare(nn.Conv2d(inputs, outputs, 3, stride, 1), reads=reads))
+
+
+def conv1x1(inputs: int, outputs: int, *, reads: Reads) -> nn.Conv2d:
+    """A 1x1 convolution, Xavier-initialised."""
+    return _xavier(declare(nn.Conv2d(inputs, outputs, 1), reads=reads))
+
+
+def linear(inputs: int, outputs: int, *, reads: Reads) -> nn.Linear:
+    """A fully connected layer, Xavier-initialised."""
+    return _xavier(declare(nn.Linear(inputs, outputs), reads=reads))
+
+
+Weighted = TypeVar("Weighted", nn.Conv2d, nn.Linear)
+
+
+def _xavier(layer: Weighted, gain: float = 1.0) -> Weighted:
+    nn.init.xavier_uniform_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TimeEmbedding(nn.Module):
+    """The diffusion step as a vector: a fixed sinusoidal table and a two-layer perceptron.
+
+    Row ``t`` of the table interleaves sin and cos of ``t * exp(-(i / channels) ln 10000)``
+    for even ``i`` in 0..channels-2. The table is a buffer: it is fixed, but counted among
+    the published parameters.
+
+    Args:
+        channels: width of the table (even); the output is ``4 * channels`` wide.
+        diffusion_steps: rows of the table.
+    """
+
+    table: Tensor
+
+    def __init__(self, channels: int, diffusion_steps: int) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"channels={channels}: the sin/cos table needs an even number")
+        even = torch.arange(0, channels, 2, dtype=torch.float32)
+        frequencies = torch.exp(-even / channels * math.log(10000))
+        angles = torch.arange(diffusion_steps, dtype=torch.float32)[:, None] * frequencies
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1)
+        self.register_buffer("table", table.reshape(diffusion_steps, channels))
+        self.linear1 = linear(channels, 4 * channels, reads="real")
+        self.linear2 = linear(4 * channels, 4 * channels, reads="real")
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed integer diffusion steps ``[batch]`` as ``[batch, 4 * channels]``."""
+        return self.linear2(nn.functional.silu(self.linear1(self.table[t])))

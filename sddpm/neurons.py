@@ -1,0 +1,208 @@
+"""Activations of the U-Net family, and everything else that knows about spiking time.
+
+Spiking time is folded into the batch: a tensor holds ``[time_steps * batch, ...]`` with time
+as the slow axis. An activation unfolds it, integrates from a fresh membrane and folds back,
+so no state survives a forward pass and no reset call exists to forget. With
+``time_steps = 1`` the same network is an ANN.
+
+Every activation owns ``theta``, its threshold, under the one name, so that a checkpoint of
+one activation loads strictly into a network with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from spikingjelly.activation_based import surrogate
+from torch import Tensor, nn
+
+
+def check_time_steps(time_steps: int) -> int:
+    """Return ``time_steps`` if it is a positive whole number, else raise ValueError."""
+    if not isinstance(time_steps, int) or time_steps < 1:
+        raise ValueError(f"time_steps={time_steps!r}: expected a whole number of at least 1")
+    return time_steps
+
+
+class SpikingNeuron(nn.Module):
+    """A layer of neurons with hard reset to 0, integrated from a fresh membrane.
+
+    Per spiking step ``s``, from ``v[0] = 0``::
+
+        h[s] = charge(v[s-1], x[s])
+        spike[s] = 1 if h[s] >= theta else 0
+        v[s] = h[s] (1 - spike[s])
+
+    The gradient of the spike is SpikingJelly's ATan surrogate of ``h - theta``, and the
+    reset is not detached. The membrane is kept in float32 whatever the input's precision.
+
+    Args:
+        time_steps: spiking time steps folded into the batch.
+        threshold: initial value of ``theta``.
+        alpha: steepness of the ATan surrogate.
+    """
+
+    emits: ClassVar[str] = "spikes"
+    theta: Tensor
+
+    def __init__(self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0) -> None:
+        super().__init__()
+        if not threshold > 0:
+            raise ValueError(f"threshold={threshold!r}: expected a number above 0")
+        self.time_steps = check_time_steps(time_steps)
+        self.register_buffer("theta", torch.tensor(float(threshold)))
+        self.surrogate = surrogate.ATan(alpha=alpha)
+
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        """The membrane after the input current ``x``, before firing."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes (0 or 1) of currents ``[time_steps * batch, ...]``, in the same shape."""
+        currents = x.unflatten(0, (self.time_steps, -1))
+        v = torch.zeros_like(currents[0], dtype=torch.float32)
+        spikes = []
+        for current in currents:
+            h = self.charge(v, current)
+            spike = self.surrogate(h - self.theta)
+            v = h * (1 - spike)
+            spikes.append(spike.to(x.dtype))
+        return torch.cat(spikes)
+
+    def extra_repr(self) -> str:
+        return f"time_steps={self.time_steps}"
+
+
+class IF(SpikingNeuron):
+    """Integrate-and-fire: ``h = v + x``, the neuron SDDPM is trained with."""
+
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        return v + x
+
+
+class LIF(SpikingNeuron):
+    """Leaky integrate-and-fire: ``h = v + (x - v) / tau`` (SpikingJelly's LIFNode)."""
+
+    def __init__(
+        self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0, tau: float = 2.0
+    ) -> None:
+        super().__init__(time_steps, threshold, alpha)
+        if not tau > 1:
+            raise ValueError(f"tau={tau!r}: expected a number above 1")
+        self.tau = tau
+
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        return v + (x - v) / self.tau
+
+
+class ParametricLIF(SpikingNeuron):
+    """LIF whose leak is learned, one a layer: ``h = v + (x - v) sigmoid(w)``.
+
+    ``w`` starts at 0, which is ``tau = 2`` (SpikingJelly's ParametricLIFNode).
+    """
+
+    def __init__(self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0) -> None:
+        super().__init__(time_steps, threshold, alpha)
+        self.w = nn.Parameter(torch.tensor(0.0))
+
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        return v + (x - v) * self.w.sigmoid()
+
+
+class ReLU(nn.Module):
+    """Rectifier of the ANN twin. ``theta`` is unused here: conversion calibrates it."""
+
+    theta: Tensor
+
+    def __init__(self, time_steps: int = 1, threshold: float = 1.0) -> None:
+        super().__init__()
+        _require_one_step(time_steps, "relu")
+        self.register_buffer("theta", torch.tensor(float(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(x)
+
+
+class QuantReLU(nn.Module):
+    """Rectifier clipped at a learned ``theta`` and rounded to ``levels`` equal steps.
+
+    ``y = theta / levels * floor(levels * clamp(x / theta, 0, 1) + 1/2)``, the value that an
+    IF neuron started at ``theta / 2`` reaches in ``levels`` steps of constant input. The
+    rounding passes gradients straight through. ``floor(x + 1/2)``, not ``torch.round``: the
+    latter rounds ties to even and misses by a whole level.
+    """
+
+    def __init__(self, time_steps: int = 1, threshold: float = 1.0, levels: int = 4) -> None:
+        super().__init__()
+        _require_one_step(time_steps, "quant_relu")
+        if levels < 1:
+            raise ValueError(f"levels={levels!r}: expected at least 1")
+        self.levels = levels
+        self.theta = nn.Parameter(torch.tensor(float(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = (x / self.theta).clamp(0, 1) * self.levels
+        rounded = scaled + (torch.floor(scaled + 0.5) - scaled).detach()
+        return rounded * (self.theta / self.levels)
+
+
+def _require_one_step(time_steps: int, name: str) -> None:
+    if time_steps != 1:
+        raise ValueError(f"activation {name!r} has no spiking time: time_steps={time_steps}, use 1")
+
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "if": IF,
+    "lif": LIF,
+    "plif": ParametricLIF,
+    "relu": ReLU,
+    "quant_relu": QuantReLU,
+}
+
+
+def make_activation(name: str, time_steps: int, threshold: float = 1.0) -> nn.Module:
+    """Build the activation ``name``, one of :data:`ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name](time_steps, threshold)
+
+
+def is_spiking(name: str) -> bool:
+    """Whether the activation ``name`` emits spikes, so that the layers after it read them."""
+    return getattr(ACTIVATIONS[name], "emits", None) == "spikes"
+
+
+class DirectEncoding(nn.Module):
+    """Repeat a real tensor ``[batch, ...]`` at every step: ``[time_steps * batch, ...]``."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = check_time_steps(time_steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(self.time_steps, *(1 for _ in x.shape[1:]))
+
+
+class MembraneReadout(nn.Module):
+    """Membrane of a leaky neuron that never fires: ``sum over s of decay^(T-1-s) x[s]``."""
+
+    weights: Tensor
+
+    def __init__(self, time_steps: int, decay: float = 0.8) -> None:
+        super().__init__()
+        powers = torch.arange(check_time_steps(time_steps) - 1, -1, -1, dtype=torch.float32)
+        self.register_buffer("weights", decay**powers, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read ``[time_steps * batch, ...]`` out as ``[batch, ...]``."""
+        steps = x.unflatten(0, (len(self.weights), -1))
+        return torch.einsum("s,s...->...", self.weights.to(x.dtype), steps)
+
+
+def add_per_image(x: Tensor, per_image: Tensor) -> Tensor:
+    """Add one vector per image ``[batch, channels]`` to ``[time_steps * batch, channels, H, W]``,
+    at every spiking step and pixel."""
+    steps = x.unflatten(0, (-1, len(per_image)))
+    return (steps + per_image[:, :, None, None]).flatten(0, 1)

@@ -1,0 +1,102 @@
+"""What a system is: one row of the comparison table.
+
+Images are float tensors ``[batch, channels, height, width]`` in [-1, 1] everywhere
+between the data loader and the metric; they become uint8 once, in :func:`to_uint8`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """The only thing a system knows about its data before training starts."""
+
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    size: int
+    """Height and width, in pixels."""
+
+
+class Step(Protocol):
+    """What :func:`sddpm.training.fit` hands to one training step.
+
+    Random numbers come from a stream that belongs to this step alone, so a run that was
+    killed and resumed draws what the uninterrupted run would have drawn. They are drawn
+    for the global batch and sliced, so the number of processes does not change them.
+    """
+
+    number: int
+    """Steps done before this one, from 0."""
+    total: int
+    """Steps in the whole run."""
+
+    def module(self, name: str) -> Callable[..., Any]:
+        """The system's attribute ``name``, wrapped for precision and gradient exchange."""
+
+    def update(self, name: str, loss: Tensor, *, lr: float, clip: float | None = None) -> None:
+        """Backpropagate ``loss`` and step the optimiser of the attribute ``name``."""
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal numbers; the first dimension is this process's batch."""
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1); the first dimension is this process's batch."""
+
+    def randint(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high); the first dimension is this process's batch."""
+
+
+class System(nn.Module, ABC):
+    """A generative model that the harness can train, sample and measure.
+
+    A subclass owns its networks, its optimisers and, if it keeps one, its averaged copy.
+    """
+
+    optimizers: dict[str, Optimizer]
+    """Attribute name of a trained module -> its optimiser. Empty where nothing is descended."""
+
+    @property
+    @abstractmethod
+    def generator(self) -> nn.Module:
+        """The module that runs at sampling time: its parameters and operations are the ones
+        counted, so a GAN's critic and a VAE's encoder cost nothing."""
+
+    @abstractmethod
+    def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
+        """One update on ``images`` (``[batch, channels, size, size]`` in [-1, 1]).
+
+        Returns named scalar losses (detached) for the log.
+        """
+
+    @abstractmethod
+    def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
+        """One image in [-1, 1] per seed; image ``i`` depends on ``seeds[i]`` alone.
+
+        ``sampling`` holds the solver's options for systems whose registry entry says
+        ``samplers=True`` (see :class:`sddpm.samplers.Sampling`), else None.
+        """
+
+    def prepare_for_sampling(self) -> None:
+        """Work to do once after training (re-estimated statistics, say). Nothing by default."""
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map float images in [-1, 1] to uint8 in [0, 255], rounding half up, on the CPU.
+
+    The one place where images are rounded: what is scored is what is written to disk.
+    """
+    return images.float().add(1).mul(127.5).add(0.5).clamp(0, 255).to(torch.uint8).cpu()
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 images in [0, 255] to float32 in [-1, 1]."""
+    return images.to(torch.float32).div(127.5).sub(1)

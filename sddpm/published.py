@@ -1,0 +1,136 @@
+"""Read the published SDDPM checkpoint format.
+
+Format: ``torch.save`` of a dict whose ``net_model`` is the state dict of the network in
+AndyCao1125/SDDPM. It is read without executing pickled code, the configuration is inferred
+from the shapes, and the weights are loaded strictly.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sddpm.unet import UNet, UNetConfig
+
+_RENAMES = [
+    (r"^time_embedding\.timembedding\.0\.weight$", "time_embedding.table"),
+    (r"^time_embedding\.timembedding\.1\.", "time_embedding.linear1."),
+    (r"^time_embedding\.timembedding\.3\.", "time_embedding.linear2."),
+    (r"^conv\.", "stem.conv1."),
+    (r"^bn\.", "stem.bn1."),
+    (r"^conv_identity\.", "stem.conv2."),
+    (r"^bn_identity\.", "stem.bn2."),
+    (r"^downblocks\.", "down."),
+    (r"^middleblocks\.", "middle."),
+    (r"^upblocks\.", "up."),
+    (r"\.temb_proj\.1\.", ".embed."),
+    (r"^tail_bn\.", "head.bn."),
+    (r"^tail_conv\.", "head.conv."),
+    (r"^T_output_layer\.", "head.temporal_conv."),
+    (r"^last_bn\.", "head.temporal_bn."),
+]
+
+
+def load_published(path: str | Path, time_steps: int = 4, threshold: float = 1.0) -> UNet:
+    """Load a published SDDPM checkpoint as a network in evaluation mode: ``eps = net(x, t)``.
+
+    Args:
+        path: file in the published format.
+        time_steps: spiking time steps to run it with; no weight depends on it.
+        threshold: firing threshold of every neuron.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, not of this format, or of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a published SDDPM checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a complete torch.save file of tensors ({_first_line(error)})"
+        ) from error
+    state = content.get("net_model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: no state dict under 'net_model', the published format's key")
+    # Multi-GPU checkpoints of the published code carry DataParallel's prefix.
+    renamed = {_rename(key.removeprefix("module.")): value for key, value in state.items()}
+    weight = renamed.get("head.temporal_conv.weight")
+    if weight is not None and weight.ndim == 5:
+        renamed["head.temporal_conv.weight"] = weight.squeeze(-1)
+
+    net = UNet(_infer_config(renamed, path, time_steps, threshold))
+    own = net.state_dict()
+    for key in own:
+        if key.endswith(".theta"):  # the published neurons hold no tensors
+            renamed.setdefault(key, own[key])
+    missing, unexpected = own.keys() - renamed.keys(), renamed.keys() - own.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: not the published SDDPM network: lacks {_some(missing)}, "
+            f"has besides {_some(unexpected)}"
+        )
+    for key, value in renamed.items():
+        if value.shape != own[key].shape:
+            raise ValueError(
+                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(own[key].shape)}"
+            )
+    net.load_state_dict(renamed, strict=True)
+    return net.eval()
+
+
+def _rename(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _infer_config(
+    state: dict[str, Tensor], path: Path, time_steps: int, threshold: float
+) -> UNetConfig:
+    """Read widths from the shapes: a down-sample separates two levels."""
+    try:
+        channels, image_channels = state["stem.conv1.weight"].shape[:2]
+        diffusion_steps = state["time_embedding.table"].shape[0]
+        levels: list[list[int]] = [[]]
+        for index in range(1 + max(_indices(state, "down"))):
+            if f"down.{index}.conv.weight" in state:
+                levels.append([])
+            else:
+                levels[-1].append(state[f"down.{index}.conv1.weight"].shape[0])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not the published SDDPM network: lacks {error}") from error
+    blocks = {len(level) for level in levels}
+    if len(blocks) != 1 or 0 in blocks or any(level[0] % channels for level in levels):
+        raise ValueError(f"{path}: levels of widths {levels} are not a published SDDPM network")
+    return UNetConfig(
+        image_channels=image_channels,
+        channels=channels,
+        multipliers=tuple(level[0] // channels for level in levels),
+        blocks=blocks.pop(),
+        time_steps=time_steps,
+        threshold=threshold,
+        diffusion_steps=diffusion_steps,
+    )
+
+
+def _indices(state: dict[str, Tensor], prefix: str) -> list[int]:
+    found = [int(key.split(".")[1]) for key in state if re.match(rf"{prefix}\.\d+\.", key)]
+    if not found:
+        raise ValueError(f"{prefix}.*")
+    return found
+
+
+def _some(keys: set[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "-"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,237 @@
+"""The one U-Net: spiking, ReLU or quantised ReLU, by the activation in its configuration.
+
+Paper: Cao et al., "Spiking Denoising Diffusion Probabilistic Models", arXiv 2306.17046.
+A block is pre-spike: activation, convolution, BatchNorm, add the time embedding; the first
+three again; add the shortcut of the block's real-valued input. BatchNorm, not GroupNorm: at
+inference it is a fixed affine map, so the mean over spiking steps stays an ANN's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu
+
+from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
+from sddpm.neurons import (
+    DirectEncoding,
+    MembraneReadout,
+    add_per_image,
+    is_spiking,
+    make_activation,
+)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the U-Net. The defaults are the paper's CIFAR-10 configuration."""
+
+    image_channels: int = 3
+    """Channels of the image: 1 or 3."""
+    channels: int = 128
+    """Base width; even."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    """Width of each level in units of ``channels``; each level but the last halves the size."""
+    blocks: int = 2
+    """Residual blocks a level on the way down; one more on the way up."""
+    activation: str = "if"
+    """One of :data:`sddpm.neurons.ACTIVATIONS`."""
+    time_steps: int = 4
+    """Spiking time steps; 1 for the ANN activations."""
+    threshold: float = 1.0
+    """Firing threshold, or start value of the quantised ReLU's clip."""
+    diffusion_steps: int = 1000
+    """Rows of the time embedding's table."""
+
+
+Activation = Callable[[], nn.Module]
+
+
+class Stem(nn.Module):
+    """Image to features: conv, BN, activation, conv, BN.
+
+    The first convolution sees the same image at every spiking step, so it runs once and its
+    result is repeated: the direct encoding of the paper at 1/T of the cost.
+    """
+
+    def __init__(
+        self, image_channels: int, channels: int, act: Activation, reads: Reads, time_steps: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(image_channels, channels, reads="real")
+        self.encode = DirectEncoding(time_steps)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act = act()
+        self.conv2 = conv3x3(channels, channels, reads=reads)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn1(self.encode(self.conv1(x)))
+        return self.bn2(self.conv2(self.act(h)))
+
+
+class ResidualBlock(nn.Module):
+    """Two pre-activated convolutions, the time embedding between them, and a shortcut.
+
+    The shortcut reads the real-valued running sum, not spikes.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, act: Activation, reads: Reads
+    ) -> None:
+        super().__init__()
+        self.act1 = act()
+        self.conv1 = conv3x3(inputs, outputs, reads=reads)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.embed = linear(embedding, outputs, reads="real")
+        self.act2 = act()
+        self.conv2 = conv3x3(outputs, outputs, reads=reads)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = (
+            conv1x1(inputs, outputs, reads="real") if inputs != outputs else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""
+        h = self.bn1(self.conv1(self.act1(x)))
+        h = add_per_image(h, self.embed(embedding))
+        h = self.bn2(self.conv2(self.act2(h)))
+        return h + self.shortcut(x)
+
+
+class Downsample(nn.Module):
+    """Activation, 3x3 convolution of stride 2, BN."""
+
+    def __init__(self, channels: int, act: Activation, reads: Reads) -> None:
+        super().__init__()
+        self.act = act()
+        self.conv = conv3x3(channels, channels, reads=reads, stride=2)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(self.act(x)))
+
+
+class Upsample(nn.Module):
+    """Activation, nearest-neighbour doubling, 3x3 convolution, BN."""
+
+    def __init__(self, channels: int, act: Activation, reads: Reads) -> None:
+        super().__init__()
+        self.act = act()
+        self.conv = conv3x3(channels, channels, reads=reads)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(interpolate(self.act(x), scale_factor=2.0, mode="nearest")))
+
+
+class Head(nn.Module):
+    """Features to noise: ``h = conv(Swish(BN(x)))`` and the temporal head on top of it,
+    ``h + Swish(BN(conv3x3(h)))``, at every spiking step."""
+
+    def __init__(self, channels: int, image_channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+        self.conv = conv3x3(channels, image_channels, reads="real")
+        nn.init.xavier_uniform_(self.conv.weight, gain=1e-5)
+        self.temporal_conv = conv3x3(image_channels, image_channels, reads="real")
+        self.temporal_bn = nn.BatchNorm2d(image_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(silu(self.bn(x)))
+        return h + silu(self.temporal_bn(self.temporal_conv(h)))
+
+
+class UNet(nn.Module):
+    """Noise prediction ``eps = net(x, t)``.
+
+    Args:
+        config: the shape; spiking if its activation is.
+
+    Raises:
+        ValueError: the configuration is not one that can be built.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        reads: Reads = "spikes" if is_spiking(config.activation) else "real"
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        embedding = 4 * config.channels
+
+        def act() -> nn.Module:
+            return make_activation(config.activation, config.time_steps, config.threshold)
+
+        def block(inputs: int, outputs: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, embedding, act, reads)
+
+        self.time_embedding = TimeEmbedding(config.channels, config.diffusion_steps)
+        self.stem = Stem(config.image_channels, config.channels, act, reads, config.time_steps)
+
+        self.down = nn.ModuleList()
+        now, stored = config.channels, [config.channels]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                self.down.append(block(now, width))
+                now = width
+                stored.append(now)
+            if level < len(widths) - 1:
+                self.down.append(Downsample(now, act, reads))
+                stored.append(now)
+
+        self.middle = nn.ModuleList([block(now, now), block(now, now)])
+
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks + 1):
+                self.up.append(block(now + stored.pop(), width))
+                now = width
+            if level > 0:
+                self.up.append(Upsample(now, act, reads))
+
+        self.head = Head(now, config.image_channels)
+        self.readout = MembraneReadout(config.time_steps)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in ``x`` (``[batch, image_channels, H, W]``) at diffusion steps ``t``
+        (``[batch]``, integers). H and W must be divisible by ``2 ** (levels - 1)``."""
+        embedding = silu(self.time_embedding(t))
+        h = self.stem(x)
+        stored = [h]
+        for module in self.down:
+            h = module(h, embedding) if isinstance(module, ResidualBlock) else module(h)
+            stored.append(h)
+        for module in self.middle:
+            h = module(h, embedding)
+        for module in self.up:
+            if isinstance(module, ResidualBlock):
+                h = module(torch.cat([h, stored.pop()], dim=1), embedding)
+            else:
+                h = module(h)
+        return self.readout(self.head(h))
+
+
+def _check(config: UNetConfig) -> None:
+    if config.image_channels not in (1, 3):
+        raise ValueError(f"image_channels={config.image_channels}: expected 1 or 3")
+    if config.channels < 2 or config.channels % 2:
+        raise ValueError(f"channels={config.channels}: expected an even number of at least 2")
+    if not config.multipliers or min(config.multipliers) < 1:
+        raise ValueError(f"multipliers={config.multipliers}: expected whole numbers of at least 1")
+    if config.blocks < 1:
+        raise ValueError(f"blocks={config.blocks}: expected at least 1")
+    make_activation(config.activation, config.time_steps, config.threshold)
+
+
+def check_image_size(config: UNetConfig, size: int) -> None:
+    """Raise ValueError if images of ``size`` pixels cannot be halved once a level."""
+    factor = 2 ** (len(config.multipliers) - 1)
+    if size % factor:
+        raise ValueError(
+            f"image size {size} cannot be halved {len(config.multipliers) - 1} times "
+            f"(multipliers={config.multipliers}): use a multiple of {factor}"
+        )
