@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,14 @@ from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from bench.products import KNOWN_NAMESPACES, RULES, Product, accumulates, looks_like_product
+from bench.products import (
+    KNOWN_NAMESPACES,
+    RULES,
+    Product,
+    accumulates,
+    looks_like_product,
+    nonzeros,
+)
 from sddpm.layers import Reads
 
 
@@ -233,7 +240,7 @@ class Meter:
         if output.is_meta:
             return
         spikes, size = self._neurons.get(_path(name), (0, 0))
-        spikes += int(torch.count_nonzero(output.detach() != 0))
+        spikes += int(nonzeros(output))
         self._neurons[_path(name)] = (spikes, size + output.numel())
 
     def _record(self, operator: str, product: Product) -> None:
@@ -250,24 +257,34 @@ class Meter:
                 "declare(layer, reads='spikes' or 'real')"
             )
         row = self._rows.setdefault((name, reads), _Row())
-        nonzeros: int | None
+        nonzero: int | None
         if reads == "spikes":
             try:
-                nonzeros, ops = accumulates(product)
+                nonzero, ops = accumulates(product)
             except ValueError as error:
                 raise self._error(f"{operator} in {name}, which reads spikes: {error}") from None
         else:
             meta = product.input.is_meta
-            nonzeros = None if meta else int(torch.count_nonzero(product.input != 0))
+            nonzero = None if meta else int(nonzeros(product.input))
             ops = product.dense
-        row.add(product, ops, nonzeros)
+        row.add(product, ops, nonzero)
         conv = None if product.kernel is None else (name, product.kernel)
         if conv is not None and self._first_conv is None:
             self._first_conv = conv
         if conv is not None and conv == self._first_conv:
             self._macs_first_conv += product.dense
-        elif nonzeros is not None:
-            self._sops += nonzeros * product.dense / max(1, product.input.numel())
+        elif nonzero is not None:
+            self._sops += nonzero * product.dense / max(1, product.input.numel())
+
+    def _in_neuron(self) -> bool:
+        return any(getattr(module, "emits", None) == "spikes" for _, module in self._stack)
+
+    def _unruled(self, func: Any) -> ValueError:
+        where = _path(self._stack[-1][0]) if self._stack else "no metered module"
+        return self._error(
+            f"{func} in {where}: no rule counts it. Expected an operator of bench.products.RULES "
+            "or, for operators from outside PyTorch, a neuron (a module with emits='spikes')"
+        )
 
     def _error(self, message: str) -> ValueError:
         """The error to raise; remembered, so that swallowing it does not yield counts."""
@@ -285,12 +302,12 @@ class _Row:
         self.inputs = 0
         self.known = True
 
-    def add(self, product: Product, ops: int, nonzeros: int | None) -> None:
+    def add(self, product: Product, ops: int, nonzero: int | None) -> None:
         self.dense += product.dense
         self.ops += ops
         self.inputs += product.input.numel()
-        self.nonzeros += nonzeros or 0
-        self.known &= nonzeros is not None
+        self.nonzeros += nonzero or 0
+        self.known &= nonzero is not None
 
     @property
     def fraction(self) -> float | None:
@@ -303,39 +320,48 @@ class _Listener(TorchDispatchMode):
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self.meter = meter
+        self.kinds: dict[Any, _Kind] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        namespace, name = func._schema.name.split("::")
-        rule = RULES.get(name.rstrip("_")) if namespace == "aten" else None
-        if rule is not None:
-            out = func(*args, **kwargs)
-            with torch.no_grad():
-                self.meter._record(f"{namespace}.{name}", rule(func, args, kwargs, out))
-            return out
-        # In inference mode composite operators arrive whole: take them apart, as autograd
-        # would have done, so that their products arrive here one by one.
-        composite = DispatchKey.CompositeImplicitAutograd
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), composite):
+        kind = self.kinds.get(func)
+        if kind is None:
+            kind = self.kinds[func] = _kind(func)
+        if kind == "composite":
+            # In inference mode composite operators arrive whole: take them apart, as autograd
+            # would have done, so that their products arrive here one by one.
             with self:
-                return func._op_dk(composite, *args, **kwargs)
-        if looks_like_product(namespace, name):
-            raise self.meter._error(f"{namespace}.{name} in {self._where()}: no rule counts it")
-        if namespace not in KNOWN_NAMESPACES and not self._in_neuron():
-            raise self.meter._error(
-                f"{namespace}.{name} in {self._where()}: no rule counts a foreign operator, "
-                "and it is not inside a neuron (a module with emits='spikes')"
-            )
-        return func(*args, **kwargs)
+                return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+        if kind == "unruled" or (kind == "foreign" and not self.meter._in_neuron()):
+            raise self.meter._unruled(func)
+        out = func(*args, **kwargs)
+        if kind == "product":
+            rule = RULES[_operator(func).rstrip("_")]
+            with torch.no_grad():
+                self.meter._record(str(func), rule(func, args, kwargs, out))
+        return out
 
-    def _where(self) -> str:
-        stack = self.meter._stack
-        return _path(stack[-1][0]) if stack else "no module"
 
-    def _in_neuron(self) -> bool:
-        return any(getattr(m, "emits", None) == "spikes" for _, m in self.meter._stack)
+_Kind = Literal["product", "composite", "unruled", "foreign", "other"]
+
+
+def _kind(func: Any) -> _Kind:
+    """What the meter does about an operator: "other" is free, "foreign" is free in a neuron."""
+    namespace, name = func.namespace, _operator(func)
+    if namespace == "aten" and name.rstrip("_") in RULES:
+        return "product"
+    composite = "CompositeImplicitAutograd"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), composite):
+        return "composite"
+    if looks_like_product(namespace, name):
+        return "unruled"
+    return "other" if namespace in KNOWN_NAMESPACES else "foreign"
+
+
+def _operator(func: Any) -> str:
+    return cast(str, func._schema.name.split("::")[1])
 
 
 def _path(name: str) -> str:

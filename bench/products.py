@@ -8,6 +8,7 @@ new operator, add its rule to :data:`RULES`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +37,7 @@ class Product:
 
 def accumulates(product: Product) -> tuple[int, int]:
     """Verify that the input is spikes; return its nonzeros and the accumulates they cause."""
-    x, fan_out = product.input, product.fan_out
+    x, fan_out = product.input.detach(), product.fan_out
     if fan_out is None:
         raise ValueError("no rule counts this product on spikes; expected reads='real'")
     if x.is_meta:
@@ -46,21 +47,39 @@ def accumulates(product: Product) -> tuple[int, int]:
     size = x if bool(x.amin() >= 0) else x.abs()  # abs copies; most spikes are not negative
     others = [d for d in range(x.dim()) if d != product.channel_dim % x.dim()]
     constant = size.amax(others, keepdim=True)
-    # An all-zero channel must match nothing: an infinite constant does not occur in finite data.
-    spikes = (size == constant.where(constant != 0, math.inf)).view(torch.uint8)
+    # An all-zero channel must match nothing, so its constant becomes one that never occurs.
+    spikes = torch.eq(size, constant.where(constant != 0, math.inf), out=_counters(x))
     if isinstance(fan_out, Tensor):
-        per_position = spikes.sum((0, 1), dtype=torch.int64)
-        caused = (per_position * fan_out.to(x.device)).sum()
-        matched = per_position.sum()
+        at_position = _total(spikes, (0, 1))
+        caused = (at_position * fan_out.to(x.device)).sum()
     else:
-        matched = spikes.sum(dtype=torch.int64)
-        caused = matched * fan_out
-    nonzero = torch.count_nonzero(x != 0)
+        at_position = _total(spikes, (0,))
+        caused = at_position.sum() * fan_out
     finite = constant.isfinite().all()
-    n_matched, n_caused, n_nonzero, ok = torch.stack([matched, caused, nonzero, finite]).tolist()
-    if n_matched != n_nonzero or not ok:
+    read = torch.stack([at_position.sum(), caused, nonzeros(x), finite]).tolist()
+    matched, accumulated, nonzero, is_finite = read
+    if matched != nonzero or not is_finite:
         raise ValueError(_offence(x, size, constant, product.channel_dim))
-    return n_nonzero, n_caused
+    return nonzero, accumulated
+
+
+def nonzeros(x: Tensor) -> Tensor:
+    """Number of nonzero elements, as an integer tensor on the device of ``x``."""
+    if x.dim() == 0:
+        return torch.count_nonzero(x)
+    return _total(torch.ne(x.detach(), 0, out=_counters(x)), (0,)).sum()
+
+
+def _counters(x: Tensor) -> Tensor:
+    # Comparing into floats and adding those up is several times faster than adding up booleans.
+    return torch.empty(x.shape, dtype=torch.float32, device=x.device)
+
+
+def _total(ones: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Exact integer sums of zeros and ones held as float32."""
+    terms = math.prod(ones.shape[d] for d in dims)
+    exact = torch.float32 if terms <= 1 << 24 else torch.float64
+    return ones.sum(dims, dtype=exact).to(torch.int64)
 
 
 def _offence(x: Tensor, size: Tensor, constant: Tensor, channel_dim: int) -> str:
@@ -163,13 +182,13 @@ RULES: dict[str, Callable[..., Product]] = {
 
 KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"})
 
-_WORDS = frozenset(
-    ("linear", "bilinear", "trilinear", "matmul", "einsum", "mv", "addmv", "addr", "ger", "kron")
-    + ("dot", "vdot", "vecdot", "inner", "tensordot", "euclidean", "matrix", "gemm", "linalg")
-    + ("attention", "transformer", "lstm", "gru", "rnn", "fft", "solve", "cholesky")
+_WORDS = re.compile(
+    r"conv(?!ert)\w*|\w*mm|mv|addmv|addr|ger|kron|linear|bilinear|trilinear|matmul|einsum|"
+    r"dot|vdot|vecdot|inner|tensordot|euclidean|matrix|gemm|linalg|solve|cholesky|fft|"
+    r"attention|transformer|lstm|gru|rnn"
 )
 _NOT_PRODUCTS = frozenset(
-    ("linalg_vector_norm", "linalg_norm", "linalg_diagonal", "_linalg_check_errors", "matrix_H")
+    {"linalg_vector_norm", "linalg_norm", "linalg_diagonal", "_linalg_check_errors", "matrix_H"}
 )
 
 
@@ -180,10 +199,5 @@ def looks_like_product(namespace: str, name: str) -> bool:
     """
     if name in _NOT_PRODUCTS:
         return False
-    words = name.split("_") if namespace == "aten" else f"{namespace}_{name}".split("_")
-    return any(
-        word in _WORDS
-        or word.endswith("mm")
-        or (word.startswith("conv") and not word.startswith("convert"))
-        for word in words
-    )
+    words = name if namespace == "aten" else f"{namespace}_{name}"
+    return any(_WORDS.fullmatch(word) for word in words.split("_"))

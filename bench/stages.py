@@ -1,0 +1,313 @@
+"""Train, sample, energy and score: files in, files out.
+
+Each stage looks for its own result first, so calling it again costs nothing, and writes it
+whole or not at all, so a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.cells import Training, make_config
+from bench.grids import save_grid
+from bench.machine import Machine
+from bench.meter import Meter
+from bench.registry import load_module
+from bench.suite import SEEDS_PER_RUN
+from sddpm.checkpoint import atomic_write, count_parameters, load_generator, read_config
+from sddpm.protocol import ImageShape, System, to_uint8
+from sddpm.training import ImageSource, TrainConfig, TrainReport, fit
+
+SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+
+
+# Train.
+
+
+def train(
+    training: Training,
+    folder: Path,
+    images: Callable[[], ImageSource],
+    machine: Machine,
+    *,
+    parent: Path | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 120.0,
+) -> TrainReport:
+    """Make the checkpoint of ``training`` in ``folder/checkpoint``, or go on with it.
+
+    Args:
+        images: gives the training set; not called where the checkpoint is there.
+        parent: checkpoint of ``training.parent``.
+
+    Raises:
+        ValueError: the configuration cannot be built, or the loss became NaN.
+    """
+    config = TrainConfig(
+        steps=training.steps,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        precision=training.precision,
+        horizontal_flip=training.data.horizontal_flip,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    shape = ImageShape(training.data.channels, training.data.image_size)
+    built_from = load_system(parent, machine)[0] if parent else None
+    torch.manual_seed(training.seed)
+    module = load_module(training.system)
+    system = module.build(make_config(training.system, training.config), shape, built_from)
+    return fit(
+        system,
+        images() if not is_trained(folder) else _Nothing(),
+        config=config,
+        folder=folder,
+        description=describe(training),
+        fabric=machine.fabric(training.precision),
+        progress=progress,
+    )
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the training in ``folder`` is finished."""
+    return (folder / "checkpoint").is_dir()
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """What a checkpoint's ``config.json`` says, so that it can be used by itself."""
+    return {
+        "system": training.system,
+        "config": dict(training.config),
+        "shape": {"channels": training.data.channels, "size": training.data.image_size},
+        "dataset": training.data.dataset,
+        "dataset_label": training.data.label,
+        "hash": training.hash,
+        "parent_hash": training.parent.hash if training.parent else None,
+    }
+
+
+class _Nothing:
+    """A training set for a training that is done."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitems__(self, indices: list[int]) -> torch.Tensor:
+        raise IndexError("no image is needed: the training is done")
+
+
+def load_system(
+    checkpoint: Path, machine: Machine, config: Mapping[str, Any] | None = None
+) -> tuple[System, dict[str, Any]]:
+    """The system of a checkpoint folder, ready to sample, and the folder's ``config.json``.
+
+    Args:
+        config: fields of the system's Config that differ from the checkpoint's.
+
+    Raises:
+        FileNotFoundError: no checkpoint is there.
+        ValueError: it is damaged, or was not written by this harness.
+    """
+    facts = read_config(checkpoint)
+    lacking = [key for key in ("system", "config", "shape") if key not in facts]
+    if lacking:
+        raise ValueError(f"{checkpoint}: its config.json does not say {', '.join(lacking)}")
+    name = facts["system"]
+    built = make_config(name, {**facts["config"], **(config or {})})
+    system: System = load_module(name).build(built, ImageShape(**facts["shape"]))
+    load_generator(system, checkpoint)
+    return system.to(machine.device).eval(), facts
+
+
+# Sample.
+
+
+def image_seeds(seed: int, start: int, stop: int) -> range:
+    """Seeds of the images ``start`` to ``stop - 1`` of the run with ``seed``."""
+    return range(seed * SEEDS_PER_RUN + start, seed * SEEDS_PER_RUN + stop)
+
+
+def is_sampled(folder: Path) -> bool:
+    """Whether the samples in ``folder`` are complete."""
+    return (folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()
+
+
+def sample(
+    system: Callable[[], System],
+    folder: Path,
+    machine: Machine,
+    *,
+    count: int,
+    seed: int,
+    sampling: Mapping[str, Any] | None,
+    batch: int,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Draw ``count`` images into ``folder/samples.npy`` (uint8 ``[count, C, H, W]``).
+
+    They are drawn ``batch`` at a time, each batch kept in ``folder/shards`` until all are
+    there. Processes share the batches.
+
+    Args:
+        system: gives the system; not called where the samples are there.
+
+    Returns:
+        The content of ``samples.json``: samples, seconds, peak memory.
+    """
+    if is_sampled(folder):
+        return read_json(folder / SAMPLES_FACTS)
+    starts = range(0, count, batch)
+    shards = [folder / "shards" / f"{s:07d}-{min(s + batch, count):07d}.npz" for s in starts]
+    mine = list(zip(starts, shards, strict=True))[machine.rank :: machine.world]
+    missing = [(start, path) for start, path in mine if not path.is_file()]
+    if missing:
+        model = system()
+        bar, advance = _bar("sample", count, progress and machine.first)
+        with bar:
+            advance(sum(min(batch, count - start) for start, path in mine if path.is_file()))
+            for start, path in missing:
+                begun = time.monotonic()
+                seeds = image_seeds(seed, start, min(start + batch, count))
+                drawn = to_uint8(model.sample(seeds, sampling)).numpy()
+                seconds = time.monotonic() - begun
+                with atomic_write(path) as temporary, temporary.open("wb") as file:
+                    np.savez(file, images=drawn, seconds=np.float64(seconds))
+                advance(len(drawn) * machine.world)
+    machine.barrier()
+    if machine.first:
+        _join(shards, folder, machine)
+    machine.barrier()
+    return read_json(folder / SAMPLES_FACTS)
+
+
+def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
+    parts, seconds = [], 0.0
+    for path in shards:
+        with np.load(path) as shard:
+            parts.append(shard["images"])
+            seconds += float(shard["seconds"])
+    images = np.concatenate(parts)
+    with atomic_write(folder / SAMPLES) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+    save_grid(images, folder / GRID)
+    # Processes sample side by side, so their seconds overlap.
+    facts = {
+        "samples": len(images),
+        "seconds": seconds / machine.world,
+        "peak_memory_mib": machine.peak_memory_mib(),
+    }
+    write_json(folder / SAMPLES_FACTS, facts)
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+
+
+def read_samples(path: Path) -> NDArray[np.uint8]:
+    """The images of a ``samples.npy``: uint8 ``[n, C, H, W]``, C 1 or 3.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut short, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected samples as a .npy file")
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a complete .npy file ({error})") from error
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"{path}: expected uint8 images [n, channels, height, width]")
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"{path}: {images.shape[1]} channels, expected 1 or 3")
+    return images
+
+
+# Energy.
+
+
+def is_metered(folder: Path, images: int) -> bool:
+    """Whether the operations in ``folder`` were counted over ``images`` images."""
+    path = folder / ENERGY
+    return path.is_file() and read_json(path)["images"] == images
+
+
+def meter_energy(
+    system: Callable[[], System],
+    folder: Path,
+    machine: Machine,
+    *,
+    images: int,
+    seed: int,
+    sampling: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Count the operations of really drawing the first ``images`` images, in ``energy.json``.
+
+    Raises:
+        ValueError: a layer reads what it does not declare, or a product is undeclared.
+    """
+    if is_metered(folder, images):
+        return read_json(folder / ENERGY)
+    model = system()
+    begun = time.monotonic()
+    with Meter(model.generator) as meter:
+        model.sample(image_seeds(seed, 0, images), sampling)
+    counts = meter.counts(images=images)
+    facts = {
+        "images": images,
+        "per_image": asdict(counts),
+        "per_evaluation": asdict(counts.per_evaluation()),
+        "firing_rate": meter.firing_rate,
+        "firing_rates": meter.firing_rates,
+        "params_millions": count_parameters(model.generator) / 1e6,
+        "seconds": time.monotonic() - begun,
+        "peak_memory_mib": machine.peak_memory_mib(),
+    }
+    write_json(folder / ENERGY, facts)
+    return facts
+
+
+# Files.
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError if the file is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); delete it to redo it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object; delete it to redo it")
+    return content
+
+
+def _bar(
+    task: str, total: int, shown: bool
+) -> tuple[AbstractContextManager[Any], Callable[[int], None]]:
+    """A progress bar on standard error, and what moves it."""
+    if not shown:
+        return nullcontext(), lambda count: None
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} images"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    number = bar.add_task(task, total=total)
+    return bar, lambda count: bar.advance(number, count)

@@ -1,0 +1,308 @@
+"""Native CPU kernels of the neurons: compiled on first use, optional everywhere.
+
+``kernels.cpp`` is built with the machine's own compiler (2 seconds, once a machine; the log
+says so) into the user's cache directory, and called through plain pointers, so it depends on
+no version of torch. Where there is no compiler, :func:`library` is None and callers use their
+torch formulas. ``SDDPM_KERNELS=0`` in the environment does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_FLAGS = (
+    "-std=c++17 -O3 -march=native -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math "
+    # A fused multiply-add would round a membrane differently from the torch formula.
+    "-ffp-contract=off"
+).split()
+_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What a kernel needs to know of a neuron."""
+
+    kind: int
+    """0: ``h = v + x``; 1: ``h = v + (x - v) / leak``; 2: ``h = v + (x - v) leak``."""
+    leak: float
+    theta: float
+    alpha: float
+    """Steepness of the ATan surrogate; read by the gradient only."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Map in front of a neuron: ``current = scale y + shift``."""
+
+    scale: Tensor
+    """``[channels]``, float32."""
+    shift: Tensor
+    """``[images, channels]``, or ``[channels]`` for all images; float32."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had. Compiles at the first call."""
+    if os.environ.get("SDDPM_KERNELS") == "0":
+        return None
+    names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        _log.info("no C++ compiler found: neurons run on torch operators, slower")
+        return None
+    try:
+        return _load(_build(compiler))
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("the neuron kernels could not be built, torch operators are used: %s", error)
+        return None
+
+
+def _build(compiler: str) -> Path:
+    """Path of the shared library for this source, compiler and processor; built if missing."""
+    key = hashlib.sha256()
+    for part in (_SOURCE.read_bytes(), " ".join([compiler, *_FLAGS]).encode(), _processor()):
+        key.update(part)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sddpm"
+    target = root / f"kernels-{key.hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    _log.info("compiling the neuron kernels (some seconds, once): %s", target)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        built = Path(folder) / "kernels.so"
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(built)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        os.replace(built, target)  # atomic: another process sees all of it or nothing
+    return target
+
+
+def _processor() -> bytes:
+    """What -march=native depends on, so that a shared cache never serves another machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return os.uname().machine.encode()
+    return "".join(x for x in lines[:40] if x.startswith(("model name", "flags"))).encode()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
+    i32, i64, f32, p = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    shape, affine = [i64] * 4, [p, p, i64]
+    loaded.sddpm_fire.argtypes = [
+        *[i32, i32, p, p, p, p], *shape, *affine, i64, i64, i32, f32, f32, i32
+    ]  # fmt: skip
+    loaded.sddpm_fire_backward.argtypes = [
+        *[i32, p, p, p, p, p], *shape, *affine, i32, f32, f32, f32, i32
+    ]  # fmt: skip
+    loaded.sddpm_channel_sums.argtypes = [i32, p, p, p, p, i64, i64, i32]
+    loaded.sddpm_combine.argtypes = [i32, p, p, p, p, p, p, i64, i64, i32]
+    for name in ("fire", "fire_backward", "channel_sums", "combine"):
+        getattr(loaded, f"sddpm_{name}").restype = None
+    return loaded
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels can run on these: plain float32 or bfloat16 tensors of the CPU, all
+    of one type, outside any tracing."""
+    first = tensors[0]
+    return (
+        all(
+            type(x) in (Tensor, torch.nn.Parameter)
+            and x.device.type == "cpu"
+            and x.dtype == first.dtype
+            and x.numel() > 0
+            for x in tensors
+        )
+        and first.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and library() is not None
+    )
+
+
+def dense(x: Tensor) -> Tensor:
+    """``x`` itself if its memory holds one image after the other without gaps, else a copy."""
+    if x.is_contiguous() or (x.ndim == 4 and _is_channels_last(x)):
+        return x
+    return x.contiguous()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` (4-d) in channels-last memory; itself where it already is."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def like(x: Tensor, model: Tensor) -> Tensor:
+    """``x`` in the type and memory order of ``model`` (:func:`dense`)."""
+    x = x.to(model.dtype)
+    return x.contiguous() if model.is_contiguous() else channels_last(x)
+
+
+def fire(
+    y: Tensor,
+    time_steps: int,
+    dynamics: Dynamics | None,
+    *,
+    affine: Affine | None = None,
+    residual: Tensor | None = None,
+    keep_sum: bool = False,
+    constant: bool = False,
+    spikes: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Spikes of the currents ``scale y + shift + residual``, in one pass over memory.
+
+    Args:
+        y: ``[time_steps * images, ...]``, :func:`dense`; 4-d and channels last with any of
+            ``affine`` and ``spikes``.
+        time_steps: spiking time steps.
+        dynamics: the neuron; None for no spikes.
+        affine: the map, if it is not the identity.
+        residual: added to the currents; shape, type and memory order of the result.
+        keep_sum: also return the currents, in the type of ``y``.
+        constant: ``y`` is ``[images, ...]``, the same at every spiking step.
+        spikes: channels-last tensor, or a slice of one's channels, to write the spikes to.
+        dtype: type of new spikes (that of ``y`` if None): float32, bfloat16 or uint8.
+
+    Returns:
+        Spikes and currents, None where not wanted.
+    """
+    by_channel = affine is not None or spikes is not None
+    folded = len(y) * time_steps if constant else len(y)
+    images, pixels, channels = _shape(y, folded // time_steps, by_channel)
+    sums = _new(y, folded, y.dtype) if keep_sum else None
+    if spikes is None and dynamics is not None:
+        spikes = _new(y, folded, dtype or y.dtype)
+    neuron = dynamics or Dynamics(0, 0.0, 1.0, 0.0)
+    _loaded().sddpm_fire(
+        _CODES[y.dtype],
+        0 if spikes is None else _CODES[spikes.dtype],
+        *map(_pointer, (y, residual, sums, spikes)),
+        *(time_steps, images, pixels, channels),
+        *_affine(affine),
+        0 if constant else images * pixels * channels,
+        spikes.stride(3) if by_channel and spikes is not None else channels,
+        *(neuron.kind, neuron.leak, neuron.theta, torch.get_num_threads()),
+    )
+    return spikes, sums
+
+
+def fire_backward(
+    y: Tensor,
+    grad_spikes: Tensor,
+    time_steps: int,
+    dynamics: Dynamics,
+    affine: Affine | None = None,
+) -> tuple[Tensor, Tensor, float, float]:
+    """Gradients of :func:`fire`'s spikes from ``y`` alone: the membranes are computed again.
+
+    Args:
+        y: as given to :func:`fire`.
+        grad_spikes: gradient of the spikes, in the type and memory order of ``y``.
+
+    Returns:
+        The gradient of the currents (type and order of ``y``); ``[images, 2, channels]`` in
+        float64, its sums over steps and pixels, plain and times ``y`` (zeros without
+        ``affine``); the gradients of ``theta`` and of ``leak``.
+    """
+    images, pixels, channels = _shape(y, len(y) // time_steps, affine is not None)
+    grad = torch.empty_like(y)
+    sums = torch.zeros(images, 2, channels if affine else 0, dtype=torch.float64)
+    totals = (ctypes.c_double * 2)()
+    _loaded().sddpm_fire_backward(
+        _CODES[y.dtype],
+        *map(_pointer, (y, grad_spikes, grad, sums if affine else None)),
+        ctypes.addressof(totals),
+        *(time_steps, images, pixels, channels),
+        *_affine(affine),
+        *(dynamics.kind, dynamics.leak, dynamics.theta, dynamics.alpha, torch.get_num_threads()),
+    )
+    return grad, sums, totals[0], totals[1]
+
+
+def channel_sums(a: Tensor, b: Tensor) -> Tensor:
+    """``[2, channels]`` in float64: the sums of ``a`` and of ``a b`` over all but channels, of
+    two 4-d channels-last tensors of one type."""
+    return _sums(a, b, None)
+
+
+def channel_moments(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (biased) of every channel of a 4-d channels-last tensor, float64."""
+    # Sums about a first guess of the mean do not cancel.
+    guess = a[:1].mean((0, 2, 3), dtype=torch.float32)
+    first, second = _sums(a, None, guess) / (a.numel() // a.shape[1])
+    return first + guess, (second - first.square()).clamp_min_(0)
+
+
+def _sums(a: Tensor, b: Tensor | None, centre: Tensor | None) -> Tensor:
+    channels = a.shape[1]
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    _loaded().sddpm_channel_sums(
+        _CODES[a.dtype],
+        *map(_pointer, (a, b, centre, sums)),
+        *(a.numel() // channels, channels, torch.get_num_threads()),
+    )
+    return sums
+
+
+def combine(
+    a: Tensor, b: Tensor, scale: Tensor, other: Tensor, shift: Tensor, *, out: Tensor
+) -> None:
+    """Write ``scale a + other b + shift`` to ``out``, which may be ``a``: 4-d channels-last
+    tensors of one type, and float32 ``[channels]`` each."""
+    channels = a.shape[1]
+    _loaded().sddpm_combine(
+        _CODES[a.dtype],
+        *map(_pointer, (a, b, out, scale, other, shift)),
+        *(a.numel() // channels, channels, torch.get_num_threads()),
+    )
+
+
+def _loaded() -> ctypes.CDLL:
+    loaded = library()
+    assert loaded is not None, "callers ask usable() first"
+    return loaded
+
+
+def _shape(y: Tensor, images: int, by_channel: bool) -> tuple[int, int, int]:
+    """Images, pixels and channels, or one image of as many one-channel pixels as numbers."""
+    if by_channel:
+        return images, y.shape[2] * y.shape[3], y.shape[1]
+    return 1, images * (y.numel() // len(y)), 1
+
+
+def _new(y: Tensor, folded: int, dtype: torch.dtype) -> Tensor:
+    order = torch.contiguous_format if y.is_contiguous() else torch.channels_last
+    if y.ndim == 4 and _is_channels_last(y):
+        order = torch.channels_last
+    return torch.empty((folded, *y.shape[1:]), dtype=dtype, memory_format=order)
+
+
+def _affine(affine: Affine | None) -> tuple[int | None, int | None, int]:
+    if affine is None:
+        return None, None, 0
+    shift = affine.shift
+    return affine.scale.data_ptr(), shift.data_ptr(), shift.shape[1] if shift.ndim == 2 else 0
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)

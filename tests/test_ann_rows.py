@@ -1,0 +1,101 @@
+"""The ANN rows: the twin shares SDDPM's weights by name, DDPM is the published network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from baselines import ann_ddpm, ann_twin
+from sddpm import system as sddpm_system
+from sddpm.checkpoint import count_parameters
+from sddpm.protocol import ImageShape
+
+SHAPE = ImageShape(3, 16)
+WIDTHS = dict(channels=8, multipliers=(1, 2), blocks=1)
+
+
+def test_twin_and_sddpm_load_each_other_strictly() -> None:
+    twin = ann_twin.build(ann_twin.Config(**WIDTHS), SHAPE)
+    spiking = sddpm_system.build(sddpm_system.Config(**WIDTHS), SHAPE)
+    spiking.net.load_state_dict(twin.net.state_dict(), strict=True)
+    twin.net.load_state_dict(spiking.net.state_dict(), strict=True)
+
+
+def test_twin_at_the_paper_configuration_is_the_same_size() -> None:
+    with torch.device("meta"):
+        twin = ann_twin.build(ann_twin.Config(ema_decay=0.0), ImageShape(3, 32))
+    assert count_parameters(twin.net) == 66_696_413
+
+
+def test_ddpm_with_attention_has_the_parameters_of_the_ddpm_paper() -> None:
+    """Ho et al. print 35.7 M for CIFAR-10."""
+    config = ann_ddpm.Config(attention=True, multipliers=(1, 2, 2, 2), ema_decay=0.0)
+    with torch.device("meta"):
+        system = ann_ddpm.build(config, ImageShape(3, 32))
+    assert count_parameters(system.net) == 35_746_307
+
+
+# The configuration of google/ddpm-cifar10-32, narrowed.
+GOOGLE = dict(
+    sample_size=16, in_channels=3, out_channels=3, block_out_channels=(32, 64, 64, 64),
+    layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["flat", "pipeline", "bin"])
+def test_a_diffusers_folder_loads_and_predicts_the_same_noise(layout: str, tmp_path: Path) -> None:
+    unet = UNet2DModel(**GOOGLE).eval()
+    home = tmp_path / "unet" if layout == "pipeline" else tmp_path
+    unet.save_pretrained(home, safe_serialization=layout != "bin")
+    scheduler_home = tmp_path / "scheduler" if layout == "pipeline" else tmp_path
+    DDPMScheduler(num_train_timesteps=500).save_pretrained(scheduler_home)
+    system = ann_ddpm.from_diffusers(tmp_path)
+    system.eval()
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 400])
+    with torch.no_grad():
+        assert torch.equal(system.generator(x, t), unet(x, t).sample)
+    assert system.diffusion.config.diffusion_steps == 500
+    assert system.shape == SHAPE
+    assert system.sample([0, 1], {"sampler": "ddim", "steps": 2}).shape == (2, 3, 16, 16)
+
+
+def test_our_builder_makes_the_network_of_that_folder() -> None:
+    config = ann_ddpm.Config(
+        channels=32, multipliers=(1, 2, 2, 2), attention=True, dropout=0.0, ema_decay=0.0
+    )
+    ours = ann_ddpm.build(config, SHAPE).net.unet
+    theirs = UNet2DModel(**GOOGLE)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([9])
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x, t).sample, theirs.eval()(x, t).sample)
+
+
+@pytest.mark.parametrize("damage", ["empty", "other class", "no weights", "conditional", "json"])
+def test_foreign_folders_are_named(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if damage == "other class":
+        (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    elif damage == "no weights":
+        UNet2DModel(**GOOGLE).save_config(folder)
+    elif damage == "conditional":
+        UNet2DModel(**{**GOOGLE, "out_channels": 6}).save_pretrained(folder)
+    elif damage == "json":
+        (folder / "config.json").write_text("[1, 2")
+    with pytest.raises((ValueError, FileNotFoundError), match="model"):
+        ann_ddpm.from_diffusers(folder)
+
+
+def test_widths_that_groups_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="groups=32"):
+        ann_ddpm.build(ann_ddpm.Config(channels=48), SHAPE)
+    with pytest.raises(ValueError, match="halved"):
+        ann_ddpm.build(ann_ddpm.Config(channels=32), ImageShape(3, 12))
