@@ -215,9 +215,7 @@ def resolve_config(
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        raise ValueError(
-            f"{where}: {field}: {problem['msg']}, not {problem['input']!r}"
-        ) from error
+        raise ValueError(f"{where}: {field}: {problem['msg']}, not {problem['input']!r}") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     # Through JSON, so that a configuration equals the one read back from a checkpoint.
@@ -253,7 +251,9 @@ def parse_sampler(text: str) -> SamplingChoice | str:
         message = problem["msg"].removeprefix("Value error, ")
         raise ValueError(f"--sampler {text}: {message}") from error
     except ValueError as error:
-        raise ValueError(f"--sampler {text}: expected NAME, NAME:STEPS or NAME:STEPS:ETA") from error
+        raise ValueError(
+            f"--sampler {text}: expected NAME, NAME:STEPS or NAME:STEPS:ETA"
+        ) from error
 
 
 def digest(facts: Any) -> str:

@@ -10,36 +10,20 @@ from __future__ import annotations
 
 import difflib
 import errno
-import hashlib
-import io
 import os
-import warnings
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from sddpm.checkpoint import atomic_write
-from sddpm.protocol import ImageShape
+from bench.pictures import JPEG_START, Images, Pixels, Table, Transform
 
-RAM_LIMIT_BYTES = 2 * 1024**3
-"""A set that is larger than this once decoded is decoded batch by batch instead."""
-DISK_CACHE_FLOOR_BYTES = 4 * 1024**2
-"""A set smaller than this is decoded again at each start: that is quicker than a file."""
-CHUNK_IMAGES = 1024
-"""Pictures read from the table at a time."""
-JPEG_START = b"\xff\xd8\xff"
+__all__ = ["DATASETS", "SPLITS", "DatasetSpec", "Images", "find_spec", "load"]
+
 SPLITS = ("train", "test")
+PARQUET_MARK = b"PAR1"
+"""First and last bytes of every parquet file."""
 TEST_SPLIT_NAMES = ("test", "validation", "valid")
 """What sources call the pictures that were kept from training, in order of preference."""
 
@@ -127,207 +111,6 @@ def find_spec(name: str) -> DatasetSpec:
     )
 
 
-@dataclass(frozen=True)
-class Transform:
-    """Centre square, then resize. Its text is part of the fingerprint.
-
-    Resizing is PIL's antialiased bilinear filter: what torchvision's ``Resize`` does to a PIL
-    picture by default, and so what the published pipelines do to CelebA and MNIST.
-    """
-
-    channels: int
-    crop: int | None
-    size: int
-
-    def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """uint8 ``[channels, size, size]`` of a picture of any size and mode.
-
-        A picture smaller than ``crop`` keeps its largest centre square: it was cropped before.
-        """
-        picture = picture.convert("L" if self.channels == 1 else "RGB")
-        width, height = picture.size
-        side = min(width, height, self.crop or width)
-        if (width, height) != (side, side):
-            left, top = round((width - side) / 2), round((height - side) / 2)
-            picture = picture.crop((left, top, left + side, top + side))
-        if side != self.size:
-            picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(picture, dtype=np.uint8)
-        return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
-
-
-class Source(Protocol):
-    """Pictures as they are stored, in a fixed order."""
-
-    def __len__(self) -> int: ...
-
-    def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
-        """The stored pictures, decoded but not transformed."""
-
-    def content_hash(self) -> str:
-        """Hash of every stored picture in order: the same on any machine."""
-
-
-class Digits:
-    """The 8x8 digits inside scikit-learn, values 0..16 scaled to 0..255 and rounded half up."""
-
-    def __init__(self, split: str, limit: int | None) -> None:
-        from sklearn.datasets import load_digits
-
-        values = np.floor(load_digits().images * (255 / 16) + 0.5).astype(np.uint8)
-        train, test = values[:DIGITS_TRAIN_IMAGES], values[DIGITS_TRAIN_IMAGES:]
-        self.pixels = (train if split == "train" else test)[:limit]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
-        return [Image.fromarray(self.pixels[index]) for index in indices]
-
-    def content_hash(self) -> str:
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
-
-
-class Table:
-    """One split of a Hugging Face data set; each row is a picture file's bytes or its path."""
-
-    def __init__(self, rows: Any, column: str, where: str) -> None:
-        self.rows, self.column, self.where = rows, column, where
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def encoded(self, indices: Iterable[int]) -> list[bytes]:
-        """The picture files' bytes.
-
-        Raises:
-            ValueError: a picture's file is gone.
-        """
-        return [self._bytes(cell) for cell in self.rows[list(indices)][self.column]]
-
-    def _bytes(self, cell: dict[str, Any]) -> bytes:
-        if cell["bytes"] is not None:
-            return bytes(cell["bytes"])
-        try:
-            return Path(cell["path"]).read_bytes()
-        except OSError as error:
-            raise ValueError(f"picture {cell['path']} of {self.where}: {error.strerror}") from error
-
-    def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
-        """Decoded pictures.
-
-        Raises:
-            ValueError: a file is no picture or is cut short; the message names it.
-        """
-        files = self.encoded(indices)
-        # PIL frees the interpreter while it decodes, so threads pay off on photographs.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return list(pool.map(self._decode, files, indices))
-
-    def _decode(self, file: bytes, index: int) -> Image.Image:
-        try:
-            picture = Image.open(io.BytesIO(file))
-            picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            path = self.rows[index][self.column]["path"]
-            name = f" ({path})" if path else ""
-            raise ValueError(
-                f"picture {index}{name} of {self.where} cannot be decoded: {error}"
-            ) from error
-        return picture
-
-    def content_hash(self) -> str:
-        # Reading every byte takes seconds on a large set, so it is done once per version of
-        # the source; the library's own fingerprint changes with the files' times.
-        memo = cache_folder() / "content" / f"{self.rows._fingerprint}.txt"
-        if memo.is_file() and len(known := memo.read_text().strip()) == 64:
-            return known
-        digest = hashlib.sha256()
-        for chunk in _chunks(len(self), f"reading {self.where}"):
-            for file in self.encoded(chunk):
-                digest.update(len(file).to_bytes(8, "little"))
-                digest.update(file)
-        _keep(memo, lambda path: path.write_text(digest.hexdigest()))
-        return digest.hexdigest()
-
-
-class Images(Dataset[Tensor]):
-    """Pictures of one split as uint8, in a fixed order.
-
-    A set of up to 2 GiB is decoded into memory at the first access and kept on disk under the
-    user's cache folder; a larger one is decoded for each batch. With a ``DataLoader`` give
-    ``collate_fn=torch.as_tensor``, since a batch arrives as one tensor.
-    """
-
-    def __init__(
-        self, source: Source, transform: Transform, *, label: str, horizontal_flip: bool
-    ) -> None:
-        self.source, self.transform = source, transform
-        self.label = label
-        """What a table calls the data, variants named: ``cifar10 (jpeg)``."""
-        self.horizontal_flip = horizontal_flip
-        """Whether training mirrors half of the pictures."""
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """uint8 ``[channels, size, size]``."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """uint8 ``[len(indices), channels, size, size]``; indices in [0, len)."""
-        count = len(self)
-        for index in indices:
-            if not 0 <= index < count:
-                raise IndexError(f"image {index} of {self.label}: legal are 0 to {count - 1}")
-        if self.decoded_bytes > RAM_LIMIT_BYTES:
-            return torch.from_numpy(self._decode(list(indices)))
-        return torch.from_numpy(self._decoded[np.asarray(indices, dtype=np.int64)])
-
-    @property
-    def shape(self) -> ImageShape:
-        """Channels and size of every image."""
-        return ImageShape(self.transform.channels, self.transform.size)
-
-    @property
-    def decoded_bytes(self) -> int:
-        """Size of the whole set once decoded."""
-        return len(self) * self.transform.channels * self.transform.size**2
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of all stored pictures and the transform, 32 hex digits, the same anywhere."""
-        text = f"{self.source.content_hash()} {self.transform}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    @cached_property
-    def _decoded(self) -> NDArray[np.uint8]:
-        shape = (len(self), self.transform.channels, self.transform.size, self.transform.size)
-        if self.decoded_bytes < DISK_CACHE_FLOOR_BYTES:
-            return self._decode(range(len(self)))
-        path = cache_folder() / "decoded" / f"{self.fingerprint}.npy"
-        try:
-            known = np.load(path)
-            if known.shape == shape and known.dtype == np.uint8:
-                return known
-        except (OSError, ValueError, EOFError):
-            pass  # absent, or cut short by another program: decode again
-        pixels = np.empty(shape, np.uint8)
-        for chunk in _chunks(len(self), f"decoding {self.label}"):
-            pixels[chunk.start : chunk.stop] = self._decode(chunk)
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.save(file, pixels)
-
-        _keep(path, write)
-        return pixels
-
-    def _decode(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        return np.stack([self.transform(picture) for picture in self.source.pictures(indices)])
-
-
 def load(
     name: str,
     split: str,
@@ -356,8 +139,8 @@ def load(
     spec = find_spec(name)
     size = image_size or spec.image_size
     if spec.name == "digits" and spec.path is None:
-        digits = Digits(split, limit)
-        return Images(digits, Transform(1, None, size), label="digits", horizontal_flip=False)
+        transform = Transform(1, None, size)
+        return Images(_digits(split, limit), transform, label="digits", horizontal_flip=False)
     table, variants = _open_table(spec, split, data_root, limit)
     channels = spec.channels or (1 if table.pictures([0])[0].mode in ("1", "L") else 3)
     label = f"{spec.name} ({', '.join(variants)})" if variants else spec.name
@@ -365,9 +148,13 @@ def load(
     return Images(table, transform, label=label, horizontal_flip=spec.horizontal_flip)
 
 
-def cache_folder() -> Path:
-    """Where decoded sets are kept: ``$XDG_CACHE_HOME/sddpm-bench`` or ``~/.cache/sddpm-bench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sddpm-bench"
+def _digits(split: str, limit: int | None) -> Pixels:
+    """scikit-learn's 8x8 digits, whose values 0..16 become 0..255, rounded half up."""
+    from sklearn.datasets import load_digits
+
+    pixels = np.floor(load_digits().images * (255 / 16) + 0.5).astype(np.uint8)
+    train, test = pixels[:DIGITS_TRAIN_IMAGES], pixels[DIGITS_TRAIN_IMAGES:]
+    return Pixels((train if split == "train" else test)[:limit])
 
 
 def _open_table(
@@ -375,11 +162,12 @@ def _open_table(
 ) -> tuple[Table, list[str]]:
     """One split of a stored data set, and the words that tell it from the original."""
     splits, where = _load_splits(spec, data_root)
-    names = [split] if split == "train" else [a for a in TEST_SPLIT_NAMES if a in splits][:1]
-    if names and names[0] in splits:
-        rows = splits[names[0]]
-    elif spec.holds_out and list(splits) == ["train"] and len(splits["train"]) > 1:
+    names = ("train",) if split == "train" else TEST_SPLIT_NAMES
+    found = next((name for name in names if name in splits), None)
+    if spec.holds_out and list(splits) == ["train"] and len(splits["train"]) > 1:
         rows = _hold_out(splits["train"], spec, split)
+    elif found is not None:
+        rows = splits[found]
     else:
         raise FileNotFoundError(
             f"{where} has no {split} split (it has {', '.join(splits)}); {_both_ways(spec)}"
@@ -422,7 +210,9 @@ def _load_splits(spec: DatasetSpec, data_root: str | Path | None) -> tuple[Any, 
             raise FileNotFoundError(
                 f"no images of {spec.name} at {folder} ({_first_line(error)}); {_both_ways(spec)}"
             ) from error
-        raise ValueError(f"{folder} cannot be read as images: {_first_line(error)}") from error
+        raise ValueError(
+            f"{_culprit(folder)} cannot be read as images: {_first_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _both_ways(spec: DatasetSpec) -> str:
@@ -438,17 +228,28 @@ def _both_ways(spec: DatasetSpec) -> str:
 
 
 def _check_parquet(folder: Path) -> None:
-    """Name the broken file, which the library's own error does not."""
-    import pyarrow
-    import pyarrow.parquet
+    """Stop at a foreign or truncated file under its own name, before the library reads any."""
+    for path in sorted(folder.rglob("*.parquet")):
+        content = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(PARQUET_MARK))
+            file.seek(max(0, content - len(PARQUET_MARK)))
+            end = file.read()
+        if start != PARQUET_MARK or end != PARQUET_MARK:
+            raise ValueError(f"{path} is not a whole parquet file ({content} bytes)")
+
+
+def _culprit(folder: Path) -> Path:
+    """The first parquet file that cannot be read by itself, else the folder."""
+    from datasets import Dataset
+    from datasets.exceptions import DatasetsError
 
     for path in sorted(folder.rglob("*.parquet")):
         try:
-            pyarrow.parquet.read_metadata(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{path} is not a readable parquet file: {_first_line(error)}"
-            ) from error
+            Dataset.from_parquet(str(path))
+        except (OSError, ValueError, DatasetsError):
+            return path
+    return folder
 
 
 def _image_column(rows: Any, spec: DatasetSpec, where: str) -> tuple[Any, str]:
@@ -478,22 +279,6 @@ def _hold_out(rows: Any, spec: DatasetSpec, split: str) -> Any:
         test = max(1, count // 10)
         train = count - test
     return rows.select(range(train) if split == "train" else range(count - test, count))
-
-
-def _chunks(count: int, what: str) -> Iterable[range]:
-    starts = tqdm(range(0, count, CHUNK_IMAGES), what, unit="chunk", leave=False, disable=None)
-    for start in starts:
-        yield range(start, min(start + CHUNK_IMAGES, count))
-
-
-def _keep(path: Path, write: Any) -> None:
-    """Write a cache file whole or not at all; a cache that cannot be written is only slower."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            write(temporary)
-    except OSError as error:
-        warnings.warn(f"cache {path} could not be written: {error.strerror}", stacklevel=2)
 
 
 def _raise_if_disk_full(error: BaseException) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
-from tqdm import tqdm
 
 from sddpm.checkpoint import atomic_write
 
@@ -159,9 +160,7 @@ class EfficientNetLite0(FeatureExtractorBase):
             )
         pixels = resize_bicubic(images.float(), EFFICIENTNET_SIZE).clamp(0, 255)
         pixels = pixels.sub(127).div(128).contiguous(memory_format=torch.channels_last)
-        features = self.network.forward_head(
-            self.network.forward_features(pixels), pre_logits=True
-        )
+        features = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
         layers = {"1280": features, "logits": self.network.get_classifier()(features)}
         return tuple(layers[layer] for layer in self.features_list)
 
@@ -271,17 +270,19 @@ def fetch_inception(path: Path, timeout_s: float = FETCH_TIMEOUT_S) -> None:
         OSError: the host cannot be reached or stays silent for ``timeout_s``.
         ValueError: what came is another file.
     """
-    with urllib.request.urlopen(URL_INCEPTION_V3, timeout=timeout_s) as answer:  # noqa: S310
+    with urllib.request.urlopen(URL_INCEPTION_V3, timeout=timeout_s) as answer:
         total = int(answer.headers.get("Content-Length") or 0) or None
-        bar = tqdm(
-            desc="Inception-v3 weights", total=total, unit="B", unit_scale=True,
-            leave=False, disable=None,
+        console = Console(stderr=True)
+        bar = Progress(
+            *Progress.get_default_columns(), DownloadColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
+        task = bar.add_task("Inception-v3 weights", total=total)
         with bar, atomic_write(path) as temporary:
             with temporary.open("wb") as file:
                 while block := answer.read(1 << 20):
                     file.write(block)
-                    bar.update(len(block))
+                    bar.advance(task, len(block))
             if not _is_inception(temporary):
                 raise ValueError(f"{URL_INCEPTION_V3} answered with another file")
 

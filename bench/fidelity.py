@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +27,6 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
-from tqdm import tqdm
 
 from bench.datasets import Images
 from bench.extractors import Extractor, build
@@ -132,8 +133,12 @@ def reference_statistics(
         len(reference), network, batch_size, device, f"features of {reference.label}",
     )  # fmt: skip
     statistics = summarise(layers[extractor.feature_layer])
-    with atomic_write(path) as temporary:
-        save_file(vars(statistics), temporary)
+    try:
+        with atomic_write(path) as temporary:
+            save_file(vars(statistics), temporary)
+    except (SafetensorError, OSError) as error:
+        # The figures do not need the file; the next run is slower.
+        warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
     return statistics
 
 
@@ -150,7 +155,9 @@ def extract(
     ``images(start, stop)`` gives uint8 ``[stop - start, 1 or 3, H, W]``; grey is repeated.
     """
     parts: dict[str, list[Tensor]] = {}
-    bar = tqdm(desc=what, total=count, unit="image", leave=False, disable=None)
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(what, total=count)
     # TF32 would move the third digit between two kinds of GPU.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with bar, exact, torch.inference_mode():
@@ -160,7 +167,7 @@ def extract(
                 batch = batch.expand(-1, 3, -1, -1)
             for name, value in network.convert_features_tuple_to_dict(network(batch)).items():
                 parts.setdefault(name, []).append(value.float().cpu())
-            bar.update(len(batch))
+            bar.advance(task, len(batch))
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
@@ -183,42 +190,50 @@ def compute(
     ``logits`` (``[n, classes]``) are the samples'.
 
     Raises:
-        ValueError: a metric is not finite.
+        ValueError: a metric failed or is not finite; the message names it.
     """
     counts = len(samples.features), len(reference.features)
     subset = min(kid_subset_size, *counts)
     if counts == (subset, subset):
         kid_subsets = 1  # every subset would be the same two sets
-    metrics: dict[str, float] = {}
+    in_blocks = max(counts) > PRECISION_RAM_IMAGES
 
-    def keep(results: Mapping[str, float], **names: str) -> None:
+    def frechet() -> Mapping[str, float]:
+        return fid_statistics_to_metric(_moments(samples), _moments(reference), False)
+
+    def inception() -> Mapping[str, float]:
+        return isc_features_to_metric(logits)
+
+    def kernel() -> Mapping[str, float]:
+        return kid_features_to_metric(
+            samples.features, reference.features,
+            kid_subset_size=subset, kid_subsets=kid_subsets, verbose=False,
+        )  # fmt: skip
+
+    def neighbours() -> Mapping[str, float]:
+        return prc_features_to_metric(
+            samples.features, reference.features, save_cpu_ram=in_blocks, verbose=False
+        )
+
+    kid = {"kid": "kernel_inception_distance_mean"}
+    if kid_subsets > 1:
+        kid["kid_std"] = "kernel_inception_distance_std"
+    metrics: dict[str, float] = {}
+    for measure, names in (
+        (frechet, {"fid": "frechet_inception_distance"}),
+        (inception, {"is": "inception_score_mean", "is_std": "inception_score_std"}),
+        (kernel, kid),
+        (neighbours, {"precision": "precision", "recall": "recall"}),
+    ):
+        against = f"for {counts[0]} samples against {counts[1]} references"
+        try:
+            results = measure()
+        except (ValueError, RuntimeError) as error:  # numpy's LinAlgError is a ValueError
+            raise ValueError(f"metric {', '.join(names)} failed {against}: {error}") from error
         for name, key in names.items():
             if not math.isfinite(results[key]):
-                raise ValueError(
-                    f"metric {name} came out as {results[key]} for {counts[0]} samples against "
-                    f"{counts[1]} references"
-                )
+                raise ValueError(f"metric {name} came out as {results[key]} {against}")
             metrics[name] = float(results[key])
-
-    keep(
-        fid_statistics_to_metric(_moments(samples), _moments(reference), False),
-        fid="frechet_inception_distance",
-    )
-    keep(isc_features_to_metric(logits), **{
-        "is": "inception_score_mean", "is_std": "inception_score_std",
-    })  # fmt: skip
-    kid = kid_features_to_metric(
-        samples.features, reference.features,
-        kid_subset_size=subset, kid_subsets=kid_subsets, verbose=False,
-    )  # fmt: skip
-    keep(kid, kid="kernel_inception_distance_mean")
-    if kid_subsets > 1:
-        keep(kid, kid_std="kernel_inception_distance_std")
-    in_blocks = max(counts) > PRECISION_RAM_IMAGES
-    neighbours = prc_features_to_metric(
-        samples.features, reference.features, save_cpu_ram=in_blocks, verbose=False
-    )
-    keep(neighbours, precision="precision", recall="recall")
     return metrics
 
 

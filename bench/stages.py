@@ -22,14 +22,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.cells import Training, make_config
+from bench.checkpoints import claim, describe, load_system
+from bench.extractors import METRICS, Extractor
+from bench.fidelity import score
 from bench.grids import save_grid
 from bench.machine import Machine
 from bench.meter import Meter
+from bench.pictures import Images, cache_folder
 from bench.registry import load_module
 from bench.suite import SEEDS_PER_RUN
-from sddpm.checkpoint import atomic_write, count_parameters, load_generator, read_config
+from sddpm.checkpoint import atomic_write, count_parameters
 from sddpm.protocol import ImageShape, System, to_uint8
-from sddpm.training import ImageSource, TrainConfig, TrainReport, fit
+from sddpm.training import ImageSource, TrainConfig, fit
 
 SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
 
@@ -46,7 +50,7 @@ def train(
     parent: Path | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 120.0,
-) -> TrainReport:
+) -> None:
     """Make the checkpoint of ``training`` in ``folder/checkpoint``, or go on with it.
 
     Args:
@@ -56,6 +60,8 @@ def train(
     Raises:
         ValueError: the configuration cannot be built, or the loss became NaN.
     """
+    if is_trained(folder):
+        return
     config = TrainConfig(
         steps=training.steps,
         batch_size=training.batch_size,
@@ -65,13 +71,13 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
     )
     shape = ImageShape(training.data.channels, training.data.image_size)
-    built_from = load_system(parent, machine)[0] if parent else None
+    built_from = load_system(parent, machine) if parent else None
     torch.manual_seed(training.seed)
     module = load_module(training.system)
     system = module.build(make_config(training.system, training.config), shape, built_from)
-    return fit(
+    fit(
         system,
-        images() if not is_trained(folder) else _Nothing(),
+        images(),
         config=config,
         folder=folder,
         description=describe(training),
@@ -80,55 +86,28 @@ def train(
     )
 
 
+def train_chain(training: Training, folder: Path, images: ImageSource, machine: Machine) -> Path:
+    """Train ``training`` in a folder that a user named, its parents under ``folder/parents``.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ValueError: the folder holds a training with other settings.
+    """
+    parent = None
+    if training.parent is not None:
+        home = folder / "parents" / training.parent.name
+        parent = train_chain(training.parent, home, images, machine)
+    if machine.first:
+        claim(folder, training)
+    train(training, folder, lambda: images, machine, parent=parent)
+    return folder / "checkpoint"
+
+
 def is_trained(folder: Path) -> bool:
     """Whether the training in ``folder`` is finished."""
     return (folder / "checkpoint").is_dir()
-
-
-def describe(training: Training) -> dict[str, Any]:
-    """What a checkpoint's ``config.json`` says, so that it can be used by itself."""
-    return {
-        "system": training.system,
-        "config": dict(training.config),
-        "shape": {"channels": training.data.channels, "size": training.data.image_size},
-        "dataset": training.data.dataset,
-        "dataset_label": training.data.label,
-        "hash": training.hash,
-        "parent_hash": training.parent.hash if training.parent else None,
-    }
-
-
-class _Nothing:
-    """A training set for a training that is done."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def __getitems__(self, indices: list[int]) -> torch.Tensor:
-        raise IndexError("no image is needed: the training is done")
-
-
-def load_system(
-    checkpoint: Path, machine: Machine, config: Mapping[str, Any] | None = None
-) -> tuple[System, dict[str, Any]]:
-    """The system of a checkpoint folder, ready to sample, and the folder's ``config.json``.
-
-    Args:
-        config: fields of the system's Config that differ from the checkpoint's.
-
-    Raises:
-        FileNotFoundError: no checkpoint is there.
-        ValueError: it is damaged, or was not written by this harness.
-    """
-    facts = read_config(checkpoint)
-    lacking = [key for key in ("system", "config", "shape") if key not in facts]
-    if lacking:
-        raise ValueError(f"{checkpoint}: its config.json does not say {', '.join(lacking)}")
-    name = facts["system"]
-    built = make_config(name, {**facts["config"], **(config or {})})
-    system: System = load_module(name).build(built, ImageShape(**facts["shape"]))
-    load_generator(system, checkpoint)
-    return system.to(machine.device).eval(), facts
 
 
 # Sample.
@@ -192,6 +171,26 @@ def sample(
     return read_json(folder / SAMPLES_FACTS)
 
 
+def draw(
+    system: System,
+    *,
+    count: int,
+    seed: int,
+    sampling: Mapping[str, Any] | None,
+    batch: int,
+    progress: bool = True,
+) -> NDArray[np.uint8]:
+    """The first ``count`` images of ``seed``, uint8 ``[count, C, H, W]``, without a file."""
+    parts = []
+    bar, advance = _bar("sample", count, progress)
+    with bar:
+        for start in range(0, count, batch):
+            seeds = image_seeds(seed, start, min(start + batch, count))
+            parts.append(to_uint8(system.sample(seeds, sampling)).numpy())
+            advance(len(parts[-1]))
+    return np.concatenate(parts)
+
+
 def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
     parts, seconds = [], 0.0
     for path in shards:
@@ -199,8 +198,7 @@ def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
             parts.append(shard["images"])
             seconds += float(shard["seconds"])
     images = np.concatenate(parts)
-    with atomic_write(folder / SAMPLES) as temporary, temporary.open("wb") as file:
-        np.save(file, images)
+    write_samples(images, folder / SAMPLES)
     save_grid(images, folder / GRID)
     # Processes sample side by side, so their seconds overlap.
     facts = {
@@ -210,6 +208,12 @@ def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
     }
     write_json(folder / SAMPLES_FACTS, facts)
     shutil.rmtree(folder / "shards", ignore_errors=True)
+
+
+def write_samples(images: NDArray[np.uint8], path: Path) -> None:
+    """Write images as a ``.npy`` file, atomically."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
 
 
 def read_samples(path: Path) -> NDArray[np.uint8]:
@@ -257,23 +261,59 @@ def meter_energy(
     """
     if is_metered(folder, images):
         return read_json(folder / ENERGY)
-    model = system()
+    facts = count_operations(system(), machine, images=images, seed=seed, sampling=sampling)
+    write_json(folder / ENERGY, facts)
+    return facts
+
+
+def count_operations(
+    system: System,
+    machine: Machine,
+    *,
+    images: int,
+    seed: int,
+    sampling: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What drawing the first ``images`` images of ``seed`` executes, JSON-ready."""
     begun = time.monotonic()
-    with Meter(model.generator) as meter:
-        model.sample(image_seeds(seed, 0, images), sampling)
+    with Meter(system.generator) as meter:
+        system.sample(image_seeds(seed, 0, images), sampling)
     counts = meter.counts(images=images)
-    facts = {
+    return {
         "images": images,
         "per_image": asdict(counts),
         "per_evaluation": asdict(counts.per_evaluation()),
         "firing_rate": meter.firing_rate,
         "firing_rates": meter.firing_rates,
-        "params_millions": count_parameters(model.generator) / 1e6,
+        "params_millions": count_parameters(system.generator) / 1e6,
         "seconds": time.monotonic() - begun,
         "peak_memory_mib": machine.peak_memory_mib(),
     }
-    write_json(folder / ENERGY, facts)
-    return facts
+
+
+# Score.
+
+
+def score_images(
+    images: torch.Tensor,
+    references: Images,
+    extractor: Extractor,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Metrics of uint8 ``images`` against ``references``, and what they were made from.
+
+    The references' statistics are kept in the user's cache folder.
+
+    Raises:
+        ValueError: images of another shape than the references', or too few of either.
+    """
+    begun = time.monotonic()
+    cache = cache_folder() / "references"
+    result = score(images, references, extractor=extractor, cache_dir=cache, device=machine.device)
+    columns = {extractor.column(name) for name in METRICS}
+    facts = {name: value for name, value in result.items() if name not in columns}
+    metrics = {name: value for name, value in result.items() if name in columns}
+    return {**facts, "metrics": metrics, "seconds": time.monotonic() - begun}
 
 
 # Files.

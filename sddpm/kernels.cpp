@@ -12,6 +12,8 @@
 #include <cstring>
 #include <vector>
 
+#define SIMD _Pragma("omp simd")
+
 namespace {
 
 struct bf16 {
@@ -53,7 +55,7 @@ struct Affine {
 
   void tile(const Shape& shape, int64_t image, float* scales, float* shifts) const {
     for (int64_t row = 0; row < shape.rows(); row++) {
-      for (int64_t c = 0; c < shape.channels; c++) {
+      SIMD for (int64_t c = 0; c < shape.channels; c++) {
         if (scale) scales[row * shape.channels + c] = scale[c];
         if (shift) shifts[row * shape.channels + c] = shift[image * image_stride + c];
       }
@@ -61,20 +63,20 @@ struct Affine {
   }
   void apply(float* x, const float* scales, const float* shifts, int64_t count) const {
     if (scale)
-      for (int64_t i = 0; i < count; i++) x[i] *= scales[i];
+      SIMD for (int64_t i = 0; i < count; i++) x[i] *= scales[i];
     if (shift)
-      for (int64_t i = 0; i < count; i++) x[i] += shifts[i];
+      SIMD for (int64_t i = 0; i < count; i++) x[i] += shifts[i];
   }
 };
 
 // v: membranes before the step; x: input currents. Afterwards v holds the charged membranes.
 inline void charge(int neuron, float leak, float* v, const float* x, int64_t count) {
   if (neuron == 0)
-    for (int64_t i = 0; i < count; i++) v[i] = v[i] + x[i];
+    SIMD for (int64_t i = 0; i < count; i++) v[i] = v[i] + x[i];
   else if (neuron == 1)
-    for (int64_t i = 0; i < count; i++) v[i] = v[i] + (x[i] - v[i]) / leak;
+    SIMD for (int64_t i = 0; i < count; i++) v[i] = v[i] + (x[i] - v[i]) / leak;
   else
-    for (int64_t i = 0; i < count; i++) v[i] = v[i] + (x[i] - v[i]) * leak;
+    SIMD for (int64_t i = 0; i < count; i++) v[i] = v[i] + (x[i] - v[i]) * leak;
 }
 
 template <class In, class Out>
@@ -97,24 +99,24 @@ void fire(const In* y, const In* residual, In* sum, Out* spikes, const Shape sha
       for (int64_t s = 0; s < shape.steps; s++) {
         const In* from = y + s * y_step + start;
         const int64_t at = s * shape.step() + start;
-        for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
+        SIMD for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
         affine.apply(x, scales, shifts, count);
         if (residual)
-          for (int64_t i = 0; i < count; i++) x[i] += load(residual[at + i]);
+          SIMD for (int64_t i = 0; i < count; i++) x[i] += load(residual[at + i]);
         if (sum)
-          for (int64_t i = 0; i < count; i++) store(sum + at + i, x[i]);
+          SIMD for (int64_t i = 0; i < count; i++) store(sum + at + i, x[i]);
         if (!spikes) continue;
         charge(neuron, leak, v, x, count);
-        for (int64_t i = 0; i < count; i++) {
+        SIMD for (int64_t i = 0; i < count; i++) {
           x[i] = v[i] >= theta ? 1.0f : 0.0f;
           v[i] = v[i] >= theta ? 0.0f : v[i];
         }
         Out* to = spikes + ((s * shape.images + image) * shape.pixels + pixel) * spikes_pixel;
         if (spikes_pixel == shape.channels)
-          for (int64_t i = 0; i < count; i++) store(to + i, x[i]);
+          SIMD for (int64_t i = 0; i < count; i++) store(to + i, x[i]);
         else
           for (int64_t row = 0; row < here; row++)
-            for (int64_t c = 0; c < shape.channels; c++)
+            SIMD for (int64_t c = 0; c < shape.channels; c++)
               store(to + row * spikes_pixel + c, x[row * shape.channels + c]);
       }
     }
@@ -151,10 +153,10 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
       for (int64_t s = 0; s < shape.steps; s++) {
         const In* from = y + s * shape.step() + start;
         float *x = xs + s * width, *h = hs + s * width;
-        for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
+        SIMD for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
         affine.apply(x, scales, shifts, count);
         charge(neuron, leak, v, x, count);
-        for (int64_t i = 0; i < count; i++) {
+        SIMD for (int64_t i = 0; i < count; i++) {
           h[i] = v[i];
           v[i] = v[i] >= theta ? 0.0f : v[i];
         }
@@ -164,7 +166,7 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
         const int64_t at = s * shape.step() + start;
         float *x = xs + s * width, *h = hs + s * width;
         const float* before = s ? h - width : nullptr;
-        for (int64_t i = 0; i < count; i++) {
+        SIMD for (int64_t i = 0; i < count; i++) {
           const float over = h[i] - theta, scaled = half_pi_alpha * over;
           const float slope = alpha / 2 / (1 + scaled * scaled);
           const float at_spike = (load(grad_spikes[at + i]) - v[i] * h[i]) * slope;
@@ -172,19 +174,19 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
           v[i] = at_spike + (over >= 0 ? 0.0f : v[i]);
         }
         if (neuron == 2 && before)
-          for (int64_t i = 0; i < count; i++)
+          SIMD for (int64_t i = 0; i < count; i++)
             leaks[i] += v[i] * (x[i] - (before[i] >= theta ? 0.0f : before[i]));
         else if (neuron == 2)
-          for (int64_t i = 0; i < count; i++) leaks[i] += v[i] * x[i];
+          SIMD for (int64_t i = 0; i < count; i++) leaks[i] += v[i] * x[i];
         const float share = neuron == 0 ? 1.0f : neuron == 1 ? 1.0f / leak : leak;
         const float keep = neuron == 0 ? 1.0f : 1.0f - share;
-        for (int64_t i = 0; i < count; i++) {
+        SIMD for (int64_t i = 0; i < count; i++) {
           x[i] = v[i] * share;
           v[i] *= keep;
           store(grad + at + i, x[i]);
         }
         if (sums)
-          for (int64_t i = 0; i < count; i++) {
+          SIMD for (int64_t i = 0; i < count; i++) {
             sum[i] += x[i];
             sum_y[i] += x[i] * load(y[at + i]);
           }
@@ -195,7 +197,7 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
       }
       if (!sums) continue;
       for (int64_t row = channels; row < count; row += channels)
-        for (int64_t c = 0; c < channels; c++) {
+        SIMD for (int64_t c = 0; c < channels; c++) {
           sum[c] += sum[row + c];
           sum_y[c] += sum_y[row + c];
         }
@@ -230,21 +232,21 @@ void channel_sums(const In* a, const In* b, const float* center, double* sums, i
       for (int64_t row = task * group; row < std::min(rows, (task + 1) * group); row++) {
         const In *left = a + row * channels, *right = b ? b + row * channels : nullptr;
         if (right)
-          for (int64_t c = 0; c < channels; c++) {
+          SIMD for (int64_t c = 0; c < channels; c++) {
             sum[c] += load(left[c]);
             product[c] += load(left[c]) * load(right[c]);
           }
         else
-          for (int64_t c = 0; c < channels; c++) {
+          SIMD for (int64_t c = 0; c < channels; c++) {
             const float value = load(left[c]) - center[c];
             sum[c] += value;
             product[c] += value * value;
           }
       }
-      for (int64_t c = 0; c < 2 * channels; c++) total[c] += buffer[c];
+      SIMD for (int64_t c = 0; c < 2 * channels; c++) total[c] += buffer[c];
     }
 #pragma omp critical
-    for (int64_t c = 0; c < 2 * channels; c++) sums[c] += total[c];
+    SIMD for (int64_t c = 0; c < 2 * channels; c++) sums[c] += total[c];
   }
 }
 
@@ -256,7 +258,7 @@ void combine(const In* a, const In* b, In* out, const float* scale, const float*
   for (int64_t row = 0; row < rows; row++) {
     const In *left = a + row * channels, *right = b + row * channels;
     In* to = out + row * channels;
-    for (int64_t c = 0; c < channels; c++)
+    SIMD for (int64_t c = 0; c < channels; c++)
       store(to + c, scale[c] * load(left[c]) + other[c] * load(right[c]) + shift[c]);
   }
 }

@@ -53,7 +53,8 @@ Weighted = TypeVar("Weighted", nn.Conv2d, nn.Linear)
 
 def _xavier(layer: Weighted, gain: float = 1.0) -> Weighted:
     nn.init.xavier_uniform_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -239,7 +239,8 @@ class MembraneReadout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Read ``[time_steps * batch, ...]`` out as ``[batch, ...]``."""
         steps = x.unflatten(0, (len(self.weights), -1))
-        return torch.einsum("s,s...->...", self.weights.to(x.dtype), steps)
+        weights = self.weights.to(x.dtype).view(-1, *(1 for _ in x.shape))
+        return (steps * weights).sum(0)
 
 
 def add_per_image(x: Tensor, per_image: Tensor) -> Tensor:

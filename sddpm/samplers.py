@@ -6,14 +6,22 @@ A sampler is one entry of :data:`SAMPLERS`. The network is any ``denoise(x, t)``
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
+from sddpm.analytic import JumpScheduler
 from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape
 from sddpm.rng import ImageStreams
@@ -45,12 +53,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """A scheduler class of diffusers (or one with the same ``step``) and its settings."""
+    """A scheduler class (diffusers' or one with the same ``step``) and its settings."""
 
     scheduler: type
     settings: dict[str, Any]
+    about: str
     takes_eta: bool = False
-    about: str = ""
+    """Whether ``eta`` scales its noise."""
+    needs_gamma: bool = False
+    """Whether it needs statistics of the network (:func:`sddpm.analytic.estimate_gamma`)."""
 
 
 # "trailing" spacing starts from the last diffusion step, which is what x_T is.
@@ -58,13 +69,56 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "ddpm": SamplerEntry(
         DDPMScheduler,
         {"variance_type": "fixed_large", "clip_sample": True, "timestep_spacing": "trailing"},
-        about="ancestral sampling, variance beta_t, predicted image clipped (as published)",
+        "ancestral sampling, variance beta_t, predicted image clipped (as published)",
     ),
     "ddim": SamplerEntry(
         DDIMScheduler,
         {"clip_sample": True, "timestep_spacing": "trailing"},
+        "DDIM, uniform spacing, predicted image clipped",
         takes_eta=True,
-        about="DDIM, uniform spacing, predicted image clipped",
+    ),
+    "ddim_quadratic": SamplerEntry(
+        JumpScheduler,
+        {"form": "ddim", "spacing": "quadratic"},
+        "DDIM, steps denser at low noise, predicted image clipped",
+        takes_eta=True,
+    ),
+    "dpm_solver": SamplerEntry(
+        DPMSolverMultistepScheduler,
+        {
+            "algorithm_type": "dpmsolver",
+            "final_sigmas_type": "sigma_min",
+            "timestep_spacing": "trailing",
+        },
+        "DPM-Solver of order 2, multistep, deterministic",
+    ),
+    "dpm_solver++": SamplerEntry(
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"},
+        "DPM-Solver++ of order 2, multistep, deterministic",
+    ),
+    "unipc": SamplerEntry(
+        UniPCMultistepScheduler,
+        {"timestep_spacing": "trailing"},
+        "UniPC predictor-corrector of order 2, deterministic",
+    ),
+    "euler": SamplerEntry(
+        EulerDiscreteScheduler,
+        {"timestep_spacing": "trailing"},
+        "Euler steps of the probability-flow equation, deterministic",
+    ),
+    "analytic_ddpm": SamplerEntry(
+        JumpScheduler,
+        {"form": "ddpm", "grey_levels": 2.0},
+        "Analytic-DPM, DDPM form: the optimal reverse variance from measured statistics",
+        needs_gamma=True,
+    ),
+    "analytic_ddim": SamplerEntry(
+        JumpScheduler,
+        {"form": "ddim", "grey_levels": 1.0},
+        "Analytic-DPM, DDIM form",
+        takes_eta=True,
+        needs_gamma=True,
     ),
 }
 
@@ -76,28 +130,56 @@ def sample(
     diffusion: DiffusionConfig,
     sampling: Sampling,
     device: torch.device | str = "cpu",
+    gamma: Tensor | None = None,
+    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Draw one image per seed, ``[len(seeds), C, size, size]`` in about [-1, 1] on ``device``.
 
+    Args:
+        gamma: statistics of the network, for samplers that need them.
+        on_step: called after each step with (steps done, x, predicted image); a look inside.
+
     Raises:
-        ValueError: more sampling steps than diffusion steps.
+        ValueError: more sampling steps than diffusion steps, or statistics are missing.
     """
     if sampling.steps > diffusion.diffusion_steps:
         raise ValueError(
             f"steps={sampling.steps}: the model was trained with "
             f"{diffusion.diffusion_steps} diffusion steps; use at most those"
         )
-    entry = SAMPLERS[sampling.sampler]
-    scheduler = entry.scheduler(**diffusion.scheduler_options(), **entry.settings)
+    scheduler = make_scheduler(diffusion, sampling, gamma)
     scheduler.set_timesteps(sampling.steps)
-    options = {"eta": sampling.eta} if entry.takes_eta else {}
     streams = ImageStreams(seeds)
+    takes = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {}
+    if "generator" in takes:
+        options["generator"] = streams.generators
+    if "eta" in takes:
+        options["eta"] = sampling.eta
     x = streams.randn(shape.channels, shape.size, shape.size).to(device)
+    x = x * scheduler.init_noise_sigma
     with torch.inference_mode():
-        for t in scheduler.timesteps:
-            eps = denoise(x, t.to(device).expand(len(x)))
-            step = scheduler.step(
-                eps.to(x.dtype), int(t), x, generator=streams.generators, **options
-            )
-            x = step.prev_sample
+        for done, t in enumerate(scheduler.timesteps, start=1):
+            step = t.to(device=device, dtype=torch.long).expand(len(x))
+            eps = denoise(scheduler.scale_model_input(x, t), step)
+            out = scheduler.step(eps.to(x.dtype), t, x, **options)
+            x = out.prev_sample
+            if on_step:
+                on_step(done, x, getattr(out, "pred_original_sample", x))
     return x
+
+
+def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor | None) -> Any:
+    """The scheduler of ``sampling``, ready for ``set_timesteps``."""
+    entry = SAMPLERS[sampling.sampler]
+    settings = {**diffusion.scheduler_options(), **entry.settings}
+    if entry.scheduler is JumpScheduler:
+        settings["eta"] = sampling.eta
+    if entry.needs_gamma:
+        if gamma is None:
+            raise ValueError(
+                f"sampler {sampling.sampler!r} needs statistics of this network: "
+                "estimate them from images first (sddpm.analytic.estimate_gamma)"
+            )
+        settings["gamma"] = gamma
+    return entry.scheduler(**settings)

@@ -197,10 +197,10 @@ def fit(
         for name, optimizer in system.optimizers.items()
     }
     sampler = StepSampler(len(images), config, start, fabric.global_rank, fabric.world_size)
-    loader = DataLoader(
+    loader: DataLoader[Tensor] = DataLoader(
         images,  # type: ignore[arg-type]
         batch_sampler=sampler,
-        collate_fn=_as_is,
+        collate_fn=_as_is,  # type: ignore[arg-type]
         num_workers=config.workers,
         pin_memory=fabric.device.type == "cuda",
     )

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import silu
 
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
 from sddpm.neurons import DirectEncoding, MembraneReadout, is_spiking, make_activation
+from sddpm.upsampling import upsample_and_convolve
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class Upsample(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = interpolate(self.act(x), scale_factor=2.0, mode="nearest")
-        return normalise(self.conv(h), self.bn)
+        return normalise(upsample_and_convolve(self.act(x), self.conv), self.bn)
 
 
 class Head(nn.Module):

@@ -1,0 +1,97 @@
+"""What a person sees in a terminal: tables, lists, and an error as one line.
+
+Imports no torch: ``sddpm-bench --help`` and most lists must not wait for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
+    from bench.run import Outcome
+
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+"""Exit codes."""
+LOG_COLUMNS = 200
+"""Width where there is no terminal: a log or a pipe wraps nothing."""
+
+
+def print_configuration(plan: Plan) -> None:
+    """The resolved configuration, as YAML."""
+    import yaml
+
+    print(yaml.safe_dump(plan.facts(), sort_keys=False, default_flow_style=None, width=100))
+
+
+def print_states(plan: Plan) -> None:
+    """Each cell with the state of its stages."""
+    from bench.plan import stage_states
+
+    rows = stage_states(plan)
+    print_table(list(rows[0]), [list(row.values()) for row in rows])
+    print(f"folder: {plan.root}")
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """The table, and where everything is."""
+    from bench.run import TABLE_MD
+    from bench.tables import display
+
+    print_table(*display(outcome.table))
+    for record in outcome.failed:
+        print(f"failed: {record.title}: {record.reason}", file=sys.stderr)
+    for label, path in outcome.grids.items():
+        print(f"grid: {path}  ({label})")
+    print(f"table: {outcome.root / TABLE_MD}")
+    print(f"folder: {outcome.root}")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; columns of figures stand to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, heading in enumerate(headings):
+        figures = number > 0 and all(_is_figure(row[number]) for row in rows)
+        table.add_column(heading, justify="right" if figures else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
+    console.print(table)
+
+
+def _is_figure(text: str) -> bool:
+    return text == "-" or text.lstrip("-")[:1].isdigit()
+
+
+def print_pairs(pairs: Mapping[str, Any]) -> None:
+    """One name and value a line; None is a dash."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        shown = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+        print(f"{name:<{width}}  {shown}")
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one line, the file in front where it has one."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}"
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    text = " ".join(str(message).split())
+    return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
+
+
+def exit_code(error: Exception) -> int:
+    """2 where the input was at fault, 1 for anything else."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        return FAILURE
+    return BAD_INPUT if isinstance(error, ValueError | OSError | KeyError) else FAILURE

@@ -1,0 +1,122 @@
+"""From the stages' files to a cell's record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from bench.cells import Cell
+from bench.energy import TABLES, published_mj, strict_mj
+from bench.meter import Counts
+from bench.records import Energy, OperationCounts, Record
+from bench.registry import find
+
+
+def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record that are known before anything is measured.
+
+    Args:
+        made_by: the fields that every cell of a run shares: suite, command, machine, versions.
+    """
+    training, sampling = cell.training, cell.sampling or {}
+    return {
+        **made_by,
+        "system": cell.system,
+        "title": find(cell.system).title,
+        "time_steps": cell.time_steps,
+        "sampler": sampling.get("sampler"),
+        "sampler_steps": sampling.get("steps"),
+        "eta": sampling.get("eta"),
+        "config": dict(cell.config),
+        "config_hash": cell.hash,
+        "training_hash": training.hash,
+        "seed": cell.seed,
+        "dataset": training.data.label,
+        "image_size": training.data.image_size,
+        "train_steps": training.steps,
+        "batch_size": training.batch_size,
+        "train_images": training.steps * training.batch_size,
+        "precision": training.precision,
+        "samples": cell.samples,
+    }
+
+
+def make_record(
+    cell: Cell,
+    made_by: Mapping[str, Any],
+    *,
+    train_seconds: float,
+    samples: Mapping[str, Any],
+    energy: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    energy_table: str,
+) -> Record:
+    """The record of a cell whose stages are done; the mappings are their files' contents."""
+    counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
+    published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
+    return Record(
+        **cell_facts(cell, made_by),
+        reference_images=scores["references"],
+        reference_split=scores["asked"]["split"],
+        reference_hash=scores["reference_hash"],
+        extractor=scores["extractor"],
+        metrics=scores["metrics"],
+        params_millions=energy["params_millions"],
+        evaluations_per_image=counts["per_image"].evaluations,
+        counts_per_evaluation=OperationCounts(**_totals(counts["per_evaluation"])),
+        counts_per_image=OperationCounts(**_totals(counts["per_image"])),
+        energy_images=energy["images"],
+        energy_table=energy_table,
+        energy_published=published,
+        energy_strict=strict,
+        firing_rate=energy["firing_rate"],
+        wall_seconds={
+            "train": train_seconds,
+            "sample": samples["seconds"],
+            "energy": energy["seconds"],
+            "score": scores["seconds"],
+        },
+        peak_memory_mib=max(samples["peak_memory_mib"], energy["peak_memory_mib"]),
+    )
+
+
+def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, Any]:
+    """An ``energy.json`` for reading: figure's name with its unit -> value."""
+    counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
+    lines: dict[str, Any] = {
+        "parameters (M)": energy["params_millions"],
+        "evaluations per image": counts["per_image"].evaluations,
+        "GMAC per evaluation": counts["per_evaluation"].macs / 1e9,
+        "GAC per evaluation": counts["per_evaluation"].acs / 1e9,
+        "firing rate": energy["firing_rate"],
+    }
+    for name, price in PRICES.items():
+        both = price_both(counts, energy_table, price)
+        lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
+        lines[f"{name} mJ per image"] = both.per_image_mj
+    return {**lines, "energy table": energy_table}
+
+
+PRICES = {"published": published_mj, "strict": strict_mj}
+
+
+def price_both(counts: Mapping[str, Counts], energy_table: str, price: Any) -> Energy:
+    """Energy per evaluation and per finished image by one accounting of :data:`PRICES`."""
+    table = TABLES[energy_table]
+    return Energy(
+        per_evaluation_mj=price(counts["per_evaluation"], table),
+        per_image_mj=price(counts["per_image"], table),
+    )
+
+
+def counts_of(stored: Mapping[str, Any]) -> Counts:
+    """Counts as ``energy.json`` holds them, without the rows of single layers."""
+    known = {field.name for field in fields(Counts)} - {"layers"}
+    return Counts(**{name: value for name, value in stored.items() if name in known})
+
+
+def _totals(counts: Counts) -> dict[str, Any]:
+    facts = asdict(counts)
+    del facts["layers"]
+    return facts

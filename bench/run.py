@@ -1,0 +1,346 @@
+"""A run: the cells of a suite through all stages, a record each, and the table.
+
+Everything stands in one folder: ``trainings/`` and ``cells/`` by name and hash, ``run.json``
+(the resolved configuration), ``records.jsonl``, ``table.md`` and ``table.csv``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import stages, tables
+from bench.cells import Cell, Training
+from bench.checkpoints import load_system
+from bench.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
+from bench.machine import Machine, git_commit, versions
+from bench.measured import cell_facts, make_record
+from bench.pictures import Images
+from bench.plan import DATA, Plan, load_split, source_of
+from bench.records import Record, merge, read_records, write_records
+from bench.registry import find
+from sddpm.checkpoint import atomic_write, read_config
+
+RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    root: Path
+    records: list[Record]
+    """Of this run's cells, in their order."""
+    table: Any
+    """The data frame behind ``table.md``."""
+    grids: dict[str, Path]
+    """Cell -> its sample grid."""
+
+    @property
+    def failed(self) -> list[Record]:
+        return [record for record in self.records if record.status == "failed"]
+
+
+class Runner:
+    """Carries a plan out on a machine.
+
+    Args:
+        say: receives one line at a time about what happens.
+        progress: show bars on standard error.
+        on_failure: receives the exception of a cell that failed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        machine: Machine,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        progress: bool = True,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
+        checkpoint_seconds: float = 120.0,
+    ) -> None:
+        self.plan, self.machine = plan, machine
+        self.say = say if machine.first else lambda line: None
+        self.progress, self.on_failure = progress, on_failure
+        self.checkpoint_seconds = checkpoint_seconds
+        self._failed_trainings: dict[str, str] = {}
+        self._records: list[Record] = []
+
+    def run(self) -> Outcome:
+        """Make what is missing, one record a cell; a failed cell does not stop the others.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+            ValueError: another run is at work in the folder.
+        """
+        plan = self.plan
+        plan.root.mkdir(parents=True, exist_ok=True)
+        with _alone(plan.root, self.machine.first):
+            if (plan.root / RECORDS).is_file():
+                self._records = read_records(plan.root / RECORDS)
+            self.machine.barrier()  # all have read before the first one writes
+            self._write_configuration()
+            for number, cell in enumerate(plan.cells, start=1):
+                self.say(f"[{number}/{len(plan.cells)}] {cell.label}")
+                record = self._cell(cell)
+                if self.machine.first:
+                    self._records = merge(self._records, [record])
+                    write_records(plan.root / RECORDS, self._records)
+                    self._write_table()
+        return self._outcome()
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The one extractor of this run: with ``auto``, the one the folder was scored with."""
+        choice = self.plan.options.extractor
+        used = {record.extractor for record in self._records if record.metrics}
+        if choice == "auto" and len(used) == 1:
+            for known in (INCEPTION, EMBEDDED):
+                if known.key in used:
+                    self.say(f"extractor {known.key}: what {self.plan.root} was scored with")
+                    return known
+        chosen = choose_extractor(choice)
+        self.say(f"extractor {chosen.key}: {chosen.reason}")
+        return chosen
+
+    @cached_property
+    def _train_images(self) -> Images:
+        return load_split(self.plan, "train")
+
+    @cached_property
+    def _references(self) -> Images:
+        return load_split(self.plan, self.plan.suite.reference_split, self.plan.preset.references)
+
+    @cached_property
+    def _made_by(self) -> dict[str, Any]:
+        """Facts of a record that are the same for every cell of this run."""
+        return {
+            "suite": self.plan.suite.name,
+            "preset": self.plan.options.preset,
+            "command": self.plan.options.command,
+            "device": self.machine.name,
+            "cores": self.machine.cores,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+
+    def _cell(self, cell: Cell) -> Record:
+        """The record of ``cell``, after making what it lacks."""
+        known = self._known(cell)
+        if known is not None:
+            self.say("  done before")
+            return known
+        try:
+            return self._measure(cell)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            self.on_failure(error)
+            text = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, ValueError | OSError):
+                text = f"{type(error).__name__}: {text}"
+            self.say(f"  failed: {text}")
+            facts = cell_facts(cell, self._made_by)
+            return Record(**facts, status="failed", reason=text, extractor=self.extractor.key)
+
+    def _known(self, cell: Cell) -> Record | None:
+        """The record of an earlier run, if it is of this very cell and everything stands."""
+        folder, preset = self.plan.cell_folder(cell), self.plan.preset
+        stand = (
+            stages.is_trained(self.plan.training_folder(cell.training))
+            and stages.is_sampled(folder)
+            and stages.is_metered(folder, preset.energy_images)
+        )
+        for record in self._records:
+            if (
+                stand
+                and record.status == "ok"
+                and record.config_hash == cell.hash
+                and record.extractor == self.extractor.key
+                and record.energy_table == self.plan.options.energy_table
+                and record.energy_images == preset.energy_images
+                and self._scores(folder) is not None
+            ):
+                return record
+        return None
+
+    def _measure(self, cell: Cell) -> Record:
+        plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
+        self._train(cell.training)
+        checkpoint = plan.checkpoint(cell.training)
+        loaded: list[Any] = []
+
+        def system() -> Any:
+            if not loaded:
+                loaded.append(load_system(checkpoint, self.machine, cell.config))
+            return loaded[0]
+
+        samples = stages.sample(
+            system,
+            folder,
+            self.machine,
+            count=cell.samples,
+            seed=cell.seed,
+            sampling=cell.sampling,
+            batch=preset.sample_batch,
+            progress=self.progress,
+        )
+        if not self.machine.first:
+            # One process measures and records; the others only train and sample.
+            return Record(**cell_facts(cell, self._made_by))
+        energy = stages.meter_energy(
+            system,
+            folder,
+            self.machine,
+            images=preset.energy_images,
+            seed=cell.seed,
+            sampling=cell.sampling,
+        )
+        scores = self._score(folder)
+        training = read_config(checkpoint)["trainer"]
+        return make_record(
+            cell,
+            self._made_by,
+            train_seconds=training["seconds"],
+            samples=samples,
+            energy=energy,
+            scores=scores,
+            energy_table=plan.options.energy_table,
+        )
+
+    def _train(self, training: Training) -> None:
+        """Train ``training``, its parents first."""
+        folder = self.plan.training_folder(training)
+        if training.hash in self._failed_trainings:
+            raise ValueError(f"its training failed: {self._failed_trainings[training.hash]}")
+        parent = None
+        if training.parent is not None:
+            self._train(training.parent)
+            parent = self.plan.checkpoint(training.parent)
+        try:
+            stages.train(
+                training,
+                folder,
+                lambda: self._train_images,
+                self.machine,
+                parent=parent,
+                progress=self.progress,
+                checkpoint_seconds=self.checkpoint_seconds,
+            )
+        except Exception as error:
+            self._failed_trainings[training.hash] = str(error)
+            raise
+
+    def _scores_path(self, folder: Path) -> Path:
+        return folder / f"scores-{self.extractor.key}.json"
+
+    def _scores(self, folder: Path) -> dict[str, Any] | None:
+        """Scores that are there, if against the references this run asks for."""
+        path = self._scores_path(folder)
+        if not path.is_file():
+            return None
+        scores = stages.read_json(path)
+        return scores if scores["asked"] == self._asked() else None
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "references": self.plan.preset.references,
+            "split": self.plan.suite.reference_split,
+        }
+
+    def _score(self, folder: Path) -> dict[str, Any]:
+        known = self._scores(folder)
+        if known is not None:
+            return known
+        images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
+        scores = {
+            "asked": self._asked(),
+            **stages.score_images(images, self._references, self.extractor, self.machine),
+        }
+        stages.write_json(self._scores_path(folder), scores)
+        return scores
+
+    def _write_configuration(self) -> None:
+        if self.machine.first:
+            plan = self.plan
+            stages.write_json(plan.root / RUN, plan.facts())
+            data = {"source": source_of(plan), "data": asdict(plan.data)}
+            stages.write_json(plan.root / DATA, data)
+
+    def _shown(self) -> list[Record]:
+        """Records of this folder that its table shows: this suite's, by this extractor."""
+        return [
+            record
+            for record in tables.select(self._records, self.extractor.key)
+            if (record.suite, record.preset) == (self.plan.suite.name, self.plan.options.preset)
+        ]
+
+    def _table(self) -> Any:
+        shown = self._shown()
+        have = {record.config_hash for record in shown}
+        missing = [
+            {
+                "dataset": cell.training.data.label,
+                "system": cell.system,
+                "title": find(cell.system).title,
+                "time_steps": cell.time_steps,
+                "sampler": (cell.sampling or {}).get("sampler"),
+                "sampler_steps": (cell.sampling or {}).get("steps"),
+                "seed": cell.seed,
+                "status": "missing",
+            }
+            for cell in self.plan.cells
+            if cell.hash not in have
+        ]
+        return tables.frame(shown, missing)
+
+    def _write_table(self) -> None:
+        table, root = self._table(), self.plan.root
+        with atomic_write(root / TABLE_MD) as temporary:
+            temporary.write_text(tables.to_markdown(table, self._shown()), encoding="utf-8")
+        with atomic_write(root / TABLE_CSV) as temporary:
+            temporary.write_text(tables.to_csv(table), encoding="utf-8")
+
+    def _outcome(self) -> Outcome:
+        hashes = {cell.hash for cell in self.plan.cells}
+        grids = {
+            cell.label: self.plan.cell_folder(cell) / stages.GRID
+            for cell in self.plan.cells
+            if (self.plan.cell_folder(cell) / stages.GRID).is_file()
+        }
+        records = [record for record in self._shown() if record.config_hash in hashes]
+        return Outcome(self.plan.root, records, self._table(), grids)
+
+
+@contextmanager
+def _alone(root: Path, first: bool) -> Iterator[None]:
+    """Hold the folder for this run. The lock goes with the process, however it ends."""
+    if not first:
+        yield
+        return
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"--out {root}: another run is at work there") from error
+        _sweep(root)
+        yield
+
+
+def _sweep(root: Path) -> None:
+    """Remove what a killed run had begun to write."""
+    for path in root.rglob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

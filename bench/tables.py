@@ -1,0 +1,195 @@
+"""Tables from records: Markdown for people, CSV for programs. Imports no torch.
+
+A table is made from records and never edited. It holds one extractor's figures only; a cell
+without a result, and a figure that a cell does not have, is a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.records import Record
+
+DASH = "-"
+_FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
+_NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
+_LOWER_IS_BETTER = ("fid", "fd", "kid")
+_DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
+
+
+def select(records: Iterable[Record], extractor: str) -> list[Record]:
+    """The records that a table of ``extractor`` shows."""
+    return [record for record in records if record.extractor == extractor]
+
+
+def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """One row a record, sorted by data set and then by Frechet distance, best first.
+
+    Args:
+        missing: cells without a record, as columns of the row that they would have.
+
+    Raises:
+        ValueError: the records were scored by more than one extractor.
+    """
+    extractors = sorted({r.extractor for r in records if r.extractor is not None})
+    if len(extractors) > 1:
+        raise ValueError(f"one table cannot mix extractors: {', '.join(extractors)}")
+    table = pd.DataFrame([*map(_row, records), *map(dict, missing)])
+    if table.empty:
+        return table
+    distance = [name for name in table if _kind(str(name)) in ("fid", "fd")]
+    keys = ["dataset", *distance[:1], "title", "time_steps", "sampler", "seed"]
+    keys = [key for key in keys if key in table]
+    return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table in full precision, a missing figure as a dash."""
+    return table.to_csv(index=False, na_rep=DASH, lineterminator="\n")
+
+
+def to_markdown(table: pd.DataFrame, records: Sequence[Record]) -> str:
+    """The table rounded for reading, and below it how its numbers were made."""
+    lines = [_body(table)] if not table.empty else ["No cells."]
+    return "\n".join([*lines, "", *_footnote(records)]) + "\n"
+
+
+def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and rounded cells of the table that people read."""
+    headings, columns = [], []
+    for name, heading, shown in _columns(table):
+        headings.append(heading)
+        columns.append([DASH if pd.isna(value) else shown(value) for value in table[name]])
+    return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "dataset": record.dataset,
+        "system": record.system,
+        "title": record.title,
+        "time_steps": record.time_steps,
+        "sampler": record.sampler,
+        "sampler_steps": record.sampler_steps,
+        "eta": record.eta,
+        "seed": record.seed,
+        "status": record.status,
+        **record.metrics,
+        "params_millions": record.params_millions,
+        "evaluations_per_image": record.evaluations_per_image,
+        "firing_rate": record.firing_rate,
+    }
+    for name, energy in (("published", record.energy_published), ("strict", record.energy_strict)):
+        row[f"{name}_mj_per_evaluation"] = energy.per_evaluation_mj if energy else None
+        row[f"{name}_mj_per_image"] = energy.per_image_mj if energy else None
+    for stage, seconds in record.wall_seconds.items():
+        row[f"{stage}_seconds"] = seconds
+    return row | {
+        "train_steps": record.train_steps,
+        "batch_size": record.batch_size,
+        "samples": record.samples,
+        "references": record.reference_images,
+        "extractor": record.extractor,
+        "suite": record.suite,
+        "preset": record.preset,
+        "config_hash": record.config_hash,
+        "git_commit": record.git_commit,
+    }
+
+
+def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]:
+    """Name, heading and format of the columns that people see, in their order."""
+    chosen: list[tuple[str, str, Callable[[Any], str]]] = []
+    if "dataset" in table and table["dataset"].nunique() > 1:
+        chosen.append(("dataset", "Data", str))
+    chosen += [("title", "System", str), ("time_steps", "T", _whole), ("sampler", "Sampler", str)]
+    chosen.append(("sampler_steps", "Steps", _whole))
+    if table["seed"].nunique() > 1:
+        chosen.append(("seed", "Seed", _whole))
+    for kind in _FIRST_METRICS:
+        for column in map(str, table):
+            if column == kind or (column.startswith(f"{kind}_") and "_std" not in column):
+                chosen.append((column, _heading(column), _rounded(_DECIMALS[kind])))
+    chosen += [
+        ("params_millions", "Params (M)", _rounded(3)),
+        ("published_mj_per_evaluation", "Published mJ/eval", _significant),
+        ("published_mj_per_image", "Published mJ/image", _significant),
+        ("strict_mj_per_evaluation", "Strict mJ/eval", _significant),
+        ("strict_mj_per_image", "Strict mJ/image", _significant),
+        ("firing_rate", "Firing rate", _rounded(3)),
+    ]
+    return [(name, heading, shown) for name, heading, shown in chosen if name in table]
+
+
+def _kind(column: str) -> str:
+    """Metric that a column holds: ``fd_efflite0`` holds ``fd``."""
+    return column.split("_", 1)[0]
+
+
+def _heading(column: str) -> str:
+    kind, _, suffix = column.partition("_")
+    arrow = "↓" if kind in _LOWER_IS_BETTER else "↑"
+    name = _NAMES.get(kind, kind.capitalize())
+    return f"{name} ({suffix}) {arrow}" if suffix else f"{name} {arrow}"
+
+
+def _whole(value: Any) -> str:
+    return str(int(value))
+
+
+def _rounded(decimals: int) -> Callable[[Any], str]:
+    return lambda value: f"{value:.{decimals}f}"
+
+
+def _significant(value: Any) -> str:
+    return f"{value:.3g}" if value else "0"
+
+
+def _body(table: pd.DataFrame) -> str:
+    from tabulate import tabulate
+
+    headings, rows = display(table)
+    # As text: tabulate would otherwise read figures back as numbers and pad their decimals.
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+
+
+def _footnote(records: Sequence[Record]) -> list[str]:
+    done = [record for record in records if record.status == "ok"]
+    lines = []
+    if done:
+        lines += [
+            f"- Data: {_each(f'{r.dataset}, {r.image_size}x{r.image_size}' for r in done)}; "
+            + _each(
+                f"{r.samples:,} samples against {r.reference_images:,} {r.reference_split} images"
+                for r in done
+            )
+            + f"; seed {_each(str(r.seed) for r in done)}.",
+            "- Budget: "
+            + _each(
+                f"{r.train_steps:,} steps of {r.batch_size} images ({r.precision})" for r in done
+            )
+            + f"; suite {_each(r.suite for r in done)}, preset {_each(r.preset for r in done)}.",
+            f"- Extractor: {_each(str(r.extractor) for r in done)}. Energy table: "
+            f"{_each(str(r.energy_table) for r in done)}, over "
+            f"{_each(str(r.energy_images) for r in done)} images.",
+            f"- Machine: {_each(f'{r.device}, {r.cores} cores' for r in done)}.",
+            "- Versions: "
+            + _each(
+                ", ".join(f"{name} {number}" for name, number in r.versions.items()) for r in done
+            )
+            + f"; commit {_each(r.git_commit for r in done)}.",
+            f"- Command: {_each(f'`{r.command}`' for r in done)}",
+        ]
+    for record in records:
+        if record.status == "failed":
+            steps = f", T={record.time_steps}" if record.time_steps else ""
+            lines.append(f"- Failed: {record.title}{steps}: {record.reason}")
+    return lines
+
+
+def _each(values: Iterable[str]) -> str:
+    """Distinct values in order of first appearance."""
+    return " / ".join(dict.fromkeys(values))

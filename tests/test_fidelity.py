@@ -1,0 +1,452 @@
+"""bench.fidelity and bench.extractors against scipy, torch-fidelity's own chain and pictures
+whose contents are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from bench import extractors, fidelity
+from bench.datasets import Images, load
+from bench.extractors import EMBEDDED, INCEPTION, Extractor
+from bench.pictures import Pixels, Transform
+from sddpm.protocol import ImageShape
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: Any, **options: Any) -> None:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(extractors.urllib.request, "urlopen", unreachable)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[nn.Module]:
+    yield extractors.build(EMBEDDED, CPU)
+
+
+@pytest.fixture
+def reference() -> Images:
+    return load("digits", "train", limit=40)
+
+
+@pytest.fixture
+def samples() -> Tensor:
+    return load("digits", "test").__getitems__(range(32))
+
+
+def embed(network: Any, images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+    return fidelity.extract(
+        lambda start, stop: images[start:stop], len(images), network, batch_size, CPU, "test"
+    )
+
+
+def frechet(samples: Tensor, reference: Tensor) -> float:
+    """Frechet distance by singular values.
+
+    With A and B the centred features over sqrt(n - 1), the covariances are A'A and B'B and
+    the trace of the root of their product is the sum of the singular values of A B'.
+    """
+    a, b = (x.double().numpy() for x in (samples, reference))
+    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    cross = scipy.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    spread = sum((x**2).sum() for x in centred)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + spread - 2 * cross)
+
+
+def with_moments(mean: np.ndarray, covariance: np.ndarray, count: int, seed: int) -> Tensor:
+    """Features whose sample mean and covariance are exactly those given."""
+    raw = np.random.default_rng(seed).normal(size=(count, len(mean)))
+    raw -= raw.mean(0)
+    white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw, rowvar=False))).T
+    return torch.from_numpy(white @ np.linalg.cholesky(covariance).T + mean).float()
+
+
+# --- the numbers
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    means, covariances = rng.normal(size=(2, 6)), []
+    for _ in range(2):
+        root = rng.normal(size=(6, 6))
+        covariances.append(root @ root.T + 0.1 * np.eye(6))
+    one, two = (
+        fidelity.summarise(with_moments(mean, covariance, 400, seed))
+        for seed, (mean, covariance) in enumerate(zip(means, covariances, strict=True))
+    )
+    got = fidelity.compute(one, two, torch.randn(400, 5))["fid"]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    wanted = ((means[0] - means[1]) ** 2).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
+    assert got == pytest.approx(wanted, rel=1e-4)
+
+
+def test_score_is_what_numpy_and_scipy_make_of_the_features(
+    network: Any, samples: Tensor, reference: Images, tmp_path: Path
+) -> None:
+    got = fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+    real = embed(network, reference.__getitems__(range(40)))["1280"]
+    layers = embed(network, samples)
+    fake = layers["1280"]
+    assert got["fd_efflite0"] == pytest.approx(frechet(fake, real), rel=1e-3)
+
+    # KID, Binkowski et al. 2018: unbiased squared MMD under (x.y / d + 1)^3. The subsets hold
+    # all 32 samples and 32 of the 40 references, so their mean is near the whole sets' value.
+    x, y = (f.double().numpy() for f in (fake, real))
+    xx, yy, xy = ((a @ b.T / 1280 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    for k in (xx, yy):
+        np.fill_diagonal(k, 0)
+    wanted = xx.sum() / (32 * 31) + yy.sum() / (40 * 39) - 2 * xy.mean()
+    assert got["kid_efflite0"] == pytest.approx(wanted, abs=got["kid_std_efflite0"])
+    assert 0 < got["kid_std_efflite0"] < 0.2 * wanted
+
+    # Precision and recall, Kynkaanniemi et al. 2019: balls to the third neighbour.
+    def covered(points: np.ndarray, balls: np.ndarray) -> float:
+        among = np.linalg.norm(balls[:, None] - balls[None], axis=-1)
+        radii = np.sort(among, axis=1)[:, 3]
+        return float(
+            (np.linalg.norm(points[:, None] - balls[None], axis=-1) <= radii).any(1).mean()
+        )
+
+    assert got["precision_efflite0"] == pytest.approx(covered(x, y), abs=1e-6)
+    assert got["recall_efflite0"] == pytest.approx(covered(y, x), abs=1e-6)
+    assert 1 <= got["is_efflite0"] <= 1000
+
+
+def test_score_agrees_with_torch_fidelitys_own_chain(
+    network: Any, samples: Tensor, reference: Images, tmp_path: Path
+) -> None:
+    class Rgb(Dataset[Tensor]):
+        def __init__(self, images: Tensor) -> None:
+            self.images = images.expand(-1, 3, -1, -1)
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: int) -> Tensor:
+            return self.images[index]
+
+    wanted = torch_fidelity.calculate_metrics(
+        input1=Rgb(samples), input2=Rgb(reference.__getitems__(range(40))),
+        feature_extractor=EMBEDDED.key, fid=True, isc=True, kid=True, prc=True,
+        kid_subset_size=32, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    got = fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+    pairs = {
+        "fid": "frechet_inception_distance", "is": "inception_score_mean",
+        "is_std": "inception_score_std", "kid": "kernel_inception_distance_mean",
+        "kid_std": "kernel_inception_distance_std", "precision": "precision", "recall": "recall",
+    }  # fmt: skip
+    for ours, theirs in pairs.items():
+        assert got[EMBEDDED.column(ours)] == pytest.approx(wanted[theirs], rel=1e-3, abs=1e-6)
+
+
+def test_equal_sets_of_one_subset_give_one_kid_and_no_spread() -> None:
+    sets = [fidelity.summarise(torch.randn(20, 8)) for _ in range(2)]
+    metrics = fidelity.compute(*sets, torch.randn(20, 5))
+    assert "kid_std" not in metrics
+    many = fidelity.compute(*sets, torch.randn(20, 5), kid_subset_size=10)
+    assert many["kid_std"] > 0
+
+
+def test_batch_size_changes_nothing(network: Any, samples: Tensor) -> None:
+    whole, pieces = embed(network, samples, 32), embed(network, samples, 5)
+    for layer in ("1280", "logits"):
+        assert whole[layer].shape == pieces[layer].shape
+        torch.testing.assert_close(whole[layer], pieces[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_grey_is_rgb_with_equal_channels(network: Any, samples: Tensor) -> None:
+    grey, rgb = (embed(network, images) for images in (samples, samples.repeat(1, 3, 1, 1)))
+    assert torch.equal(grey["1280"], rgb["1280"])
+
+
+# --- the embedded extractor
+
+
+def test_embedded_weights_name_what_scikit_learns_photographs_show() -> None:
+    from sklearn.datasets import load_sample_images
+
+    network = extractors.EfficientNetLite0(EMBEDDED.key, ["logits"])
+    palace, flower = (
+        torch.from_numpy(picture.copy()).permute(2, 0, 1)[None, :, 40:400, 140:500]
+        for picture in load_sample_images().images
+    )
+    with torch.inference_mode():
+        classes = [network(picture)[0].argmax().item() for picture in (palace, flower)]
+    assert classes == [698, 985]  # ImageNet's palace and daisy
+
+
+def test_every_weight_is_mapped_and_folding_keeps_the_output() -> None:
+    plain, folded = (extractors.load_efficientnet_lite0() for _ in range(2))
+    assert len(plain.state_dict()) == 296
+    extractors.fold_batch_norm(folded)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(pixels), folded(pixels), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 64, 224, 256])
+def test_resizing_is_torchs_antialiased_bicubic(size: int) -> None:
+    images = torch.rand(2, 3, size, size)
+    wanted = F.interpolate(images, (224, 224), mode="bicubic", antialias=True)
+    torch.testing.assert_close(extractors.resize_bicubic(images, 224), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a.weight": torch.zeros(2)}, "1 tensors cannot fill a network of 2"),
+        ({"a.weight": torch.zeros(3), "a.bias": torch.zeros(2)}, r"a.weight \[3\] does not fit"),
+        ({"a.bias": torch.zeros(2), "a.weight": torch.zeros(2)}, "a.bias .* does not fit b.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(state: dict[str, Tensor], message: str) -> None:
+    target = {"b.weight": torch.zeros(2), "b.bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=message):
+        extractors.rename_in_order(state, target)
+
+
+def test_another_weights_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractors, "EFFICIENTNET_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="is not the EfficientNet-Lite0 file"):
+        extractors.load_efficientnet_lite0()
+
+
+def blurred(images: Tensor) -> Tensor:
+    """A 3x3 mean, edges repeated."""
+    padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(padded, 3, stride=1).round().to(torch.uint8)
+
+
+def check_order(train: Images, test: Tensor, tmp_path: Path) -> None:
+    """Held-out pictures are nearest, then blurred ones, then noise, each far from the next."""
+    noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.manual_seed(0))
+    scores = [
+        fidelity.score(images, train, extractor=EMBEDDED, cache_dir=tmp_path)
+        for images in (test, blurred(test), noise)
+    ]
+    distances = [score["fd_efflite0"] for score in scores]
+    kernels = [score["kid_efflite0"] for score in scores]
+    assert distances[1] > 1.5 * distances[0]
+    assert distances[2] > 1.5 * distances[1]
+    assert kernels[1] > 5 * abs(kernels[0])
+    assert kernels[2] > 1.5 * kernels[1]
+    assert scores[0]["precision_efflite0"] > scores[1]["precision_efflite0"]
+    assert scores[2]["precision_efflite0"] == 0
+
+
+def test_order_on_digits(tmp_path: Path) -> None:
+    train, test = load("digits", "train", limit=192), load("digits", "test", limit=192)
+    check_order(train, test.__getitems__(range(192)), tmp_path)
+
+
+def test_order_on_real_pictures(data_root: Path, tmp_path: Path) -> None:
+    if not (data_root / "cifar10").is_dir():
+        pytest.skip("the data root has no cifar10")
+    train, test = (load("cifar10", s, data_root=data_root, limit=256) for s in ("train", "test"))
+    check_order(train, test.__getitems__(range(256)), tmp_path)
+
+
+# --- columns, records, caches
+
+
+def test_columns_of_two_extractors_never_meet(
+    samples: Tensor, reference: Images, tmp_path: Path
+) -> None:
+    ours, theirs = ({e.column(m) for m in extractors.METRICS} for e in (EMBEDDED, INCEPTION))
+    assert {"fid", "is", "kid", "precision", "recall"} < theirs
+    assert not ours & theirs
+    got = fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+    assert ours < set(got)
+    assert not theirs & set(got)
+    assert not any(column.startswith("fid") for column in got)
+    assert (got["samples"], got["references"]) == (32, 40)
+    assert (got["extractor"], got["reference"]) == ("efficientnet-lite0", "digits")
+    assert got["reference_hash"] == fidelity.reference_hash(reference, EMBEDDED)
+
+
+def test_reference_statistics_are_made_once(
+    samples: Tensor, reference: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+    extract = fidelity.extract
+
+    def counted(images: Any, count: int, *rest: Any) -> dict[str, Tensor]:
+        passes.append(rest[-1])
+        return extract(images, count, *rest)
+
+    monkeypatch.setattr(fidelity, "extract", counted)
+
+    def score(images: Images) -> dict[str, Any]:
+        return fidelity.score(samples, images, extractor=EMBEDDED, cache_dir=tmp_path)
+
+    first = score(reference)
+    assert passes == ["features of digits", "features of the samples"]
+    assert score(load("digits", "train", limit=40)) == first
+    assert passes[2:] == ["features of the samples"]
+    (kept,) = tmp_path.glob("*.safetensors")
+    assert first["reference_hash"] in kept.name
+
+    changed = Pixels(reference.source.pixels.copy())
+    changed.pixels[0, 0, 0] ^= 1
+    other = score(Images(changed, Transform(1, None, 8), label="digits", horizontal_flip=False))
+    assert passes[3:] == ["features of digits", "features of the samples"]
+    assert other["reference_hash"] != first["reference_hash"]
+
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="made anew"):
+        assert score(reference) == first
+
+
+def test_an_unwritable_cache_only_warns(samples: Tensor, reference: Images, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="could not be written"):
+        got = fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path / "file")
+    assert got["fd_efflite0"] > 0
+
+
+# --- choosing
+
+
+def test_auto_without_weights_or_network_takes_the_embedded_one() -> None:
+    chosen = extractors.choose_extractor("auto")
+    assert chosen == EMBEDDED
+    assert "could not be fetched (no network in tests)" in chosen.reason
+    with pytest.raises(FileNotFoundError, match="or use the embedded extractor"):
+        extractors.choose_extractor("inception")
+    assert extractors.choose_extractor("embedded").reason
+    with pytest.raises(ValueError, match=r"'incepton' is unknown \(near: inception\)"):
+        extractors.choose_extractor("incepton")
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the weights' release: a small file named by its hash, served from disk."""
+    import hashlib
+    import urllib.request
+
+    content = b"weights" * 100_000
+    path = tmp_path / f"weights-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    path.write_bytes(content)
+    monkeypatch.setattr(extractors, "URL_INCEPTION_V3", path.as_uri())
+    opener = urllib.request.build_opener()
+    monkeypatch.setattr(
+        extractors.urllib.request, "urlopen", lambda url, timeout: opener.open(url, None, timeout)
+    )
+    return path
+
+
+def test_auto_fetches_then_finds_inception(release: Path) -> None:
+    chosen = extractors.choose_extractor("auto")
+    assert chosen == INCEPTION
+    assert "fetched" in chosen.reason
+    assert extractors.inception_weights().read_bytes() == release.read_bytes()
+    release.unlink()
+    assert "cached" in extractors.choose_extractor("auto").reason
+
+
+def test_a_truncated_or_foreign_file_is_not_inception(release: Path) -> None:
+    release.write_bytes(release.read_bytes()[:-1])
+    chosen = extractors.choose_extractor("auto")
+    assert chosen == EMBEDDED
+    assert "another file" in chosen.reason
+    assert not extractors.inception_weights().exists()
+    extractors.inception_weights().write_bytes(b"cut")
+    assert extractors.choose_extractor("auto") == EMBEDDED
+
+
+def test_inception_gives_the_standard_columns(
+    samples: Tensor, reference: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
+
+    # Untrained weights in the real file's place: the chain is tested, not the values.
+    path = extractors.inception_weights()
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "load_state_dict", lambda self, state: None)
+        patch.setattr(torch, "load", lambda *a, **b: {})
+        blank = Network("blank", ["2048"], feature_extractor_weights_path="unused")
+    torch.save(blank.state_dict(), path)
+    few = load("digits", "train", limit=12)
+    got = fidelity.score(samples[:10], few, extractor=INCEPTION, cache_dir=tmp_path)
+    assert {"fid", "is", "is_std", "kid", "kid_std", "precision", "recall"} < set(got)
+    assert got["extractor"] == "inception-v3-compat"
+
+
+def test_inception_without_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Inception-v3 weights are not at"):
+        extractors.build(INCEPTION, CPU)
+
+
+# --- unhappy paths
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            torch.zeros(20, 1, 8, 8),
+            r"torch.float32 \[20, 1, 8, 8\]; digits wants uint8 \[n, 1, 8, 8\]",
+        ),
+        (torch.zeros(20, 3, 8, 8, dtype=torch.uint8), r"wants uint8 \[n, 1, 8, 8\]"),
+        (torch.zeros(9, 1, 8, 8, dtype=torch.uint8), "9 samples are too few to score; at least 10"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(
+    samples: Tensor, message: str, reference: Images, tmp_path: Path
+) -> None:
+    assert reference.shape == ImageShape(1, 8)
+    with pytest.raises(ValueError, match=message):
+        fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+
+
+def test_a_metric_without_a_number_is_an_error_with_its_name() -> None:
+    good = fidelity.summarise(torch.randn(20, 4))
+    features = torch.randn(20, 4)
+    features[3] = torch.nan
+    with pytest.raises(ValueError, match=r"metric fid .* 20 samples against 20 references"):
+        fidelity.compute(fidelity.summarise(features), good, torch.randn(20, 5))
+    with pytest.raises(ValueError, match=r"metric is came out as nan"):
+        fidelity.compute(good, good, torch.full((20, 5), torch.inf))
+
+
+def test_equal_images_still_have_every_metric(reference: Images, tmp_path: Path) -> None:
+    flat = torch.full((12, 1, 8, 8), 128, dtype=torch.uint8)
+    got = fidelity.score(flat, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+    assert got["is_efflite0"] == pytest.approx(1, abs=1e-3)
+    assert got["recall_efflite0"] == 0
+
+
+def test_the_extractor_itself_refuses_floats() -> None:
+    network = extractors.EfficientNetLite0(EMBEDDED.key, ["1280"])
+    with pytest.raises(ValueError, match="wanted uint8"):
+        network(torch.zeros(1, 3, 8, 8))
+
+
+def test_an_extractor_is_a_value() -> None:
+    assert isinstance(extractors.choose_extractor("embedded"), Extractor)
+    assert hash(extractors.choose_extractor("embedded")) == hash(EMBEDDED)
