@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -177,7 +177,10 @@ def plan_training(
     overrides = dict(preset.config.get(system, {}))
     if time_steps is not None:
         overrides["time_steps"] = time_steps
-    where = f"suite {suite.name}, preset {preset_name}, config of {system}"
+
+    def where(field: str) -> str:
+        return suite.where("presets", preset_name, "config", system, field)
+
     budget: Budget = preset.budgets.get(system, preset.budget)
     return Training(
         system=system,
@@ -198,26 +201,29 @@ def find_preset(suite: Suite, name: str) -> Preset:
 
 
 def resolve_config(
-    system: str, preset_name: str, overrides: Mapping[str, Any], where: str
+    system: str, preset_name: str, overrides: Mapping[str, Any], where: Callable[[str], str]
 ) -> dict[str, Any]:
     """Every field of a system's Config: its defaults, its preset's, then ``overrides``.
 
     Raises:
-        ValueError: an unknown field or a value of the wrong type; ``where`` begins the message.
+        ValueError: an unknown field or a value of the wrong type; ``where`` of the field begins
+            the message.
     """
     module = load_module(system)
     legal = [field.name for field in fields(module.Config)]
-    try:
-        for name in overrides:
+    for name in overrides:
+        try:
             choose("field", name, legal)
-        given = {**module.PRESETS.get(preset_name, {}), **overrides}
+        except ValueError as error:
+            raise ValueError(f"{where(name)}: {error}") from error
+    given = {**module.PRESETS.get(preset_name, {}), **overrides}
+    try:
         config = TypeAdapter(module.Config).validate_python(given)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{where}: {field}: {problem['msg']}, not {problem['input']!r}") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        field = str(problem["loc"][0]) if problem["loc"] else "config"
+        message = f"{problem['msg']}, not {problem['input']!r}"
+        raise ValueError(f"{where(field)}: {message}") from error
     # Through JSON, so that a configuration equals the one read back from a checkpoint.
     resolved: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return resolved

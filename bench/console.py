@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes."""
-LOG_COLUMNS = 200
+LOG_COLUMNS = 320
 """Width where there is no terminal: a log or a pipe wraps nothing."""
 
 

@@ -288,20 +288,7 @@ class Runner:
     def _table(self) -> Any:
         shown = self._shown()
         have = {record.config_hash for record in shown}
-        missing = [
-            {
-                "dataset": cell.training.data.label,
-                "system": cell.system,
-                "title": find(cell.system).title,
-                "time_steps": cell.time_steps,
-                "sampler": (cell.sampling or {}).get("sampler"),
-                "sampler_steps": (cell.sampling or {}).get("steps"),
-                "seed": cell.seed,
-                "status": "missing",
-            }
-            for cell in self.plan.cells
-            if cell.hash not in have
-        ]
+        missing = [_row_of(cell) for cell in self.plan.cells if cell.hash not in have]
         return tables.frame(shown, missing)
 
     def _write_table(self) -> None:
@@ -320,6 +307,24 @@ class Runner:
         }
         records = [record for record in self._shown() if record.config_hash in hashes]
         return Outcome(self.plan.root, records, self._table(), grids)
+
+
+def _row_of(cell: Cell) -> dict[str, Any]:
+    """The row of a cell that has no record."""
+    sampling = cell.sampling or {}
+    names = (sampling.get("sampler"), sampling.get("steps"), sampling.get("eta"))
+    return {
+        "dataset": cell.training.data.label,
+        "system": cell.system,
+        "title": find(cell.system).title,
+        "time_steps": cell.time_steps,
+        "sampler": names[0],
+        "sampler_steps": names[1],
+        "eta": names[2],
+        "solver": tables.solver(*names),
+        "seed": cell.seed,
+        "status": "missing",
+    }
 
 
 @contextmanager

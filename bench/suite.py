@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -127,6 +128,14 @@ class Suite(_Strict):
     sampling: list[SamplingChoice] = Field(min_length=1)
     presets: dict[PresetName, Preset] = Field(min_length=1)
 
+    _source: tuple[str, yaml.Node | None] = PrivateAttr(default=("suite", None))
+
+    def where(self, *path: str | int) -> str:
+        """File, line and field of what stands at ``path``, for error messages."""
+        file, root = self._source
+        line = f", line {_line_of(root, list(path))}" if root is not None else ""
+        return f"{file}{line}: {'.'.join(map(str, path))}"
+
 
 def shipped_suites() -> dict[str, Traversable]:
     """Name -> file of the suites inside the package, by name."""
@@ -180,11 +189,26 @@ def parse_suite(text: str, file: str) -> Suite:
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
     try:
-        return Suite.model_validate(content)
+        suite = Suite.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(problem, root, file) for problem in error.errors()]
+        # A field that is misspelt is missing besides: the misspelling explains more.
+        found = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
+        problems = [_explain(problem, root, file) for problem in found]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more) from error
+    suite._source = (file, root)
+    return suite
+
+
+_EXPECTED = {
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+}
+"""Pydantic's error types in the words of YAML."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -204,7 +228,7 @@ def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
     path = [part for part in problem["loc"] if part != "[key]"]
     line = _line_of(root, path)
     field = ".".join(map(str, path)) or "the file"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
         message = "unknown field"
         legal = _fields_at(path[:-1])

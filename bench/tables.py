@@ -41,7 +41,7 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     if table.empty:
         return table
     distance = [name for name in table if _kind(str(name)) in ("fid", "fd")]
-    keys = ["dataset", *distance[:1], "title", "time_steps", "sampler", "seed"]
+    keys = ["dataset", *distance[:1], "title", "time_steps", "solver", "seed"]
     keys = [key for key in keys if key in table]
     return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
 
@@ -66,6 +66,13 @@ def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
+def solver(sampler: str | None, steps: int | None, eta: float | None) -> str | None:
+    """A sampler for people, as ``ddim 50`` or ``ddim 50 eta=1``; None where there is none."""
+    if sampler is None:
+        return None
+    return f"{sampler} {steps}" + (f" eta={eta:g}" if eta else "")
+
+
 def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {
         "dataset": record.dataset,
@@ -75,6 +82,7 @@ def _row(record: Record) -> dict[str, Any]:
         "sampler": record.sampler,
         "sampler_steps": record.sampler_steps,
         "eta": record.eta,
+        "solver": solver(record.sampler, record.sampler_steps, record.eta),
         "seed": record.seed,
         "status": record.status,
         **record.metrics,
@@ -105,8 +113,7 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
     chosen: list[tuple[str, str, Callable[[Any], str]]] = []
     if "dataset" in table and table["dataset"].nunique() > 1:
         chosen.append(("dataset", "Data", str))
-    chosen += [("title", "System", str), ("time_steps", "T", _whole), ("sampler", "Sampler", str)]
-    chosen.append(("sampler_steps", "Steps", _whole))
+    chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
     if table["seed"].nunique() > 1:
         chosen.append(("seed", "Seed", _whole))
     for kind in _FIRST_METRICS:

@@ -42,7 +42,9 @@ def normalise_and_fire(
         activation: spiking or not; fused if spiking.
         per_image: ``[batch, channels]``, added at every spiking step and pixel.
     """
-    neuron = activation if isinstance(activation, SpikingNeuron) and _unwatched(activation) else None
+    neuron = (
+        activation if isinstance(activation, SpikingNeuron) and _unwatched(activation) else None
+    )
     dynamics = neuron.dynamics() if neuron else None
     if neuron is None or dynamics is None or not (_fusable(norm) and _fits(y)):
         normalised = norm(y)

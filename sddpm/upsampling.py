@@ -7,6 +7,7 @@ fall on the same pixel. That is 16 products a small pixel where the plain way ta
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, interpolate, pad
 
@@ -17,6 +18,25 @@ def doubled_weight(weight: Tensor) -> Tensor:
     padded = pad(weight, (1, 1, 1, 1))
     rows = padded[..., 1:, :] + padded[..., :-1, :]
     return (rows[..., 1:] + rows[..., :-1]).flip(-1, -2).transpose(0, 1)
+
+
+def phase_weights(weight: Tensor) -> Tensor:
+    """The same as four convolutions: ``[outputs, inputs, 3, 3]`` to ``[4 outputs, inputs, 2, 2]``.
+
+    Part ``2 a + b`` of the outputs belongs to rows ``a::2`` and columns ``b::2`` of the doubled
+    image, and reads the small image padded by one pixel, from row ``a`` and column ``b`` on.
+    """
+
+    def merge(taps: tuple[Tensor, ...], phase: int, dim: int) -> Tensor:
+        first, middle, last = taps
+        pair = (first, middle + last) if phase == 0 else (first + middle, last)
+        return torch.stack(pair, dim)
+
+    phases = []
+    for row in (0, 1):
+        rows = merge(weight.unbind(-2), row, -2)
+        phases += [merge(rows.unbind(-1), column, -1) for column in (0, 1)]
+    return torch.cat(phases)
 
 
 def upsample_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -3,13 +3,14 @@ whose contents are known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.spatial
+import scipy.special
 import torch
 import torch.nn.functional as F
 import torch_fidelity
@@ -39,8 +40,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[nn.Module]:
-    yield extractors.build(EMBEDDED, CPU)
+def network() -> nn.Module:
+    return extractors.build(EMBEDDED, CPU)
 
 
 @pytest.fixture
@@ -102,35 +103,42 @@ def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
 
 
 def test_score_is_what_numpy_and_scipy_make_of_the_features(
-    network: Any, samples: Tensor, reference: Images, tmp_path: Path
+    network: Any, samples: Tensor, tmp_path: Path
 ) -> None:
+    # Half of the samples blurred: no metric is at an end of its range.
+    samples = torch.cat([samples[:16], blurred(samples[16:])])
+    reference = load("digits", "train", limit=32)
     got = fidelity.score(samples, reference, extractor=EMBEDDED, cache_dir=tmp_path)
-    real = embed(network, reference.__getitems__(range(40)))["1280"]
+    real = embed(network, reference.__getitems__(range(32)))["1280"]
     layers = embed(network, samples)
     fake = layers["1280"]
     assert got["fd_efflite0"] == pytest.approx(frechet(fake, real), rel=1e-3)
 
-    # KID, Binkowski et al. 2018: unbiased squared MMD under (x.y / d + 1)^3. The subsets hold
-    # all 32 samples and 32 of the 40 references, so their mean is near the whole sets' value.
+    # KID, Binkowski et al. 2018: unbiased squared MMD under (x.y / d + 1)^3.
     x, y = (f.double().numpy() for f in (fake, real))
     xx, yy, xy = ((a @ b.T / 1280 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     for k in (xx, yy):
         np.fill_diagonal(k, 0)
-    wanted = xx.sum() / (32 * 31) + yy.sum() / (40 * 39) - 2 * xy.mean()
-    assert got["kid_efflite0"] == pytest.approx(wanted, abs=got["kid_std_efflite0"])
-    assert 0 < got["kid_std_efflite0"] < 0.2 * wanted
+    wanted = (xx.sum() + yy.sum()) / (32 * 31) - 2 * xy.mean()
+    assert wanted > 0.01
+    assert got["kid_efflite0"] == pytest.approx(wanted, rel=1e-3)
 
     # Precision and recall, Kynkaanniemi et al. 2019: balls to the third neighbour.
     def covered(points: np.ndarray, balls: np.ndarray) -> float:
-        among = np.linalg.norm(balls[:, None] - balls[None], axis=-1)
-        radii = np.sort(among, axis=1)[:, 3]
-        return float(
-            (np.linalg.norm(points[:, None] - balls[None], axis=-1) <= radii).any(1).mean()
-        )
+        radii = np.sort(scipy.spatial.distance.cdist(balls, balls), axis=1)[:, 3]
+        return float((scipy.spatial.distance.cdist(points, balls) <= radii).any(1).mean())
 
     assert got["precision_efflite0"] == pytest.approx(covered(x, y), abs=1e-6)
     assert got["recall_efflite0"] == pytest.approx(covered(y, x), abs=1e-6)
-    assert 1 <= got["is_efflite0"] <= 1000
+    assert 0 < covered(x, y) < 1
+
+    # Inception score, Salimans et al. 2016: ten splits after torch-fidelity's fixed shuffle.
+    order = np.random.RandomState(2020).permutation(32)
+    classes = scipy.special.softmax(layers["logits"].double().numpy()[order], axis=1)
+    parts = [classes[i * 32 // 10 : (i + 1) * 32 // 10] for i in range(10)]
+    scores = [np.exp(scipy.special.rel_entr(p, p.mean(0)).sum(1).mean()) for p in parts]
+    assert got["is_efflite0"] == pytest.approx(np.mean(scores), rel=1e-3)
+    assert got["is_std_efflite0"] == pytest.approx(np.std(scores), rel=1e-2)
 
 
 def test_score_agrees_with_torch_fidelitys_own_chain(
@@ -240,33 +248,42 @@ def blurred(images: Tensor) -> Tensor:
     return F.avg_pool2d(padded, 3, stride=1).round().to(torch.uint8)
 
 
-def check_order(train: Images, test: Tensor, tmp_path: Path) -> None:
-    """Held-out pictures are nearest, then blurred ones, then noise, each far from the next."""
+def distances(train: Images, test: Tensor, tmp_path: Path) -> dict[str, list[float]]:
+    """Each column for held-out pictures, the same blurred, and noise, against ``train``."""
     noise = torch.randint(0, 256, test.shape, dtype=torch.uint8, generator=torch.manual_seed(0))
     scores = [
         fidelity.score(images, train, extractor=EMBEDDED, cache_dir=tmp_path)
         for images in (test, blurred(test), noise)
     ]
-    distances = [score["fd_efflite0"] for score in scores]
-    kernels = [score["kid_efflite0"] for score in scores]
-    assert distances[1] > 1.5 * distances[0]
-    assert distances[2] > 1.5 * distances[1]
-    assert kernels[1] > 5 * abs(kernels[0])
-    assert kernels[2] > 1.5 * kernels[1]
-    assert scores[0]["precision_efflite0"] > scores[1]["precision_efflite0"]
-    assert scores[2]["precision_efflite0"] == 0
+    columns = [EMBEDDED.column(name) for name in ("fid", "kid", "recall")]
+    return {column: [score[column] for score in scores] for column in columns}
 
 
 def test_order_on_digits(tmp_path: Path) -> None:
     train, test = load("digits", "train", limit=192), load("digits", "test", limit=192)
-    check_order(train, test.__getitems__(range(192)), tmp_path)
+    got = distances(train, test.__getitems__(range(192)), tmp_path)
+    # Measured 7.5, 86, 118. A blurred 8x8 digit is hardly a digit, so the last step is small.
+    held_out, blur, noise = got["fd_efflite0"]
+    assert held_out < blur / 5 < noise / 6
+    held_out, blur, noise = got["kid_efflite0"]
+    assert abs(held_out) < blur / 20 < noise / 25
+    assert got["recall_efflite0"][0] > 0.5 > 0.1 > max(got["recall_efflite0"][1:])
 
 
 def test_order_on_real_pictures(data_root: Path, tmp_path: Path) -> None:
     if not (data_root / "cifar10").is_dir():
         pytest.skip("the data root has no cifar10")
     train, test = (load("cifar10", s, data_root=data_root, limit=256) for s in ("train", "test"))
-    check_order(train, test.__getitems__(range(256)), tmp_path)
+    got = distances(train, test.__getitems__(range(256)), tmp_path)
+    # 256 images of 1280 features put a floor of about 88 under the Frechet distance (18, 59,
+    # 351 at 2,000 images), so the wide gaps are asked of KID, which has no such bias.
+    held_out, blur, noise = got["fd_efflite0"]
+    assert 1.2 * held_out < blur < noise / 2.5
+    held_out, blur, noise = got["kid_efflite0"]
+    assert abs(held_out) < blur / 20 < noise / 100
+    # Recall and not precision: blurring makes pictures alike, and typical.
+    assert got["recall_efflite0"][0] > 3 * got["recall_efflite0"][1] > 0
+    assert got["recall_efflite0"][2] == 0
 
 
 # --- columns, records, caches
@@ -410,7 +427,7 @@ def test_inception_without_weights_says_so(tmp_path: Path) -> None:
     [
         (
             torch.zeros(20, 1, 8, 8),
-            r"torch.float32 \[20, 1, 8, 8\]; digits wants uint8 \[n, 1, 8, 8\]",
+            r"float32 \[20, 1, 8, 8\]; digits wants uint8 \[n, 1, 8, 8\]",
         ),
         (torch.zeros(20, 3, 8, 8, dtype=torch.uint8), r"wants uint8 \[n, 1, 8, 8\]"),
         (torch.zeros(9, 1, 8, 8, dtype=torch.uint8), "9 samples are too few to score; at least 10"),

@@ -1,0 +1,342 @@
+"""Networks prepared for speed: for sampling (:func:`optimize`) and for training
+(:func:`prepare_for_training`).
+
+What the sampling engine does: BatchNorm folded into the convolutions; neurons fused with what
+is added in front of them, in one pass over memory; spikes kept in one byte and written
+straight into the concatenations; convolutions of spikes on 8-bit integers; the time embedding
+projected for all blocks at once. Each part is left out where the machine cannot run it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from sddpm import kernels
+from sddpm.convolutions import (
+    Convolution,
+    DoublingSpikeConvolution,
+    FloatConvolution,
+    SpikeConvolution,
+    affine_of,
+    bfloat16_runs,
+    fold,
+    int8_runs,
+)
+from sddpm.kernels import Affine
+from sddpm.neurons import SpikingNeuron
+from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``eps = f(x, t)``."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the engine computes with."""
+
+    currents: torch.dtype
+    """Type of everything between two neurons: float32 or bfloat16."""
+    weight_parts: int
+    """int8 parts of a weight that spikes select: 1 to 3; 0 for weights in ``currents``."""
+
+
+MODES = {"exact": Precision(torch.float32, 3), "fast": Precision(torch.bfloat16, 1)}
+"""``exact``: equal to the network but for rounding, as one float32 implementation to another.
+``fast``: weights rounded to 8 bits and currents to bfloat16, which changes single spikes and so
+the samples, but not measurably their distribution (see results/speed.md)."""
+
+
+def prepare_for_training(module: nn.Module) -> nn.Module:
+    """Put ``module``'s weights into channels-last memory and return it: its convolutions then
+    run, and its fused normalisations engage, in that order. Values do not change.
+
+    Weights in that order are not ``is_contiguous()``: formats that ask for it need a copy.
+    """
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "exact") -> Denoise:
+    """Prepare a trained network for many evaluations.
+
+    The result is a snapshot: changes of ``module`` afterwards (weights, thresholds) do not
+    reach it, so call this again after them. It takes some tens of milliseconds, and 2 seconds
+    more at the first use on a machine, for compiling the neurons.
+
+    Args:
+        module: a :class:`sddpm.unet.UNet` on the CPU. Anything else is called as it is, in
+            evaluation mode and without gradients.
+        mode: a key of :data:`MODES`, or a precision of your own. Networks without spikes, and
+            machines without int8 or bfloat16 instructions, use the next best of each.
+
+    Returns:
+        ``eps = f(x, t)``, as ``module(x, t)``, float32, any batch size.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
+    if isinstance(mode, str) and mode not in MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}, or a Precision")
+    precision = MODES[mode] if isinstance(mode, str) else mode
+    if type(module) is not UNet or _is_changed(module):
+        return _AsItIs(module)
+    if next(module.parameters()).device.type == "cuda":
+        from sddpm.cuda_engine import CapturedNetwork
+
+        return CapturedNetwork(module, half=precision.currents != torch.float32)
+    return OptimizedUNet(module, precision)
+
+
+def _is_changed(net: UNet) -> bool:
+    """Whether the network holds layers other than those that it is built with."""
+    fresh = UNet.__new__(UNet)
+    with torch.device("meta"):
+        fresh.__init__(net.config)  # type: ignore[misc]
+    kinds = [(name, type(layer)) for name, layer in fresh.named_modules()]
+    return kinds != [(name, type(layer)) for name, layer in net.named_modules()]
+
+
+class _AsItIs:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.inference_mode():
+                return self.module(x, t)
+        finally:
+            self.module.train(training)
+
+
+class _Activation:
+    """An activation together with what is added up in front of it.
+
+    Args:
+        module: the network's layer; copied.
+        precision: what the currents are in.
+    """
+
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
+        self.module = copy.deepcopy(module).eval()
+        self.dynamics = module.dynamics() if isinstance(module, SpikingNeuron) else None
+        self.time_steps: int = getattr(module, "time_steps", 1)
+        binary = self.dynamics is not None
+        self.dtype = precision.currents
+        self.spikes_in_bytes = binary and precision.weight_parts > 0 and int8_runs()
+
+    def convolution(
+        self, conv: nn.Conv2d, norm: nn.Module, precision: Precision, doubling: bool = False
+    ) -> Convolution:
+        """The convolution that reads this activation."""
+        weight, bias = fold(conv, norm)
+        stride = conv.stride[0]
+        parts, dtype = precision.weight_parts, self.dtype
+        # In several parts, a doubled convolution is no faster than in floating point.
+        if self.spikes_in_bytes and doubling and parts == 1:
+            return DoublingSpikeConvolution(weight, bias, parts=parts, dtype=dtype)
+        if self.spikes_in_bytes and not doubling:
+            return SpikeConvolution(weight, bias, stride=stride, parts=parts, dtype=dtype)
+        return FloatConvolution(weight, bias, stride=stride, dtype=dtype, doubling=doubling)
+
+    def __call__(
+        self,
+        y: Tensor,
+        *,
+        residual: Tensor | None = None,
+        per_image: Tensor | None = None,
+        keep_sum: bool = False,
+        constant: bool = False,
+        out: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Activations of ``y + residual + per_image``, and that sum if ``keep_sum``.
+
+        Args:
+            per_image: ``[images, channels]``, float32.
+            constant: ``y`` is the same at every spiking step and given once.
+            out: where to write the activations.
+            dtype: type of new activations.
+        """
+        dtype = dtype or (torch.uint8 if self.spikes_in_bytes else self.dtype)
+        if self.dynamics is not None and kernels.usable(y):
+            affine = None
+            if per_image is not None:
+                affine = Affine(torch.ones(y.shape[1]), per_image.contiguous())
+            spikes, sums = kernels.fire(
+                y, self.time_steps, self.dynamics, affine=affine, residual=residual,
+                keep_sum=keep_sum, constant=constant, spikes=out, dtype=dtype,
+            )  # fmt: skip
+            assert spikes is not None
+            return spikes, y if sums is None else sums
+        if per_image is not None:
+            steps = y.unflatten(0, (-1, len(per_image)))
+            y = (steps + per_image[:, :, None, None].to(y.dtype)).flatten(0, 1)
+        if residual is not None:
+            y = y + residual
+        h = y.repeat(self.time_steps, 1, 1, 1) if constant else y
+        spikes = self.module(h).to(dtype)
+        return spikes if out is None else out.copy_(spikes), y
+
+
+class _Block:
+    """A residual block after its first activation."""
+
+    def __init__(self, block: ResidualBlock, skip: int, precision: Precision) -> None:
+        """``skip``: channels of the input that come from the way down (0: none)."""
+        self.act1, self.act2 = (_Activation(x, precision) for x in (block.act1, block.act2))
+        self.conv1 = self.act1.convolution(block.conv1, block.bn1, precision)
+        self.conv2 = self.act2.convolution(block.conv2, block.bn2, precision)
+        self.shortcuts: list[FloatConvolution] = []
+        self.channels, self.skip = block.conv1.in_channels, skip
+        if isinstance(block.shortcut, nn.Conv2d):
+            weight, bias = fold(block.shortcut, None)
+            first = self.channels - skip
+            dtype = precision.currents
+            self.shortcuts.append(FloatConvolution(weight[:, :first], bias, dtype=dtype))
+            if skip:
+                self.shortcuts.append(FloatConvolution(weight[:, first:], None, dtype=dtype))
+
+    def __call__(
+        self, spikes: Tensor, inputs: list[Tensor], per_image: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``inputs``: the real tensors whose concatenation fired ``spikes``. Returns two tensors
+        whose sum is the block's output."""
+        middle, _ = self.act2(self.conv1(spikes), per_image=per_image)
+        residual = inputs[0]
+        if self.shortcuts:
+            residual = self.shortcuts[0](inputs[0])
+            for shortcut, other in zip(self.shortcuts[1:], inputs[1:], strict=True):
+                shortcut.add_to(residual, other)
+        return self.conv2(middle), residual
+
+
+class _Resize:
+    """A down-sampling or up-sampling layer."""
+
+    def __init__(self, layer: Downsample | Upsample, precision: Precision) -> None:
+        self.act1 = _Activation(layer.act, precision)
+        doubling = isinstance(layer, Upsample)
+        self.conv = self.act1.convolution(layer.conv, layer.bn, precision, doubling)
+        self.spikes_type = self.conv.reads  # type: ignore[attr-defined]
+
+
+class OptimizedUNet:
+    """A snapshot of a U-Net, ready to be evaluated; see :func:`optimize`."""
+
+    def __init__(self, net: UNet, precision: Precision) -> None:
+        if precision.currents == torch.bfloat16 and not bfloat16_runs():
+            precision = Precision(torch.float32, precision.weight_parts)
+        self.precision = precision
+        self.time_steps = net.config.time_steps
+        self.embedding = copy.deepcopy(net.time_embedding).eval()
+        self._prepare_stem(net.stem)
+        self.down = [self._layer(layer, 0) for layer in net.down]
+        self.middle = [self._layer(layer, 0) for layer in net.middle]
+        widths = [net.stem.conv2.out_channels]
+        for layer in net.down:
+            conv = layer.conv2 if isinstance(layer, ResidualBlock) else layer.conv
+            widths.append(conv.out_channels)
+        self.up = [
+            self._layer(layer, widths.pop() if isinstance(layer, ResidualBlock) else 0)
+            for layer in net.up
+        ]
+        blocks = [x for x in net.modules() if isinstance(x, ResidualBlock)]
+        # All blocks' projections of the time embedding in one product.
+        self.project_weight = torch.cat([x.embed.weight.detach() for x in blocks])
+        self.project_bias = torch.cat([x.embed.bias.detach() for x in blocks])
+        self.project_sizes = [x.embed.out_features for x in blocks]
+        self._prepare_head(net.head)
+        self.readout = copy.deepcopy(net.readout).eval()
+
+    def _layer(self, layer: nn.Module, skip: int) -> _Block | _Resize:
+        if isinstance(layer, ResidualBlock):
+            return _Block(layer, skip, self.precision)
+        assert isinstance(layer, Downsample | Upsample)
+        return _Resize(layer, self.precision)
+
+    def _prepare_stem(self, stem: Stem) -> None:
+        self.stem_conv1 = FloatConvolution(*fold(stem.conv1, stem.bn1))
+        self.stem_act = _Activation(stem.act, self.precision)
+        self.stem_conv2 = self.stem_act.convolution(stem.conv2, stem.bn2, self.precision)
+
+    def _prepare_head(self, head: Head) -> None:
+        scale, shift = affine_of(head.bn)
+        self.head_scale = scale.float()[:, None, None].to(self.precision.currents)
+        self.head_shift = shift.float()[:, None, None].to(self.precision.currents)
+        weight, bias = fold(head.conv, None)
+        self.head_conv = FloatConvolution(weight, bias, dtype=self.precision.currents)
+        self.temporal_conv = FloatConvolution(*fold(head.temporal_conv, head.temporal_bn))
+
+    def describe(self) -> str:
+        """What runs, in words, for logs and tables."""
+        int8 = self.stem_act.spikes_in_bytes
+        native = self.stem_act.dynamics is not None and kernels.library() is not None
+        parts = f"int8 x {self.precision.weight_parts}" if int8 else "plain"
+        currents = str(self.precision.currents).removeprefix("torch.")
+        return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in ``x`` ``[batch, image_channels, H, W]`` at steps ``t`` ``[batch]``."""
+        embedding = silu(self.embedding(t))
+        projected = torch.addmm(self.project_bias, embedding, self.project_weight.T)
+        per_image = iter(projected.split(self.project_sizes, dim=1))
+
+        x = x.float().contiguous(memory_format=torch.channels_last)
+        spikes, _ = self.stem_act(self.stem_conv1(x), constant=True)
+        # `pair`: two tensors (the second may be None) whose sum is the running tensor.
+        pair: tuple[Tensor, Tensor | None] = self.stem_conv2(spikes), None
+        stored: list[Tensor] = []
+        for layer in [*self.down, *self.middle]:
+            spikes, h = self._enter(layer, pair)
+            if len(stored) <= len(self.down):
+                stored.append(h)
+            if isinstance(layer, _Block):
+                pair = layer(spikes, [h], next(per_image))
+            else:
+                pair = layer.conv(spikes), None
+        for layer in self.up:
+            if isinstance(layer, _Resize):
+                spikes, _ = self._enter(layer, pair, keep=False)
+                pair = layer.conv(spikes), None
+                continue
+            spikes, inputs = self._concatenate(layer, pair, stored.pop())
+            pair = layer(spikes, inputs, next(per_image))
+        return self._head(pair[0] if pair[1] is None else pair[0] + pair[1])
+
+    def _enter(
+        self, layer: _Block | _Resize, pair: tuple[Tensor, Tensor | None], keep: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Spikes for ``layer`` and the running tensor itself (if ``keep``)."""
+        y, residual = pair
+        dtype = layer.spikes_type if isinstance(layer, _Resize) else None
+        return layer.act1(y, residual=residual, keep_sum=keep and residual is not None, dtype=dtype)
+
+    def _concatenate(
+        self, block: _Block, pair: tuple[Tensor, Tensor | None], skip: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Spikes of the concatenation of the running and the stored tensor, and both."""
+        y, residual = pair
+        act = block.act1
+        spikes = torch.empty(
+            (len(y), block.channels, *y.shape[2:]),
+            dtype=torch.uint8 if act.spikes_in_bytes else self.precision.currents,
+            memory_format=torch.channels_last,
+        )
+        first = block.channels - block.skip
+        _, h = act(y, residual=residual, keep_sum=residual is not None, out=spikes[:, :first])
+        act(skip, out=spikes[:, first:])
+        return spikes, [h, skip]
+
+    def _head(self, h: Tensor) -> Tensor:
+        h = silu(torch.addcmul(self.head_shift, h, self.head_scale), inplace=True)
+        h = self.head_conv(h).float()
+        return self.readout(h + silu(self.temporal_conv(h)))
