@@ -165,9 +165,18 @@ def main(debug: bool) -> None:
 @_device
 @_extractor
 @_energy_table
+@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=120.0, show_default=True,
+              help="Most training that a kill can lose.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
 @click.pass_context
-def run(ctx: click.Context, device: Any, devices: int, dry_run: bool, **given: Any) -> None:
+def run(
+    ctx: click.Context,
+    device: Any,
+    devices: int,
+    checkpoint_seconds: float,
+    dry_run: bool,
+    **given: Any,
+) -> None:
     """Train, sample, score and measure every cell of a suite, then print the table.
 
     Cells are systems x time steps x samplers x seeds. What is done is not redone: a second run
@@ -202,8 +211,14 @@ def run(ctx: click.Context, device: Any, devices: int, dry_run: bool, **given: A
     if machine.first:
         print_configuration(plan)
         click.echo(f"device: {machine.name}, {machine.cores} cores", err=True)
-    say = Runner(plan, machine, say=lambda line: click.echo(line, err=True), on_failure=show)
-    outcome = say.run()
+    runner = Runner(
+        plan,
+        machine,
+        say=lambda line: click.echo(line, err=True),
+        on_failure=show,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    outcome = runner.run()
     if machine.first:
         print_outcome(outcome)
     if outcome.failed:
@@ -219,15 +234,13 @@ def run(ctx: click.Context, device: Any, devices: int, dry_run: bool, **given: A
 @_seed
 @_device
 def train(
-    suite: str,
-    preset: str,
     system: str,
     time_steps: int | None,
-    data_root: str | None,
     out: Path,
     seed: int,
     device: Any,
     devices: int,
+    **given: Any,
 ) -> None:
     """Train one system as a suite says, and leave its checkpoint in OUT/checkpoint.
 
@@ -242,9 +255,7 @@ def train(
     from bench.plan import Options, load_split, make_plan
 
     chosen = () if time_steps is None else (time_steps,)
-    plan = make_plan(
-        Options(suite, preset, (system,), chosen, seeds=(seed,), data_root=data_root, out=out)
-    )
+    plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
     images = load_split(plan, "train")
     machine = Machine(device, devices)
     checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
@@ -335,15 +346,7 @@ def evaluate(
 @click.option("--num", type=_POSITIVE, default=4, show_default=True, help="Images.")
 @_energy_table
 @_how
-def energy(
-    checkpoint: Path,
-    num: int,
-    energy_table: str | None,
-    sampler: str | None,
-    time_steps: int | None,
-    seed: int,
-    device: Any,
-) -> None:
+def energy(checkpoint: Path, num: int, energy_table: str | None, **how: Any) -> None:
     """Count the operations of really drawing images, and price them.
 
     \b
@@ -351,17 +354,13 @@ def energy(
       sddpm-bench energy --ckpt CHECKPOINT --num 4 --sampler ddim:50
     """
     from bench import stages
-    from bench.checkpoints import open_checkpoint
     from bench.energy import DEFAULT_TABLE, TABLES
-    from bench.machine import Machine
     from bench.measured import summarise_energy
     from bench.registry import choose
 
     table = choose("energy table", energy_table or DEFAULT_TABLE, TABLES)
-    machine = Machine(device)
-    system, sampling = open_checkpoint(checkpoint, machine, sampler, time_steps)
-    facts = stages.count_operations(system, machine, images=num, seed=seed, sampling=sampling)
-    print_pairs(summarise_energy(facts, table))
+    opened = _open(checkpoint, **how)
+    print_pairs(summarise_energy(stages.count_operations(*opened, images=num), table))
 
 
 @main.command("list")
@@ -372,22 +371,20 @@ def list_(what: str) -> None:
     print_table(headings, rows)
 
 
-def _draw(
-    checkpoint: Path,
-    num: int,
-    *,
-    sampler: str | None,
-    time_steps: int | None,
-    batch: int,
-    seed: int,
-    device: Any,
-) -> Any:
-    from bench import stages
+def _open(checkpoint: Path, **how: Any) -> tuple[Any, ...]:
+    """System, machine, seed and sampling options, as the functions of bench.stages take them."""
     from bench.checkpoints import open_checkpoint
     from bench.machine import Machine
 
-    system, sampling = open_checkpoint(checkpoint, Machine(device), sampler, time_steps)
-    return stages.draw(system, count=num, seed=seed, sampling=sampling, batch=batch)
+    machine = Machine(how["device"])
+    system, sampling = open_checkpoint(checkpoint, machine, how["sampler"], how["time_steps"])
+    return system, machine, how["seed"], sampling
+
+
+def _draw(checkpoint: Path, num: int, batch: int, **how: Any) -> Any:
+    from bench import stages
+
+    return stages.draw(*_open(checkpoint, **how), count=num, batch=batch)
 
 
 def _command_line(ctx: click.Context) -> str:

@@ -173,16 +173,17 @@ def sample(
 
 def draw(
     system: System,
-    *,
-    count: int,
+    machine: Machine,
     seed: int,
     sampling: Mapping[str, Any] | None,
+    *,
+    count: int,
     batch: int,
     progress: bool = True,
 ) -> NDArray[np.uint8]:
     """The first ``count`` images of ``seed``, uint8 ``[count, C, H, W]``, without a file."""
     parts = []
-    bar, advance = _bar("sample", count, progress)
+    bar, advance = _bar("sample", count, progress and machine.first)
     with bar:
         for start in range(0, count, batch):
             seeds = image_seeds(seed, start, min(start + batch, count))
@@ -261,7 +262,7 @@ def meter_energy(
     """
     if is_metered(folder, images):
         return read_json(folder / ENERGY)
-    facts = count_operations(system(), machine, images=images, seed=seed, sampling=sampling)
+    facts = count_operations(system(), machine, seed, sampling, images=images)
     write_json(folder / ENERGY, facts)
     return facts
 
@@ -269,10 +270,10 @@ def meter_energy(
 def count_operations(
     system: System,
     machine: Machine,
-    *,
-    images: int,
     seed: int,
     sampling: Mapping[str, Any] | None,
+    *,
+    images: int,
 ) -> dict[str, Any]:
     """What drawing the first ``images`` images of ``seed`` executes, JSON-ready."""
     begun = time.monotonic()

@@ -156,7 +156,7 @@ def _significant(value: Any) -> str:
 
 
 def _body(table: pd.DataFrame) -> str:
-    from tabulate import tabulate
+    from tabulate import tabulate  # type: ignore[import-untyped]
 
     headings, rows = display(table)
     # As text: tabulate would otherwise read figures back as numbers and pad their decimals.
