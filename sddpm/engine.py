@@ -84,7 +84,7 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
     if isinstance(mode, str) and mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}, or a Precision")
     precision = MODES[mode] if isinstance(mode, str) else mode
-    if type(module) is not UNet or _is_changed(module):
+    if type(module) is not UNet or module.config.temporal_scaling or _is_changed(module):
         return _AsItIs(module)
     if next(module.parameters()).device.type == "cuda":
         from sddpm.cuda_engine import CapturedNetwork
@@ -285,7 +285,7 @@ class OptimizedUNet:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predict the noise in ``x`` ``[batch, image_channels, H, W]`` at steps ``t`` ``[batch]``."""
+        """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
         embedding = silu(self.embedding(t))
         projected = torch.addmm(self.project_bias, embedding, self.project_weight.T)
         per_image = iter(projected.split(self.project_sizes, dim=1))

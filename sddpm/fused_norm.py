@@ -85,7 +85,8 @@ def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Mean and reciprocal deviation of the batch, float64; updates the running statistics."""
     mean, variance = kernels.channel_moments(y.detach())
     if norm.track_running_stats and norm.running_mean is not None:
-        assert norm.num_batches_tracked is not None and norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.running_var is not None
         norm.num_batches_tracked.add_(1)
         share = norm.momentum
         if share is None:  # BatchNorm's name for a plain average over all batches

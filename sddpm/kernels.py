@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_FLAGS = (
-    "-std=c++17 -O3 -march=native -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math "
+_FLAGS = [
+    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp"),
+    *("-fno-math-errno", "-fno-trapping-math"),
     # A fused multiply-add would round a membrane differently from the torch formula.
-    "-ffp-contract=off"
-).split()
+    "-ffp-contract=off",
+]
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 _log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ and the meter in :mod:`bench.meter` checks the statement against the numbers it 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import torch
@@ -33,14 +34,26 @@ def declare(module: Module, *, reads: Reads) -> Module:
     return module
 
 
-def conv3x3(inputs: int, outputs: int, *, reads: Reads, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (halves it at stride 2), Xavier-initialised."""
-    return _xavier(declare(nn.Conv2d(inputs, outputs, 3, stride, 1), reads=reads))
+def conv3x3(
+    inputs: int,
+    outputs: int,
+    *,
+    reads: Reads,
+    stride: int = 1,
+    make: Callable[..., nn.Conv2d] = nn.Conv2d,
+) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (halves it at stride 2), Xavier-initialised.
+
+    ``make`` builds it, from the arguments of ``nn.Conv2d``.
+    """
+    return _xavier(declare(make(inputs, outputs, 3, stride, 1), reads=reads))
 
 
-def conv1x1(inputs: int, outputs: int, *, reads: Reads) -> nn.Conv2d:
+def conv1x1(
+    inputs: int, outputs: int, *, reads: Reads, make: Callable[..., nn.Conv2d] = nn.Conv2d
+) -> nn.Conv2d:
     """A 1x1 convolution, Xavier-initialised."""
-    return _xavier(declare(nn.Conv2d(inputs, outputs, 1), reads=reads))
+    return _xavier(declare(make(inputs, outputs, 1), reads=reads))
 
 
 def linear(inputs: int, outputs: int, *, reads: Reads) -> nn.Linear:

@@ -8,8 +8,9 @@ inference it is a fixed affine map, so the mean over spiking steps stays an ANN'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn.functional import silu
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
 from sddpm.neurons import DirectEncoding, MembraneReadout, is_spiking, make_activation
+from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
 
 
@@ -41,9 +43,45 @@ class UNetConfig:
     """Firing threshold, or start value of the quantised ReLU's clip."""
     diffusion_steps: int = 1000
     """Rows of the time embedding's table."""
+    temporal_scaling: bool = False
+    """TSM: scale every convolution's current by a learned scalar per spiking step."""
 
 
-Activation = Callable[[], nn.Module]
+@dataclass(frozen=True)
+class Recipe:
+    """How the blocks make their layers."""
+
+    config: UNetConfig
+
+    @property
+    def reads(self) -> Reads:
+        """What the layers after an activation read."""
+        return "spikes" if is_spiking(self.config.activation) else "real"
+
+    def activation(self) -> nn.Module:
+        return make_activation(
+            self.config.activation, self.config.time_steps, self.config.threshold
+        )
+
+    def conv3x3(self, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+        """A convolution that reads an activation."""
+        return conv3x3(inputs, outputs, reads=self.reads, stride=stride, **self._tsm())
+
+    def conv3x3_real(self, inputs: int, outputs: int, constant: bool = False) -> nn.Conv2d:
+        """A convolution that reads real numbers; ``constant`` ones are given once for all steps."""
+        return conv3x3(inputs, outputs, reads="real", **self._tsm(constant))
+
+    def shortcut(self, inputs: int, outputs: int) -> nn.Module:
+        """The identity where the channels stay, else a 1x1 convolution of real numbers."""
+        if inputs == outputs:
+            return nn.Identity()
+        return conv1x1(inputs, outputs, reads="real", **self._tsm())
+
+    def _tsm(self, constant: bool = False) -> dict[str, Any]:
+        if not self.config.temporal_scaling:
+            return {}
+        make = partial(TemporalConv2d, time_steps=self.config.time_steps, constant=constant)
+        return {"make": make}
 
 
 class Stem(nn.Module):
@@ -53,15 +91,15 @@ class Stem(nn.Module):
     result is repeated: the direct encoding of the paper at 1/T of the cost.
     """
 
-    def __init__(
-        self, image_channels: int, channels: int, act: Activation, reads: Reads, time_steps: int
-    ) -> None:
+    def __init__(self, image_channels: int, channels: int, recipe: Recipe) -> None:
         super().__init__()
-        self.conv1 = conv3x3(image_channels, channels, reads="real")
-        self.encode = DirectEncoding(time_steps)
+        self.conv1 = recipe.conv3x3_real(image_channels, channels, constant=True)
+        # TSM's first convolution differs from step to step, so it encodes by itself.
+        tsm = recipe.config.temporal_scaling
+        self.encode = nn.Identity() if tsm else DirectEncoding(recipe.config.time_steps)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.act = act()
-        self.conv2 = conv3x3(channels, channels, reads=reads)
+        self.act = recipe.activation()
+        self.conv2 = recipe.conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,20 +113,16 @@ class ResidualBlock(nn.Module):
     The shortcut reads the real-valued running sum, not spikes.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, embedding: int, act: Activation, reads: Reads
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, recipe: Recipe) -> None:
         super().__init__()
-        self.act1 = act()
-        self.conv1 = conv3x3(inputs, outputs, reads=reads)
+        self.act1 = recipe.activation()
+        self.conv1 = recipe.conv3x3(inputs, outputs)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.embed = linear(embedding, outputs, reads="real")
-        self.act2 = act()
-        self.conv2 = conv3x3(outputs, outputs, reads=reads)
+        self.act2 = recipe.activation()
+        self.conv2 = recipe.conv3x3(outputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = (
-            conv1x1(inputs, outputs, reads="real") if inputs != outputs else nn.Identity()
-        )
+        self.shortcut = recipe.shortcut(inputs, outputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""
@@ -100,10 +134,10 @@ class ResidualBlock(nn.Module):
 class Downsample(nn.Module):
     """Activation, 3x3 convolution of stride 2, BN."""
 
-    def __init__(self, channels: int, act: Activation, reads: Reads) -> None:
+    def __init__(self, channels: int, recipe: Recipe) -> None:
         super().__init__()
-        self.act = act()
-        self.conv = conv3x3(channels, channels, reads=reads, stride=2)
+        self.act = recipe.activation()
+        self.conv = recipe.conv3x3(channels, channels, stride=2)
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,10 +147,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Activation, nearest-neighbour doubling, 3x3 convolution, BN."""
 
-    def __init__(self, channels: int, act: Activation, reads: Reads) -> None:
+    def __init__(self, channels: int, recipe: Recipe) -> None:
         super().__init__()
-        self.act = act()
-        self.conv = conv3x3(channels, channels, reads=reads)
+        self.act = recipe.activation()
+        self.conv = recipe.conv3x3(channels, channels)
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,10 +161,10 @@ class Head(nn.Module):
     """Features to noise: ``h = conv(Swish(BN(x)))`` and the temporal head on top of it,
     ``h + Swish(BN(conv3x3(h)))``, at every spiking step."""
 
-    def __init__(self, channels: int, image_channels: int) -> None:
+    def __init__(self, channels: int, image_channels: int, recipe: Recipe) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
-        self.conv = conv3x3(channels, image_channels, reads="real")
+        self.conv = recipe.conv3x3_real(channels, image_channels)
         nn.init.xavier_uniform_(self.conv.weight, gain=1e-5)
         self.temporal_conv = conv3x3(image_channels, image_channels, reads="real")
         self.temporal_bn = nn.BatchNorm2d(image_channels)
@@ -154,18 +188,15 @@ class UNet(nn.Module):
         super().__init__()
         _check(config)
         self.config = config
-        reads: Reads = "spikes" if is_spiking(config.activation) else "real"
+        recipe = Recipe(config)
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         embedding = 4 * config.channels
 
-        def act() -> nn.Module:
-            return make_activation(config.activation, config.time_steps, config.threshold)
-
         def block(inputs: int, outputs: int) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, embedding, act, reads)
+            return ResidualBlock(inputs, outputs, embedding, recipe)
 
         self.time_embedding = TimeEmbedding(config.channels, config.diffusion_steps)
-        self.stem = Stem(config.image_channels, config.channels, act, reads, config.time_steps)
+        self.stem = Stem(config.image_channels, config.channels, recipe)
 
         self.down = nn.ModuleList()
         now, stored = config.channels, [config.channels]
@@ -175,7 +206,7 @@ class UNet(nn.Module):
                 now = width
                 stored.append(now)
             if level < len(widths) - 1:
-                self.down.append(Downsample(now, act, reads))
+                self.down.append(Downsample(now, recipe))
                 stored.append(now)
 
         self.middle = nn.ModuleList([block(now, now), block(now, now)])
@@ -186,9 +217,9 @@ class UNet(nn.Module):
                 self.up.append(block(now + stored.pop(), width))
                 now = width
             if level > 0:
-                self.up.append(Upsample(now, act, reads))
+                self.up.append(Upsample(now, recipe))
 
-        self.head = Head(now, config.image_channels)
+        self.head = Head(now, config.image_channels, recipe)
         self.readout = MembraneReadout(config.time_steps)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -220,6 +251,8 @@ def _check(config: UNetConfig) -> None:
     if config.blocks < 1:
         raise ValueError(f"blocks={config.blocks}: expected at least 1")
     make_activation(config.activation, config.time_steps, config.threshold)
+    if config.temporal_scaling and not is_spiking(config.activation):
+        raise ValueError(f"temporal_scaling needs spiking time; {config.activation!r} has none")
 
 
 def check_image_size(config: UNetConfig, size: int) -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,6 @@ def test_a_flat_folder_keeps_its_last_tenth_for_testing(tmp_path: Path) -> None:
 def test_a_whole_official_set_is_split_officially(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     # CelebA's own split, to scale: 6 train, 2 validation, 2 test, by file name.
     small = replace(DATASETS["celeba"], train_images=6, test_images=2)
     monkeypatch.setitem(DATASETS, "celeba", small)
@@ -268,7 +267,7 @@ def test_an_unwritable_cache_only_warns(cifar_root: Path, caches: Path) -> None:
 
 
 def test_a_large_set_is_decoded_by_the_batch(
-    cifar_root: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+    cifar_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = everything(load("cifar10", "train", data_root=cifar_root))
     monkeypatch.setattr(pictures, "RAM_LIMIT_BYTES", 20 * 3 * 32 * 32 - 1)

@@ -1,0 +1,159 @@
+"""Imports go downwards only; modules load; no option is without a reader."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from bench.registry import SYSTEMS
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("sddpm", "baselines", "conversion", "bench")
+FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
+# What the harness may know of the ground floor: protocols, files and the training loop.
+BENCH_MAY = {
+    "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "version",
+}  # fmt: skip
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at the top or inside a function, `from a import b` as
+    both ``a`` and ``a.b``."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offends(module: str, target: str) -> bool:
+    """Whether ``module`` must not import ``target``."""
+    floor, to = module.split(".")[0], target.split(".")
+    if to[0] not in FLOORS or target in FLOORS:
+        return to[0] in FLOORS and to[0] != floor and target != "sddpm"
+    if floor == "sddpm":
+        return to[0] != "sddpm"
+    if floor in ("baselines", "conversion"):
+        own = floor == "conversion" and to[0] == "conversion"
+        return not own and (to[0] != "sddpm" or to[1] == "system")
+    if to[0] == "sddpm":
+        return to[1] not in BENCH_MAY
+    return to[0] != "bench"
+
+
+@pytest.mark.parametrize("path", FILES, ids=MODULES)
+def test_imports_go_downwards(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    bad = [target for target in imported(path) if offends(module, target)]
+    assert not bad, f"{module} imports {bad}"
+
+
+@pytest.mark.parametrize(
+    ("module", "target"),
+    [
+        ("sddpm.unet", "baselines.ddpm"),
+        ("sddpm.unet", "bench"),
+        ("baselines.sgad", "baselines.fsvae"),
+        ("baselines.sgad", "sddpm.system"),
+        ("conversion.convert", "baselines.ann_twin"),
+        ("bench.cells", "baselines.ann_twin"),
+        ("bench.cells", "sddpm.system"),
+        ("bench.cells", "sddpm.neurons"),
+    ],
+)
+def test_the_check_sees_a_wrong_edge(module: str, target: str) -> None:
+    assert offends(module, target)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_loads(module: str) -> None:
+    import_module(module.removesuffix(".__init__"))
+
+
+def test_only_the_command_line_knows_click() -> None:
+    assert [m for p, m in zip(FILES, MODULES, strict=True) if "click" in imported(p)] == [
+        "bench.cli"
+    ]
+
+
+def test_no_system_is_named_outside_the_registry() -> None:
+    for path, module in zip(FILES, MODULES, strict=True):
+        if module.startswith("bench.") and module != "bench.registry":
+            constants = {
+                node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)
+            }
+            named = {value for value in constants if isinstance(value, str)} & set(SYSTEMS)
+            assert not named, f"{module} names {named}"
+
+
+def option_classes() -> list[type]:
+    """Every class of options, but DiffusionConfig, which diffusers reads whole."""
+    from bench.plan import Options
+    from sddpm.denoising import DenoiserTraining
+    from sddpm.samplers import Sampling
+    from sddpm.training import TrainConfig
+    from sddpm.unet import UNetConfig
+
+    systems = [import_module(entry.module).Config for entry in SYSTEMS.values()]
+    others = [Options, DenoiserTraining, Sampling, TrainConfig, UNetConfig]
+    return [*systems, *others]
+
+
+@cache
+def read_attributes() -> set[str]:
+    """Attributes read from something that is called a configuration (or ``self``)."""
+    names = set()
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                holder = node.value
+                owner = holder.attr if isinstance(holder, ast.Attribute) else None
+                owner = holder.id if isinstance(holder, ast.Name) else owner
+                if owner and owner.lstrip("_").split("_")[-1] in {
+                    "config", "training", "sampling", "settings", "options", "self", "diffusion",
+                }:  # fmt: skip
+                    names.add(node.attr)
+    return names
+
+
+@pytest.mark.parametrize("options", option_classes(), ids=lambda c: f"{c.__module__}.{c.__name__}")
+def test_every_option_has_a_reader(options: type) -> None:
+    assert is_dataclass(options)
+    unread = [field.name for field in fields(options) if field.name not in read_attributes()]
+    assert not unread, f"{options.__module__}.{options.__name__}: nothing reads {unread}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["list", "systems"], ["list", "suites"]]
+)
+def test_help_and_lists_do_not_wait_for_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom bench.cli import main\n"
+        f"main({arguments!r}, standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_tables_import_no_torch() -> None:
+    code = "import sys, bench.tables, bench.records; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
