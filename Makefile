@@ -24,7 +24,7 @@ demo: venv ## train SDDPM and its ANN twins on 8x8 digits and print the table (u
 	$(BIN)/sddpm-bench run --suite digits --out runs/demo
 
 test: venv ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: venv ## check style and types
 	$(BIN)/ruff check .

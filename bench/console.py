@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from bench.plan import Plan
@@ -41,7 +41,7 @@ def print_outcome(outcome: Outcome) -> None:
     from bench.run import TABLE_MD
     from bench.tables import display
 
-    print_table(*display(outcome.table))
+    print_table(*display(outcome.table), repeat=3)
     for record in outcome.failed:
         print(f"failed: {record.title}: {record.reason}", file=sys.stderr)
     for label, path in outcome.grids.items():
@@ -50,22 +50,45 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"folder: {outcome.root}")
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; columns of figures stand to the right."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: int = 1) -> None:
+    """A table; columns of figures stand to the right.
+
+    One that is wider than the terminal is printed in parts, which repeat the first ``repeat``
+    columns: a folded figure could not be read.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for number, heading in enumerate(headings):
-        figures = number > 0 and all(_is_figure(row[number]) for row in rows)
-        table.add_column(heading, justify="right" if figures else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
     console = Console()
     if not console.is_terminal:
         console.width = LOG_COLUMNS
-    console.print(table)
+    widths = [
+        max(len(text) for text in (*heading.split(), *(row[number] for row in rows)))
+        for number, heading in enumerate(headings)
+    ]
+    for part in _parts(widths, repeat, console.width):
+        table = Table(box=box.SIMPLE_HEAD)
+        for number in part:
+            figures = number > 0 and all(_is_figure(row[number]) for row in rows)
+            justify: Literal["left", "right"] = "right" if figures else "left"
+            table.add_column(headings[number], justify=justify, min_width=widths[number])
+        for row in rows:
+            table.add_row(*(row[number] for number in part))
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], repeat: int, limit: int) -> list[list[int]]:
+    """Columns of each part of a table, so that no part is wider than ``limit``."""
+    first = list(range(min(repeat, len(widths))))
+    parts = [list(first)]
+    for number in range(len(first), len(widths)):
+        # Two blanks around each column, and one at either edge.
+        needed = 2 + sum(widths[column] + 2 for column in [*parts[-1], number])
+        if needed > limit and len(parts[-1]) > len(first):
+            parts.append(list(first))
+        parts[-1].append(number)
+    return parts
 
 
 def _is_figure(text: str) -> bool:

@@ -39,6 +39,14 @@ SYSTEMS: dict[str, Entry] = {
     "sddpm": Entry(
         "sddpm.system", "SDDPM", "Cao et al. 2024, arXiv 2306.17046", "trained", samplers=True
     ),
+    "sddpm_tsm": Entry(
+        "sddpm.tsm",
+        "SDDPM (TSM)",
+        "Cao et al. 2024, arXiv 2408.16467",
+        "trained",
+        parent="sddpm",
+        samplers=True,
+    ),
     "ann_twin": Entry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
     ),

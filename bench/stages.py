@@ -153,9 +153,11 @@ def sample(
     missing = [(start, path) for start, path in mine if not path.is_file()]
     if missing:
         model = system()
-        bar, advance = _bar("sample", count, progress and machine.first)
+        sizes = {path: min(batch, count - start) for start, path in mine}
+        # The bar shows this process's share.
+        bar, advance = _bar("sample", sum(sizes.values()), progress and machine.first)
         with bar:
-            advance(sum(min(batch, count - start) for start, path in mine if path.is_file()))
+            advance(sum(size for path, size in sizes.items() if path.is_file()))
             for start, path in missing:
                 begun = time.monotonic()
                 seeds = image_seeds(seed, start, min(start + batch, count))
@@ -163,7 +165,7 @@ def sample(
                 seconds = time.monotonic() - begun
                 with atomic_write(path) as temporary, temporary.open("wb") as file:
                     np.savez(file, images=drawn, seconds=np.float64(seconds))
-                advance(len(drawn) * machine.world)
+                advance(sizes[path])
     machine.barrier()
     if machine.first:
         _join(shards, folder, machine)
@@ -278,7 +280,9 @@ def count_operations(
     """What drawing the first ``images`` images of ``seed`` executes, JSON-ready."""
     begun = time.monotonic()
     with Meter(system.generator) as meter:
-        system.sample(image_seeds(seed, 0, images), sampling)
+        # The network as it is: a prepared one runs other operators than it stands for.
+        plain = None if sampling is None else {**sampling, "engine": "plain"}
+        system.sample(image_seeds(seed, 0, images), plain)
     counts = meter.counts(images=images)
     return {
         "images": images,

@@ -22,7 +22,7 @@ class CapturedNetwork:
     """
 
     def __init__(self, net: nn.Module, *, half: bool) -> None:
-        self.net = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)
         self.half = half
         self.captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
+from sddpm.engine import optimize
+from sddpm.guidance import guided, read_thresholds
 from sddpm.protocol import ImageShape, Step, System
-from sddpm.samplers import Denoise, Sampling, sample
+from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Denoiser(System):
         self.training_config = training
         self.diffusion = Diffusion(diffusion or DiffusionConfig())
         self.averaged = _average(net, training.ema_decay) if training.ema_decay else None
+        self.gamma: Tensor | None = None
+        """Statistics for the samplers that need them (:func:`sddpm.analytic.estimate_gamma`)."""
+        self._engine: tuple[Any, Denoise] | None = None
         self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=training.learning_rate)}
 
     @property
@@ -80,16 +85,44 @@ class Denoiser(System):
             self.averaged.update_parameters(self.net)
         return {"loss": loss.detach()}
 
-    def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
-        return self.sample_with(self.generator.eval(), seeds, sampling)
-
-    def sample_with(
-        self, denoise: Denoise, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None
+    def sample(
+        self,
+        seeds: Sequence[int],
+        sampling: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
-        """Sample with ``denoise`` in place of the generator (an optimised form of it, say)."""
-        device = next(self.parameters()).device
+        """One image in [-1, 1] per seed; ``on_step`` looks inside, as in
+        :func:`sddpm.samplers.sample`."""
         settings = Sampling(**(sampling or {}))
-        return sample(denoise, self.shape, seeds, self.diffusion.config, settings, device)
+        device = next(self.parameters()).device
+        generator = self.generator.eval()
+        with guided(generator, settings.threshold):
+            return sample(
+                self._prepared(settings.engine),
+                self.shape,
+                seeds,
+                self.diffusion.config,
+                settings,
+                device,
+                gamma=self.gamma,
+                on_step=on_step,
+            )
+
+    def _prepared(self, engine: str) -> Denoise:
+        """The generator in the form that ``engine`` names, prepared once per state of weights
+        and thresholds."""
+        if engine == "plain":
+            return self.generator
+        thresholds = read_thresholds(self.generator)
+        versions = tuple(
+            tensor._version
+            for name, tensor in self.generator.state_dict(keep_vars=True).items()
+            if not name.endswith("theta")
+        )
+        key = (engine, tuple(thresholds.items()), versions, next(self.parameters()).device)
+        if self._engine is None or self._engine[0] != key:
+            self._engine = (key, optimize(self.generator, engine))  # type: ignore[arg-type]
+        return self._engine[1]
 
 
 def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:

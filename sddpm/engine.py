@@ -59,7 +59,7 @@ def prepare_for_training(module: nn.Module) -> nn.Module:
 
     Weights in that order are not ``is_contiguous()``: formats that ask for it need a copy.
     """
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(memory_format=torch.channels_last)
 
 
 def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "exact") -> Denoise:
@@ -242,8 +242,9 @@ class OptimizedUNet:
         self.middle = [self._layer(layer, 0) for layer in net.middle]
         widths = [net.stem.conv2.out_channels]
         for layer in net.down:
-            conv = layer.conv2 if isinstance(layer, ResidualBlock) else layer.conv
-            widths.append(conv.out_channels)
+            assert isinstance(layer, ResidualBlock | Downsample)
+            last = layer.conv2 if isinstance(layer, ResidualBlock) else layer.conv
+            widths.append(last.out_channels)
         self.up = [
             self._layer(layer, widths.pop() if isinstance(layer, ResidualBlock) else 0)
             for layer in net.up

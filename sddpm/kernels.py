@@ -103,13 +103,13 @@ def _processor() -> bytes:
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     i32, i64, f32, p = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    shape, affine = [i64] * 4, [p, p, i64]
-    loaded.sddpm_fire.argtypes = [
-        *[i32, i32, p, p, p, p], *shape, *affine, i64, i64, i32, f32, f32, i32
-    ]  # fmt: skip
-    loaded.sddpm_fire_backward.argtypes = [
-        *[i32, p, p, p, p, p], *shape, *affine, i32, f32, f32, f32, i32
-    ]  # fmt: skip
+    shape, affine = (i64, i64, i64, i64), (p, p, i64)
+    loaded.sddpm_fire.argtypes = (
+        *(i32, i32, p, p, p, p), *shape, *affine, i64, i64, i32, f32, f32, i32
+    )  # fmt: skip
+    loaded.sddpm_fire_backward.argtypes = (
+        *(i32, p, p, p, p, p), *shape, *affine, i32, f32, f32, f32, i32
+    )  # fmt: skip
     loaded.sddpm_channel_sums.argtypes = [i32, p, p, p, p, i64, i64, i32]
     loaded.sddpm_combine.argtypes = [i32, p, p, p, p, p, p, i64, i64, i32]
     for name in ("fire", "fire_backward", "channel_sums", "combine"):

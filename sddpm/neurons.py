@@ -83,8 +83,9 @@ class SpikingNeuron(nn.Module):
     def _fused(self, x: Tensor) -> Tensor | None:
         """The forward pass on a kernel, or None where there is no kernel for it."""
         if x.is_cuda and not self.theta.requires_grad and not torch.compiler.is_compiling():
-            dynamics = self.dynamics()
-            return dynamics and fire_cuda(x, self.time_steps, dynamics, getattr(self, "w", None))
+            known = self.dynamics()
+            w = getattr(self, "w", None)
+            return fire_cuda(x, self.time_steps, known, w) if known else None
         if kernels.usable(x) and (dynamics := self.dynamics()):
             return fire(x, self.time_steps, dynamics, self.theta, self.leak())
         return None

@@ -85,9 +85,6 @@ class System(nn.Module, ABC):
         ``samplers=True`` (see :class:`sddpm.samplers.Sampling`), else None.
         """
 
-    def prepare_for_sampling(self) -> None:
-        """Work to do once after training (re-estimated statistics, say). Nothing by default."""
-
 
 def to_uint8(images: Tensor) -> Tensor:
     """Map float images in [-1, 1] to uint8 in [0, 255], rounding half up, on the CPU.

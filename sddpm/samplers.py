@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -23,10 +23,13 @@ from torch import Tensor
 
 from sddpm.analytic import JumpScheduler
 from sddpm.diffusion import DiffusionConfig
+from sddpm.guidance import Thresholds
 from sddpm.protocol import ImageShape
 from sddpm.rng import ImageStreams
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Tensor, Tensor], None]
+"""Called with (steps done, x, predicted image)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Sampling:
     """Network evaluations an image; at most the diffusion steps of the training."""
     eta: float = 0.0
     """Share of the ancestral noise in DDIM: 0 is deterministic, 1 the DDPM posterior's."""
+    threshold: Thresholds | None = None
+    """Firing threshold while sampling, one or one a layer; None keeps the trained ones."""
+    engine: Literal["plain", "exact", "fast"] = "exact"
+    """How the network runs: as it is, or prepared by :func:`sddpm.engine.optimize`."""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -47,6 +54,8 @@ class Sampling:
             raise ValueError(f"steps={self.steps}: expected at least 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: expected a number from 0 to 1")
+        if self.engine not in ("plain", "exact", "fast"):
+            raise ValueError(f"engine={self.engine!r}: expected plain, exact or fast")
         if self.eta and not SAMPLERS[self.sampler].takes_eta:
             raise ValueError(f"eta={self.eta}: sampler {self.sampler!r} takes no eta; leave it 0")
 
@@ -131,7 +140,7 @@ def sample(
     sampling: Sampling,
     device: torch.device | str = "cpu",
     gamma: Tensor | None = None,
-    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Draw one image per seed, ``[len(seeds), C, size, size]`` in about [-1, 1] on ``device``.
 

@@ -38,11 +38,11 @@ class Config(DenoiserTraining):
     """Steps of the noise schedule."""
 
 
-def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
-    """SDDPM for images of ``shape``; it has no parent."""
+def unet_config(config: Config, shape: ImageShape, *, temporal_scaling: bool = False) -> UNetConfig:
+    """The U-Net of ``config`` for images of ``shape``."""
     if not is_spiking(config.neuron):
         raise ValueError(f"neuron={config.neuron!r}: expected if, lif or plif")
-    unet = UNetConfig(
+    return UNetConfig(
         image_channels=shape.channels,
         channels=config.channels,
         multipliers=tuple(config.multipliers),
@@ -51,7 +51,13 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
         time_steps=config.time_steps,
         threshold=config.threshold,
         diffusion_steps=config.diffusion_steps,
+        temporal_scaling=temporal_scaling,
     )
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
+    """SDDPM for images of ``shape``; it has no parent."""
+    unet = unet_config(config, shape)
     check_image_size(unet, shape.size)
     return Denoiser(UNet(unet), shape, config, DiffusionConfig(config.diffusion_steps))
 

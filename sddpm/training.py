@@ -249,7 +249,6 @@ def fit(
                 saved = time.monotonic()
 
     # Finish.
-    system.prepare_for_sampling()
     save(final, config.steps, seconds + time.monotonic() - begun)
     if fabric.is_global_zero:
         shutil.rmtree(steps_folder, ignore_errors=True)

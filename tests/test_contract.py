@@ -32,8 +32,8 @@ def make(name: str, shape: ImageShape, seed: int = 0) -> System:
     return load_module(name).build(config_of(name), shape, parent)
 
 
-def options(entry: Entry) -> dict | None:
-    return {"sampler": "ddim", "steps": 3, "eta": 1.0} if entry.samplers else None
+def options(entry: Entry, **more: str) -> dict | None:
+    return {"sampler": "ddim", "steps": 3, "eta": 1.0, **more} if entry.samplers else None
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -59,8 +59,9 @@ def test_trains_samples_saves_loads_and_is_measured(name: str, tmp_path: Path) -
     torch.testing.assert_close(fresh.sample([3, 1, 4, 1], options(entry)), drawn)
 
     with Meter(fresh.generator) as meter:
-        plain = fresh.sample([3, 1], options(entry))
-    torch.testing.assert_close(plain, fresh.sample([3, 1], options(entry)), rtol=0, atol=1e-4)
+        metered = fresh.sample([3, 1], options(entry, engine="plain"))
+    unmetered = fresh.sample([3, 1], options(entry, engine="plain"))
+    torch.testing.assert_close(metered, unmetered, rtol=0, atol=1e-4)
     counts = meter.counts(images=2)
     energy = strict_mj(counts, next(iter(TABLES.values())))
     has_weights = count_parameters(fresh.generator) > 0
@@ -114,7 +115,7 @@ def test_only_what_samples_is_counted(name: str) -> None:
         if not list(module.children()) and list(module.parameters(recurse=False))
     }
     system.eval()
-    system.sample([0], options(entry))
+    system.sample([0], options(entry, engine="plain"))
     for handle in handles:
         handle.remove()
     unused = expected - touched

@@ -19,7 +19,7 @@ from sddpm.convolutions import (
     int8_parts,
     int8_runs,
 )
-from sddpm.engine import MODES, OptimizedUNet, Precision, optimize, prepare_for_training
+from sddpm.engine import OptimizedUNet, Precision, optimize, prepare_for_training
 from sddpm.neurons import IF
 from sddpm.published import load_published
 from sddpm.unet import UNet, UNetConfig
@@ -28,27 +28,36 @@ GOLDEN = Path(__file__).parent / "golden" / "unet_small.pt"
 
 
 def network(activation: str = "if", time_steps: int = 4, **shape: object) -> UNet:
-    """A small network with statistics and affine maps that a training could have left."""
+    """A small network on whose currents no arithmetic rounds.
+
+    Weights are multiples of 1/64 (int8 holds them too) and BatchNorms shift only, so that every
+    implementation must decide every threshold alike: without that, a rounding error flips a
+    spike now and then, in the engine as between two memory orders of the plain network.
+    """
     torch.manual_seed(0)
     options = {"image_channels": 3, "channels": 16, "multipliers": (1, 2, 2), "blocks": 1}
     net = UNet(
         UNetConfig(**{**options, **shape}, activation=activation, time_steps=time_steps)  # type: ignore[arg-type]
     )
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None
-            nn.init.normal_(layer.weight, 1, 0.2)
-            nn.init.normal_(layer.bias, 0.2, 0.2)
-    nn.init.normal_(net.head.conv.weight, 0, 0.1)
     with torch.no_grad():
-        net(*inputs(8, net))
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = 0.0
+                layer.bias.copy_(torch.randint(-8, 24, layer.bias.shape) / 64)
+                layer.running_mean.copy_(torch.randint(-8, 8, layer.bias.shape) / 64)
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.copy_(torch.randint(-12, 13, layer.weight.shape) / 64)
+                layer.weight[:, 0, 0, 0] = 127 / 64
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                # Real numbers are multiplied here: few bits, so that products stay exact.
+                layer.weight.copy_((torch.rand(layer.weight.shape) < 4 / layer.in_channels) / 2)
     return net.eval()
 
 
 def inputs(batch: int, net: UNet, size: int = 16) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(batch)
     x = torch.randn(batch, net.config.image_channels, size, size, generator=generator)
-    return x, torch.randint(0, 1000, (batch,), generator=generator)
+    return (x * 16).round() / 16, torch.randint(0, 1000, (batch,), generator=generator)
 
 
 def difference(result: Tensor, expected: Tensor) -> float:
@@ -57,7 +66,6 @@ def difference(result: Tensor, expected: Tensor) -> float:
 
 @torch.no_grad()
 def evaluate(net: UNet, x: Tensor, t: Tensor) -> Tensor:
-    """The plain network in float64: its threshold decisions have the least rounding."""
     return net(x, t)
 
 
@@ -90,18 +98,19 @@ def test_exact_gives_the_published_network_s_output(machine: str, threads: int) 
 def test_exact_equals_the_network(activation: str, time_steps: int) -> None:
     net = network(activation, time_steps)
     x, t = inputs(2, net)
-    # A current may fall on either side of the threshold by a rounding error, in the engine as
-    # between two memory formats of the network: a flipped spike is a local difference.
-    assert difference(optimize(net)(x, t), evaluate(net, x, t)) < 2e-2
+    assert difference(optimize(net)(x, t), evaluate(net, x, t)) < 1e-5
 
 
 @pytest.mark.parametrize("activation", ["relu", "quant_relu"])
-@pytest.mark.parametrize("mode", MODES)
-def test_networks_without_spikes(activation: str, mode: str) -> None:
+def test_networks_without_spikes(activation: str) -> None:
     net = network(activation, 1)
     x, t = inputs(3, net)
-    bound = 0.2 if mode == "fast" else 1e-3 if activation == "quant_relu" else 1e-5
-    assert difference(optimize(net, mode)(x, t), evaluate(net, x, t)) < bound  # type: ignore[arg-type]
+    expected = evaluate(net, x, t)
+    assert difference(optimize(net)(x, t), expected) < 1e-5
+    fast = optimize(net, "fast")(x, t)
+    assert fast.isfinite().all()
+    if activation == "relu":
+        assert difference(fast, expected) < 0.1
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -111,7 +120,7 @@ def test_any_shape_and_batch_size(machine: str, shape: dict[str, object], batch:
     eps = optimize(net)
     for size in (8, 16):
         x, t = inputs(batch, net, size)
-        assert difference(eps(x, t), evaluate(net, x, t)) < 2e-2
+        assert difference(eps(x, t), evaluate(net, x, t)) < 1e-5
 
 
 def test_images_of_a_batch_do_not_see_each_other() -> None:
@@ -121,7 +130,7 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
     whole = eps(x, t)
     for image in range(3):
         alone = eps(x[image : image + 1], t[image : image + 1])
-        assert difference(whole[image : image + 1], alone) < 2e-2
+        assert difference(whole[image : image + 1], alone) < 1e-5
 
 
 def test_fast_stays_close_and_reports_what_runs(machine: str) -> None:
@@ -135,15 +144,19 @@ def test_fast_stays_close_and_reports_what_runs(machine: str) -> None:
     assert eps(x, t).dtype == torch.float32
 
 
-def test_more_weight_parts_come_closer() -> None:
-    net = network(channels=32)
-    x, t = inputs(4, net)
-    expected = evaluate(net, x, t)
-    errors = [
-        difference(optimize(net, Precision(torch.float32, parts))(x, t), expected)
-        for parts in (1, 3)
-    ]
-    assert errors[1] < errors[0] / 5
+@pytest.mark.parametrize("parts", [0, 1, 2, 3])
+def test_weights_that_fit_their_parts_are_exact(parts: int) -> None:
+    net = network()
+    x, t = inputs(2, net)
+    eps = optimize(net, Precision(torch.float32, parts))
+    # Up-sampling sums weights, which one part then rounds.
+    assert difference(eps(x, t), evaluate(net, x, t)) < (0.7 if parts == 1 else 1e-5)
+    flat = network(multipliers=(1,))
+    x, t = inputs(2, flat)
+    assert (
+        difference(optimize(flat, Precision(torch.float32, parts))(x, t), evaluate(flat, x, t))
+        < 1e-5
+    )
 
 
 def test_a_snapshot_of_weights_and_thresholds() -> None:
@@ -157,7 +170,7 @@ def test_a_snapshot_of_weights_and_thresholds() -> None:
     assert torch.equal(eps(x, t), before)
     moved = optimize(net)(x, t)
     assert difference(moved, before) > 0.05
-    assert difference(moved, evaluate(net, x, t)) < 2e-2
+    assert difference(moved, evaluate(net, x, t)) < 1e-5
 
 
 def test_a_neuron_unknown_to_the_kernels_runs_as_itself() -> None:
@@ -171,7 +184,7 @@ def test_a_neuron_unknown_to_the_kernels_runs_as_itself() -> None:
             if isinstance(child, IF):
                 setattr(layer, name, Doubled(4))
     x, t = inputs(2, net)
-    assert difference(optimize(net)(x, t), evaluate(net, x, t)) < 2e-2
+    assert difference(optimize(net)(x, t), evaluate(net, x, t)) < 1e-5
 
 
 def test_other_modules_are_called_as_they_are() -> None:
@@ -195,13 +208,16 @@ def test_gradients_are_not_recorded_and_the_network_is_left_alone() -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="'turbo'.*exact, fast"):
+    with pytest.raises(ValueError, match=r"'turbo'.*exact, fast"):
         optimize(network(), "turbo")  # type: ignore[arg-type]
 
 
 def test_prepared_training_gives_the_same_gradients() -> None:
     net = network().train()
     x, t = inputs(4, net)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-5
     prepared = prepare_for_training(copy.deepcopy(net))
     for module in (net, prepared):
         module(x, t).square().mean().backward()

@@ -1,0 +1,76 @@
+"""SDDPM with TSM: stage 2 of training, from a trained SDDPM.
+
+Paper: Cao et al., "Spiking Diffusion Models", IEEE TAI 2024, arXiv 2408.16467; code
+AndyCao1125/SDM (no licence; nothing is copied). Every convolution's current is scaled by a
+learned p[s] per spiking step, which starts at 1, so the network starts as its parent is; then
+weights and p are fine-tuned for less than a tenth of the parent's steps. Differences: the
+first convolution's products run once for all steps (only its scale differs), and the last
+layer's small initial gain plays no part, since trained weights replace it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sddpm import system
+from sddpm.denoising import Denoiser
+from sddpm.diffusion import DiffusionConfig
+from sddpm.protocol import ImageShape, System
+from sddpm.temporal import TemporalConv2d
+from sddpm.unet import UNet, check_image_size
+
+
+@dataclass(frozen=True)
+class Config(system.Config):
+    """SDDPM with TSM: the parent's fields, and stage 2's optimisation."""
+
+    learning_rate: float = 1e-5
+    """Adam's step size after the warm-up; the papers do not state stage 2's."""
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
+    """SDDPM with TSM, from the weights that the trained SDDPM ``parent`` samples with.
+
+    Without a parent the weights are fresh, to be loaded from a checkpoint.
+
+    Raises:
+        ValueError: the parent is another network than the configuration says.
+    """
+    unet = system.unet_config(config, shape, temporal_scaling=True)
+    check_image_size(unet, shape.size)
+    net = UNet(unet)
+    if parent is not None:
+        load_parent(net, parent.generator)
+    return Denoiser(net, shape, config, DiffusionConfig(config.diffusion_steps))
+
+
+def load_parent(net: UNet, parent: nn.Module) -> None:
+    """Load the weights of stage 1 strictly; every p stays 1."""
+    own, theirs = net.state_dict(), parent.state_dict()
+    scales = {name for name in own if name.split(".")[-1] == "p"}
+    expected = {name: tuple(own[name].shape) for name in own.keys() - scales}
+    found = {name: tuple(value.shape) for name, value in theirs.items()}
+    if expected != found:
+        odd = sorted(expected.items() ^ found.items())[0][0]
+        raise ValueError(f"the parent is another network: {odd} differs")
+    net.load_state_dict({**theirs, **{name: own[name] for name in scales}}, strict=True)
+
+
+def scales(net: nn.Module) -> dict[str, Tensor]:
+    """``p`` of every convolution, ``[time_steps]``, by the convolution's name."""
+    return {
+        name: module.p.detach().cpu()
+        for name, module in net.named_modules()
+        if isinstance(module, TemporalConv2d)
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {**system.PRESETS["smoke"], "learning_rate": 2e-4},
+    "small": {**system.PRESETS["small"], "learning_rate": 2e-4},
+    "medium": {**system.PRESETS["medium"], "learning_rate": 4e-5},
+    "paper": {},
+}
