@@ -50,11 +50,13 @@ def print_outcome(outcome: Outcome) -> None:
     print(f"folder: {outcome.root}")
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: int = 1) -> None:
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: int | None = None
+) -> None:
     """A table; columns of figures stand to the right.
 
-    One that is wider than the terminal is printed in parts, which repeat the first ``repeat``
-    columns: a folded figure could not be read.
+    Text that is wider than the terminal is folded. With ``repeat``, the table is printed in
+    parts instead, each with the first ``repeat`` columns: a folded figure cannot be read.
     """
     from rich import box
     from rich.console import Console
@@ -67,12 +69,16 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: 
         max(len(text) for text in (*heading.split(), *(row[number] for row in rows)))
         for number, heading in enumerate(headings)
     ]
-    for part in _parts(widths, repeat, console.width):
+    parts = [list(range(len(widths)))]
+    if repeat is not None:
+        parts = _parts(widths, repeat, console.width)
+    for part in parts:
         table = Table(box=box.SIMPLE_HEAD)
         for number in part:
             figures = number > 0 and all(_is_figure(row[number]) for row in rows)
             justify: Literal["left", "right"] = "right" if figures else "left"
-            table.add_column(headings[number], justify=justify, min_width=widths[number])
+            least = None if repeat is None else widths[number]
+            table.add_column(headings[number], justify=justify, min_width=least)
         for row in rows:
             table.add_row(*(row[number] for number in part))
         console.print(table)
@@ -80,12 +86,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: 
 
 def _parts(widths: Sequence[int], repeat: int, limit: int) -> list[list[int]]:
     """Columns of each part of a table, so that no part is wider than ``limit``."""
-    first = list(range(min(repeat, len(widths))))
+    first = list(range(repeat))
     parts = [list(first)]
-    for number in range(len(first), len(widths)):
-        # Two blanks around each column, and one at either edge.
-        needed = 2 + sum(widths[column] + 2 for column in [*parts[-1], number])
-        if needed > limit and len(parts[-1]) > len(first):
+    for number in range(repeat, len(widths)):
+        # Three blanks between two columns, two at either edge.
+        needed = 1 + sum(widths[column] + 3 for column in [*parts[-1], number])
+        if needed > limit and len(parts[-1]) > repeat:
             parts.append(list(first))
         parts[-1].append(number)
     return parts

@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, Any
 from sddpm.version import __version__
 
 if TYPE_CHECKING:
+    from sddpm.engine import optimize
+    from sddpm.pretrained import SDDPM
     from sddpm.published import load_published
     from sddpm.unet import UNet, UNetConfig
 
-__all__ = ["UNet", "UNetConfig", "__version__", "load_published"]
+__all__ = ["SDDPM", "UNet", "UNetConfig", "__version__", "load_published", "optimize"]
 
-_HOMES = {"UNet": "unet", "UNetConfig": "unet", "load_published": "published"}
+_HOMES = {
+    "SDDPM": "pretrained",
+    "UNet": "unet",
+    "UNetConfig": "unet",
+    "load_published": "published",
+    "optimize": "engine",
+}
 
 
 def __getattr__(name: str) -> Any:

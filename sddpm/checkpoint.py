@@ -84,16 +84,25 @@ def save_checkpoint(
     description: Mapping[str, Any],
     *,
     trainer: Mapping[str, Any] | None = None,
+    half: bool = False,
+    extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``system`` to ``folder``, atomically.
 
     Args:
         description: JSON-ready facts for ``config.json`` (system, config, shape, training).
         trainer: JSON-ready state of the training loop; given, the checkpoint can be resumed.
+        half: store the generator's weights in float16.
+        extra: further text files, by name.
     """
     with atomic_directory(folder) as temporary:
         config = {"format": FORMAT, **description}
-        _save(system.generator.state_dict(), temporary / MODEL)
+        weights = system.generator.state_dict()
+        if half:
+            weights = {k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}
+        _save(weights, temporary / MODEL)
+        for name, text in (extra or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         if trainer is not None:
             tensors, optimizers = _flatten(system)
             _save(tensors, temporary / TRAINER)

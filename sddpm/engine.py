@@ -131,6 +131,8 @@ class _Activation:
         binary = self.dynamics is not None
         self.dtype = precision.currents
         self.spikes_in_bytes = binary and precision.weight_parts > 0 and int8_runs()
+        self.observe: Callable[[Tensor], None] | None = None
+        """Called with the activations of every pass, if set."""
 
     def convolution(
         self, conv: nn.Conv2d, norm: nn.Module, precision: Precision, doubling: bool = False
@@ -165,6 +167,21 @@ class _Activation:
             out: where to write the activations.
             dtype: type of new activations.
         """
+        fired, sums = self._fire(y, residual, per_image, keep_sum, constant, out, dtype)
+        if self.observe is not None:
+            self.observe(fired)
+        return fired, sums
+
+    def _fire(
+        self,
+        y: Tensor,
+        residual: Tensor | None,
+        per_image: Tensor | None,
+        keep_sum: bool,
+        constant: bool,
+        out: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> tuple[Tensor, Tensor]:
         dtype = dtype or (torch.uint8 if self.spikes_in_bytes else self.dtype)
         if self.dynamics is not None and kernels.usable(y):
             affine = None
@@ -283,6 +300,22 @@ class OptimizedUNet:
         parts = f"int8 x {self.precision.weight_parts}" if int8 else "plain"
         currents = str(self.precision.currents).removeprefix("torch.")
         return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
+
+    def firing_rates(self, x: Tensor, t: Tensor) -> list[float]:
+        """Mean activation of every neuron layer in an evaluation, in the order in which they
+        run; a concatenation's two parts count as two."""
+        rates: list[float] = []
+        layers = [*self.down, *self.middle, *self.up]
+        acts = [self.stem_act, *(x.act1 for x in layers)]
+        acts += [x.act2 for x in layers if isinstance(x, _Block)]
+        for act in acts:
+            act.observe = lambda spikes: rates.append(spikes.float().mean().item())
+        try:
+            self(x, t)
+        finally:
+            for act in acts:
+                act.observe = None
+        return rates
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

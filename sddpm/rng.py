@@ -40,3 +40,12 @@ class ImageStreams:
     def rand(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), ``[batch, *shape]``, row ``i`` from stream ``i``."""
         return torch.stack([torch.rand(shape, generator=g) for g in self.generators])
+
+
+SEEDS_PER_RUN = 1_000_000
+"""Image seeds that belong to one run's seed: the most samples one run can draw."""
+
+
+def image_seeds(seed: int, start: int, stop: int) -> range:
+    """Seeds of the images ``start`` to ``stop - 1`` of the run with ``seed``."""
+    return range(seed * SEEDS_PER_RUN + start, seed * SEEDS_PER_RUN + stop)

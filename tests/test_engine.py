@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def difference(result: Tensor, expected: Tensor) -> float:
 @torch.no_grad()
 def evaluate(net: UNet, x: Tensor, t: Tensor) -> Tensor:
     return net(x, t)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small to share: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["native", "no compiler", "no int8", "nothing"])
@@ -157,6 +167,21 @@ def test_weights_that_fit_their_parts_are_exact(parts: int) -> None:
         difference(optimize(flat, Precision(torch.float32, parts))(x, t), evaluate(flat, x, t))
         < 1e-5
     )
+
+
+def test_firing_rates_are_those_of_the_network() -> None:
+    net = network(multipliers=(1,))
+    x, t = inputs(2, net)
+    expected: list[float] = []
+    for layer in net.modules():
+        if isinstance(layer, IF):
+            layer.register_forward_hook(lambda _, __, out: expected.append(out.mean().item()))
+    evaluate(net, x, t)
+    eps = optimize(net)
+    assert isinstance(eps, OptimizedUNet)
+    rates = eps.firing_rates(x, t)
+    # Up to the first concatenation the engine's layers are the network's.
+    assert rates[:7] == pytest.approx(expected[:7], abs=1e-6)
 
 
 def test_a_snapshot_of_weights_and_thresholds() -> None:

@@ -1,0 +1,1 @@
+"""Speed against the published way of running the same network; see conftest.py for how."""

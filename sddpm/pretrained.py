@@ -1,0 +1,235 @@
+"""SDDPM as the ecosystem uses models: ``from_pretrained``, ``sample``, ``save_pretrained``.
+
+A folder is a checkpoint of :mod:`sddpm.checkpoint` (``config.json``, ``model.safetensors``)
+with a model card beside it. Checkpoints that come with the package are opened by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sddpm import system, tsm
+from sddpm.checkpoint import (
+    CONFIG,
+    count_parameters,
+    load_generator,
+    read_config,
+    save_checkpoint,
+)
+from sddpm.denoising import Denoiser
+from sddpm.guidance import Thresholds
+from sddpm.protocol import ImageShape, to_uint8
+from sddpm.published import load_published
+from sddpm.rng import image_seeds
+from sddpm.samplers import OnStep
+
+KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
+CARD = "README.md"
+GUIDANCE = "guidance.json"
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Name -> folder of the checkpoints inside the package."""
+    home = Path(str(resources.files("sddpm") / "checkpoints"))
+    return {path.parent.name: path.parent for path in sorted(home.glob(f"*/{CONFIG}"))}
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint: a path, or the name of a shipped one.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    shipped = shipped_checkpoints()
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise FileNotFoundError(
+        f"{name}: no such checkpoint folder, and not a shipped one ({', '.join(shipped) or 'none'})"
+    )
+
+
+class SDDPM:
+    """A trained SDDPM, ready to sample.
+
+    Args:
+        denoiser: built, with its weights.
+        facts: content of its ``config.json``: at least system, config and shape.
+    """
+
+    def __init__(self, denoiser: Denoiser, facts: Mapping[str, Any]) -> None:
+        self.denoiser = denoiser.eval()
+        self.facts = dict(facts)
+        self.thresholds: Thresholds | None = None
+        """Guided thresholds that came with the checkpoint; ``sample`` uses them by default."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SDDPM:
+        """Open a checkpoint folder, or a shipped checkpoint by name.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or another system's.
+        """
+        folder = find_checkpoint(folder)
+        facts = read_config(folder)
+        module = KINDS.get(str(facts.get("system")))
+        if module is None:
+            raise ValueError(
+                f"{folder}: holds system {facts.get('system')!r}, expected {' or '.join(KINDS)}"
+            )
+        known = {field.name for field in fields(module.Config)}
+        values = {k: v for k, v in facts["config"].items() if k in known}
+        values["multipliers"] = tuple(values["multipliers"])
+        denoiser = module.build(module.Config(**values), ImageShape(**facts["shape"]))
+        load_generator(denoiser, folder)
+        model = cls(denoiser.to(device), facts)
+        model.thresholds = read_guidance(folder)
+        return model
+
+    @classmethod
+    def from_published(
+        cls, path: str | Path, time_steps: int = 4, threshold: float = 1.0, image_size: int = 32
+    ) -> SDDPM:
+        """Import a checkpoint in the authors' format (see :func:`sddpm.load_published`)."""
+        net = load_published(path, time_steps, threshold)
+        unet = net.config
+        config = system.Config(
+            time_steps=time_steps, threshold=threshold, channels=unet.channels,
+            multipliers=unet.multipliers, blocks=unet.blocks,
+            diffusion_steps=unet.diffusion_steps,
+        )  # fmt: skip
+        denoiser = system.build(config, ImageShape(unet.image_channels, image_size))
+        denoiser.net.load_state_dict(net.state_dict(), strict=True)
+        facts = {
+            "system": "sddpm",
+            "config": asdict(config),
+            "shape": asdict(denoiser.shape),
+            "dataset": None,
+            "source": Path(path).name,
+        }
+        return cls(denoiser, facts)
+
+    def sample(
+        self,
+        count: int,
+        *,
+        sampler: str = "ddim",
+        steps: int = 50,
+        eta: float = 0.0,
+        threshold: Thresholds | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        engine: str = "exact",
+        on_batch: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw ``count`` images, uint8 ``[count, C, H, W]``.
+
+        Args:
+            sampler: a key of :data:`sddpm.samplers.SAMPLERS`.
+            steps: network evaluations an image.
+            eta: share of the ancestral noise, for samplers that have it.
+            threshold: firing threshold while sampling; by default the checkpoint's guided one,
+                else the trained one.
+            seed: image ``i`` of a seed is the same at any count and batch size.
+            engine: plain, exact or fast (:func:`sddpm.engine.optimize`).
+            on_batch: called with the number of images done; ``on_step``: a look inside.
+
+        Raises:
+            ValueError: an option is unknown or out of range.
+        """
+        if count < 1:
+            raise ValueError(f"count={count}: expected at least 1")
+        chosen = self.thresholds if threshold is None else threshold
+        options = {
+            "sampler": sampler, "steps": steps, "eta": eta, "threshold": chosen, "engine": engine,
+        }  # fmt: skip
+        parts = []
+        for start in range(0, count, batch_size):
+            seeds = image_seeds(seed, start, min(start + batch_size, count))
+            parts.append(to_uint8(self.denoiser.sample(seeds, options, on_step)))
+            if on_batch:
+                on_batch(start + len(seeds))
+        return torch.cat(parts)
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the checkpoint and its model card to ``folder``, atomically.
+
+        Args:
+            half: store the weights in float16, at half the size.
+        """
+        facts = {k: v for k, v in self.facts.items() if k not in ("format", "trainer")}
+        extra = {CARD: model_card(self.facts, count_parameters(self.denoiser.generator))}
+        if self.thresholds is not None:
+            extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
+        save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)
+
+
+def read_guidance(folder: str | Path) -> Thresholds | None:
+    """The guided thresholds beside a checkpoint; None if there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / GUIDANCE
+    if not path.is_file():
+        return None
+    try:
+        thresholds = json.loads(path.read_text())["thresholds"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
+    values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
+    if not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise ValueError(f"{path}: thresholds must be numbers above 0, found {thresholds!r}")
+    return thresholds
+
+
+def model_card(facts: Mapping[str, Any], parameters: int) -> str:
+    """The model card, Markdown with the Hub's front matter."""
+    config, shape = facts["config"], facts["shape"]
+    training = facts.get("training") or {}
+    images = training.get("steps", 0) * training.get("batch_size", 0)
+    trained = (
+        f"{training['steps']:,} steps of {training['batch_size']} images ({images:,} images), "
+        f"seed {training['seed']}, {training['precision']}"
+        if training
+        else f"imported from {facts.get('source', 'elsewhere')}"
+    )
+    multipliers = " ".join(map(str, config["multipliers"]))
+    dataset = facts.get("dataset_label") or facts.get("dataset") or "not stated"
+    return f"""---
+library_name: sddpm-bench
+license: apache-2.0
+pipeline_tag: unconditional-image-generation
+tags: [spiking-neural-network, diffusion, sddpm]
+---
+# SDDPM, {dataset}
+
+A spiking denoising diffusion model (arXiv 2306.17046).
+
+| | |
+| --- | --- |
+| images | {shape["channels"]} x {shape["size"]} x {shape["size"]} |
+| data | {dataset} |
+| network | width {config["channels"]} x [{multipliers}], {config["blocks"]} block(s) a level, \
+{parameters:,} parameters |
+| neurons | {config["neuron"]}, threshold {config["threshold"]}, {config["time_steps"]} time steps |
+| training | {trained} |
+
+```python
+import sddpm
+
+images = sddpm.SDDPM.from_pretrained("FOLDER").sample(64, sampler="ddim", steps=50, seed=0)
+```
+"""

@@ -1,0 +1,109 @@
+"""from_pretrained, sample, save_pretrained, and the authors' format through them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import sddpm
+from sddpm import system, tsm
+from sddpm.pretrained import GUIDANCE, SDDPM
+from sddpm.protocol import ImageShape
+
+GOLDEN = Path(__file__).parent / "golden" / "unet_small.pt"
+WIDTHS = dict(time_steps=2, channels=4, multipliers=(1, 2), blocks=1)
+
+
+def model(module=system, name: str = "sddpm") -> SDDPM:
+    torch.manual_seed(0)
+    config = module.Config(**WIDTHS)
+    denoiser = module.build(config, ImageShape(1, 8))
+    torch.nn.init.normal_(denoiser.net.head.conv.weight)
+    facts = {"system": name, "config": dict(vars(config)), "shape": {"channels": 1, "size": 8}}
+    return SDDPM(denoiser, facts)
+
+
+@pytest.mark.parametrize(("module", "name"), [(system, "sddpm"), (tsm, "sddpm_tsm")])
+def test_saved_and_opened_gives_the_same_images(module, name: str, tmp_path: Path) -> None:
+    original = model(module, name)
+    original.save_pretrained(tmp_path / "m")
+    opened = sddpm.SDDPM.from_pretrained(tmp_path / "m")
+    images = opened.sample(5, steps=3, seed=1)
+    assert images.dtype == torch.uint8
+    assert images.shape == (5, 1, 8, 8)
+    assert torch.equal(images, original.sample(5, steps=3, seed=1))
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name")
+    assert "2 time steps" in card
+
+
+def test_half_precision_halves_the_file_and_nearly_keeps_the_noise(tmp_path: Path) -> None:
+    original = model()
+    original.save_pretrained(tmp_path / "full")
+    original.save_pretrained(tmp_path / "half", half=True)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half")]
+    assert sizes[1] < 0.75 * sizes[0]
+    opened = SDDPM.from_pretrained(tmp_path / "half")
+    full, half = original.sample(8, steps=3).float(), opened.sample(8, steps=3).float()
+    assert (full - half).abs().mean() < 4
+
+
+def test_an_image_is_the_same_at_any_count_and_batch_size() -> None:
+    net = model()
+    few = net.sample(3, steps=4, batch_size=2)
+    many = net.sample(7, steps=4, batch_size=7)
+    assert (few.int() - many[:3].int()).abs().max() <= 1
+    assert not torch.equal(net.sample(3, steps=4, seed=1), few)
+
+
+def test_guided_thresholds_travel_with_the_checkpoint(tmp_path: Path) -> None:
+    original = model()
+    plain = original.sample(4, steps=3)
+    guided = original.sample(4, steps=3, threshold=0.6)
+    assert not torch.equal(plain, guided)
+    original.thresholds = 0.6
+    original.save_pretrained(tmp_path / "m")
+    opened = SDDPM.from_pretrained(tmp_path / "m")
+    assert torch.equal(opened.sample(4, steps=3), guided)
+    assert torch.equal(opened.sample(4, steps=3, threshold=1.0), plain)
+
+
+def test_published_checkpoints_import_and_save(tmp_path: Path) -> None:
+    imported = SDDPM.from_published(GOLDEN, time_steps=4, image_size=16)
+    imported.save_pretrained(tmp_path / "m")
+    golden = torch.load(GOLDEN, weights_only=True)
+    net = SDDPM.from_pretrained(tmp_path / "m").denoiser.generator
+    with torch.no_grad():
+        assert (net(golden["x"], golden["t"]) - golden["y"]).abs().max() < 1e-4
+    assert "imported from unet_small.pt" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_look_inside_the_chain() -> None:
+    seen: list[int] = []
+    model().sample(2, steps=3, on_step=lambda done, x, x0: seen.append(done))
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", ["system", "guidance", "threshold"])
+def test_bad_folders_are_named(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    model().save_pretrained(folder)
+    if damage == "system":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "system": "gan"}))
+    elif damage == "guidance":
+        (folder / GUIDANCE).write_text("{}")
+    else:
+        (folder / GUIDANCE).write_text('{"thresholds": {"stem.act": -1}}')
+    with pytest.raises(ValueError, match="odd"):
+        SDDPM.from_pretrained(folder)
+
+
+def test_missing_folder_and_bad_count() -> None:
+    with pytest.raises(FileNotFoundError, match="no-such"):
+        SDDPM.from_pretrained("no-such")
+    with pytest.raises(ValueError, match="count=0"):
+        model().sample(0)
