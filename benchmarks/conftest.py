@@ -61,7 +61,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Com
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[[dict[str, object]], None]:
     """Add a row to a table other than that of the ratios; ``table`` says which."""
-    return request.config.growth_rows.append  # type: ignore[attr-defined, no-any-return]
+    return request.config.growth_rows.append  # type: ignore[attr-defined]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

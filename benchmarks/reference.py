@@ -58,6 +58,7 @@ class ReferenceUNet(nn.Module):
                 h = layer.bn(layer.conv(layer.act(h)))
             stored.append(h)
         for layer in net.middle:
+            assert isinstance(layer, ResidualBlock)
             h = self._block(layer, h, embedding)
         for layer in net.up:
             if isinstance(layer, ResidualBlock):

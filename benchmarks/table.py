@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import spikingjelly
 import torch
-from tabulate import tabulate
+from tabulate import tabulate  # type: ignore[import-untyped]
 
 Row = dict[str, object]
 
@@ -65,7 +65,7 @@ def machine() -> str:
     return (
         f"{name} ({', '.join(extras) or 'no low-precision instructions'}), "
         f"{torch.get_num_threads()} threads, {gpu}; torch {torch.__version__}, "
-        f"SpikingJelly {spikingjelly.__version__}, Python {platform.python_version()}"
+        f"SpikingJelly {version('spikingjelly')}, Python {platform.python_version()}"
     )
 
 
