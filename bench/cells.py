@@ -149,6 +149,8 @@ def expand(
                     **training.config, "time_steps": count
                 }  # fmt: skip
                 for choice in choices if entry.samplers else [None]:
+                    if choice and choice.threshold is not None and entry.time_axis == "none":
+                        continue  # no neurons to guide
                     sampling = choice.model_dump() if choice else None
                     cells.append(Cell(training, count, config, sampling, preset.samples))
     return list({cell.hash: cell for cell in cells}.values())
@@ -289,4 +291,8 @@ def _sampler_label(sampling: Mapping[str, Any] | None) -> list[str]:
     if sampling is None:
         return []
     eta = f"-eta{sampling['eta']:g}" if sampling["eta"] else ""
-    return [f"{sampling['sampler']}{sampling['steps']}{eta}"]
+    parts = [f"{sampling['sampler']}{sampling['steps']}{eta}"]
+    threshold, engine = sampling.get("threshold"), sampling.get("engine", "exact")
+    if threshold is not None:
+        parts.append(threshold if isinstance(threshold, str) else f"theta{threshold:g}")
+    return parts if engine == "exact" else [*parts, engine]

@@ -24,6 +24,7 @@ from bench.meter import Meter
 from bench.pictures import cache_folder
 from sddpm.checkpoint import atomic_write
 from sddpm.guidance import (
+    GUIDANCE,
     Choice,
     HeldOut,
     Thresholds,
@@ -31,7 +32,6 @@ from sddpm.guidance import (
     choose_by_loss,
     read_thresholds,
 )
-from sddpm.pretrained import GUIDANCE
 from sddpm.protocol import System, to_float, to_uint8
 from sddpm.rng import image_seeds
 

@@ -11,6 +11,7 @@ from bench.energy import TABLES, published_mj, strict_mj
 from bench.meter import Counts
 from bench.records import Energy, OperationCounts, Record
 from bench.registry import find
+from sddpm.guidance import Thresholds
 
 
 def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
         "sampler": sampling.get("sampler"),
         "sampler_steps": sampling.get("steps"),
         "eta": sampling.get("eta"),
+        "threshold": sampling.get("threshold"),
+        "engine": sampling.get("engine"),
         "config": dict(cell.config),
         "config_hash": cell.hash,
         "training_hash": training.hash,
@@ -51,12 +54,14 @@ def make_record(
     energy: Mapping[str, Any],
     scores: Mapping[str, Any],
     energy_table: str,
+    thresholds: Thresholds | None = None,
 ) -> Record:
     """The record of a cell whose stages are done; the mappings are their files' contents."""
     counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
     published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
     return Record(
         **cell_facts(cell, made_by),
+        thresholds=thresholds,
         reference_images=scores["references"],
         reference_split=scores["asked"]["split"],
         reference_hash=scores["reference_hash"],

@@ -57,6 +57,12 @@ class Record(_Part):
     sampler: str | None = None
     sampler_steps: int | None = None
     eta: float | None = None
+    threshold: float | Literal["guided"] | None = None
+    """Firing threshold asked for while sampling; None is as trained."""
+    thresholds: float | dict[str, float] | None = None
+    """What ``threshold`` came to: one value, or one a layer."""
+    engine: str | None = None
+    """How the network ran while sampling."""
     config: dict[str, Any] = Field(default_factory=dict)
     config_hash: str
     """Of everything that decides the samples."""
@@ -113,6 +119,8 @@ class Record(_Part):
             self.sampler,
             self.sampler_steps,
             self.eta,
+            self.threshold,
+            self.engine,
             self.seed,
             self.extractor,
         )

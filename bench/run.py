@@ -28,6 +28,7 @@ from bench.pictures import Images
 from bench.plan import DATA, Plan, load_split, source_of
 from bench.records import Record, merge, read_records, write_records
 from bench.registry import find
+from bench.statistics import HELD_OUT_IMAGES, settle
 from sddpm.checkpoint import atomic_write, read_config
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
@@ -185,13 +186,14 @@ class Runner:
                 loaded.append(load_system(checkpoint, self.machine, cell.config))
             return loaded[0]
 
+        sampling = settle(cell.sampling, system, checkpoint, self._held_out, self.say)
         samples = stages.sample(
             system,
             folder,
             self.machine,
             count=cell.samples,
             seed=cell.seed,
-            sampling=cell.sampling,
+            sampling=sampling,
             batch=preset.sample_batch,
             progress=self.progress,
         )
@@ -204,7 +206,7 @@ class Runner:
             self.machine,
             images=preset.energy_images,
             seed=cell.seed,
-            sampling=cell.sampling,
+            sampling=sampling,
         )
         scores = self._score(folder)
         training = read_config(checkpoint)["trainer"]
@@ -216,7 +218,12 @@ class Runner:
             energy=energy,
             scores=scores,
             energy_table=plan.options.energy_table,
+            thresholds=sampling.get("threshold") if sampling else None,
         )
+
+    def _held_out(self) -> Images:
+        """Images that no training saw, for what is measured between training and sampling."""
+        return load_split(self.plan, "test", HELD_OUT_IMAGES)
 
     def _train(self, training: Training) -> None:
         """Train ``training``, its parents first."""
@@ -312,16 +319,15 @@ class Runner:
 def _row_of(cell: Cell) -> dict[str, Any]:
     """The row of a cell that has no record."""
     sampling = cell.sampling or {}
-    names = (sampling.get("sampler"), sampling.get("steps"), sampling.get("eta"))
+    asked = {name: sampling.get(name) for name in ("sampler", "eta", "threshold", "engine")}
+    asked["sampler_steps"] = sampling.get("steps")
     return {
         "dataset": cell.training.data.label,
         "system": cell.system,
         "title": find(cell.system).title,
         "time_steps": cell.time_steps,
-        "sampler": names[0],
-        "sampler_steps": names[1],
-        "eta": names[2],
-        "solver": tables.solver(*names),
+        **asked,
+        "solver": tables.solver(asked),
         "seed": cell.seed,
         "status": "missing",
     }

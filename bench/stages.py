@@ -30,9 +30,9 @@ from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images, cache_folder
 from bench.registry import load_module
-from bench.suite import SEEDS_PER_RUN
 from sddpm.checkpoint import atomic_write, count_parameters
 from sddpm.protocol import ImageShape, System, to_uint8
+from sddpm.rng import image_seeds
 from sddpm.training import ImageSource, TrainConfig, fit
 
 SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
@@ -111,11 +111,6 @@ def is_trained(folder: Path) -> bool:
 
 
 # Sample.
-
-
-def image_seeds(seed: int, start: int, stop: int) -> range:
-    """Seeds of the images ``start`` to ``stop - 1`` of the run with ``seed``."""
-    return range(seed * SEEDS_PER_RUN + start, seed * SEEDS_PER_RUN + stop)
 
 
 def is_sampled(folder: Path) -> bool:

@@ -26,8 +26,8 @@ from pydantic import (
 from bench.registry import SYSTEMS, choose
 
 PresetName = Literal["smoke", "small", "medium", "paper"]
-SEEDS_PER_RUN = 1_000_000
-"""Image seeds that belong to one run's seed: the most samples one cell can draw."""
+MOST_SAMPLES = 1_000_000
+"""Image seeds that belong to one run's seed (:data:`sddpm.rng.SEEDS_PER_RUN`)."""
 
 
 class _Strict(BaseModel):
@@ -64,6 +64,10 @@ class SamplingChoice(_Strict):
     sampler: SamplerName
     steps: int = Field(ge=1, description="network evaluations per image")
     eta: float = Field(0.0, ge=0, le=1, description="DDIM's noise: 0 none, 1 ancestral")
+    threshold: Annotated[float, Field(gt=0)] | Literal["guided"] | None = None
+    """Firing threshold while sampling, or the one that guidance chooses."""
+    engine: Literal["plain", "exact", "fast"] = "exact"
+    """How the network runs while sampling."""
 
     @model_validator(mode="after")
     def _legal(self) -> SamplingChoice:
@@ -103,7 +107,7 @@ class Preset(_Strict):
     budgets: dict[SystemName, Budget] = Field(
         default_factory=dict, description="systems that train on another budget than the rest"
     )
-    samples: int = Field(ge=2, le=SEEDS_PER_RUN, description="images drawn and scored per cell")
+    samples: int = Field(ge=2, le=MOST_SAMPLES, description="images drawn and scored per cell")
     sample_batch: int = Field(100, ge=1, description="images drawn at once, and saved at once")
     references: int = Field(ge=2, description="real images they are scored against, at most")
     energy_images: int = Field(ge=1, description="images drawn while operations are counted")

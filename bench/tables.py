@@ -40,7 +40,7 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     table = pd.DataFrame([*map(_row, records), *map(dict, missing)])
     if table.empty:
         return table
-    distance = [name for name in table if _kind(str(name)) in ("fid", "fd")]
+    distance = [str(name) for name in table if _kind(str(name)) in ("fid", "fd")]
     keys = ["dataset", *distance[:1], "title", "time_steps", "solver", "seed"]
     keys = [key for key in keys if key in table]
     return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
@@ -66,11 +66,23 @@ def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
-def solver(sampler: str | None, steps: int | None, eta: float | None) -> str | None:
-    """A sampler for people, as ``ddim 50`` or ``ddim 50 eta=1``; None where there is none."""
-    if sampler is None:
+def solver(sampling: Mapping[str, Any]) -> str | None:
+    """A sampler for people, as ``ddim 50`` or ``ddim 50 eta=1 guided``; None where there is none.
+
+    Args:
+        sampling: sampler, sampler_steps, eta, threshold and engine.
+    """
+    if sampling["sampler"] is None:
         return None
-    return f"{sampler} {steps}" + (f" eta={eta:g}" if eta else "")
+    parts = [f"{sampling['sampler']} {sampling['sampler_steps']}"]
+    if sampling["eta"]:
+        parts.append(f"eta={sampling['eta']:g}")
+    threshold, engine = sampling.get("threshold"), sampling.get("engine")
+    if threshold is not None:
+        parts.append(threshold if isinstance(threshold, str) else f"threshold={threshold:g}")
+    if engine not in (None, "exact"):
+        parts.append(str(engine))
+    return " ".join(parts)
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -82,7 +94,9 @@ def _row(record: Record) -> dict[str, Any]:
         "sampler": record.sampler,
         "sampler_steps": record.sampler_steps,
         "eta": record.eta,
-        "solver": solver(record.sampler, record.sampler_steps, record.eta),
+        "threshold": record.threshold,
+        "engine": record.engine,
+        "solver": solver(vars(record)),
         "seed": record.seed,
         "status": record.status,
         **record.metrics,

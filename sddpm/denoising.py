@@ -98,7 +98,7 @@ class Denoiser(System):
         generator = self.generator.eval()
         with guided(generator, settings.threshold):
             return sample(
-                self._prepared(settings.engine),
+                self.prepared(settings.engine),
                 self.shape,
                 seeds,
                 self.diffusion.config,
@@ -108,7 +108,7 @@ class Denoiser(System):
                 on_step=on_step,
             )
 
-    def _prepared(self, engine: str) -> Denoise:
+    def prepared(self, engine: str) -> Denoise:
         """The generator in the form that ``engine`` names, prepared once per state of weights
         and thresholds."""
         if engine == "plain":

@@ -9,9 +9,11 @@ or with one threshold a layer along the loss's gradient through the surrogate.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,10 @@ from sddpm.diffusion import Diffusion
 from sddpm.neurons import SpikingNeuron
 from sddpm.rng import mix
 
-Thresholds = float | Mapping[str, float]
+GUIDANCE = "guidance.json"
+"""File beside a checkpoint's weights that holds the thresholds chosen for it."""
+
+Thresholds = float | dict[str, float]
 """One value for every neuron, or one a layer by the neuron's name in the network."""
 
 
@@ -31,7 +36,7 @@ def spiking_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
 
 def read_thresholds(net: nn.Module) -> dict[str, float]:
     """The firing threshold of every spiking layer."""
-    return {name: float(layer.theta) for name, layer in spiking_layers(net).items()}
+    return {name: layer.theta.item() for name, layer in spiking_layers(net).items()}
 
 
 @contextmanager
@@ -205,3 +210,22 @@ def threshold_gradient(net: nn.Module, held_out: HeldOut, batch_size: int = 64) 
         for theta in thetas:
             theta.requires_grad_(False)
     return total
+
+
+def read_guidance(folder: str | Path) -> Thresholds | None:
+    """The guided thresholds beside a checkpoint; None if there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / GUIDANCE
+    if not path.is_file():
+        return None
+    try:
+        thresholds = json.loads(path.read_text())["thresholds"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
+    values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
+    if not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise ValueError(f"{path}: thresholds must be numbers above 0, found {thresholds!r}")
+    return thresholds

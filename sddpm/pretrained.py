@@ -26,7 +26,7 @@ from sddpm.checkpoint import (
     save_checkpoint,
 )
 from sddpm.denoising import Denoiser
-from sddpm.guidance import Thresholds
+from sddpm.guidance import GUIDANCE, Thresholds, read_guidance
 from sddpm.protocol import ImageShape, to_uint8
 from sddpm.published import load_published
 from sddpm.rng import image_seeds
@@ -34,7 +34,6 @@ from sddpm.samplers import OnStep
 
 KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
 CARD = "README.md"
-GUIDANCE = "guidance.json"
 
 
 def shipped_checkpoints() -> dict[str, Path]:
@@ -174,25 +173,6 @@ class SDDPM:
         if self.thresholds is not None:
             extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)
-
-
-def read_guidance(folder: str | Path) -> Thresholds | None:
-    """The guided thresholds beside a checkpoint; None if there are none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = Path(folder) / GUIDANCE
-    if not path.is_file():
-        return None
-    try:
-        thresholds = json.loads(path.read_text())["thresholds"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
-    values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
-    if not all(isinstance(v, int | float) and v > 0 for v in values):
-        raise ValueError(f"{path}: thresholds must be numbers above 0, found {thresholds!r}")
-    return thresholds
 
 
 def model_card(facts: Mapping[str, Any], parameters: int) -> str:

@@ -21,7 +21,8 @@ FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
-    "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "version",
+    "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "guidance",
+    "version",
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import torch
 
 import sddpm
 from sddpm import system, tsm
-from sddpm.pretrained import GUIDANCE, SDDPM
+from sddpm.guidance import GUIDANCE
+from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape
 
 GOLDEN = Path(__file__).parent / "golden" / "unet_small.pt"
