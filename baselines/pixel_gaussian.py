@@ -67,7 +67,7 @@ class PixelGaussian(System):
         return self.statistics
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
-        self.statistics.add(images)
+        self.statistics.add(step.gather(images))
         return {"pixels_std": (self.statistics.deviations / self.statistics.count).mean().sqrt()}
 
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:

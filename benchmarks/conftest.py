@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.measuring import Comparison, Work, seconds
+from benchmarks.measuring import CLOCK, Comparison, Work, seconds
 from benchmarks.table import write_tables
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-CLOCK = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,10 +43,10 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Com
         ours()
 
         def before() -> None:
-            result.reference_seconds.append(seconds(reference, CLOCK))
+            result.reference_seconds.append(seconds(reference))
 
         def timed() -> None:
-            result.our_seconds.append(seconds(ours, CLOCK))
+            result.our_seconds.append(seconds(ours))
 
         benchmark.pedantic(timed, setup=before, rounds=rounds, iterations=1)
         row = result.row()

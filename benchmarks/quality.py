@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sddpm.denoising import Denoiser
 from sddpm.engine import OptimizedUNet, Precision, optimize
+from sddpm.samplers import Sampling, sample
 
 Row = dict[str, object]
 MODES: dict[str, Any] = {
@@ -66,7 +67,8 @@ def compare_modes(
             rates = eps.firing_rates(noisy[:64], t[:64])
             row["firing rate"] = round(sum(rates) / len(rates), 4)
         if seeds:
-            samples = system.sample_with(eps, seeds, sampling)
+            settings = Sampling(**(sampling or {}))
+            samples = sample(eps, system.shape, seeds, system.diffusion.config, settings)
             if frechet is not None:
                 row["Frechet distance"] = round(frechet(samples), 3)
         rows.append(row)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from spikingjelly.activation_based.surrogate import SurrogateFunctionBase
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -30,7 +31,8 @@ from sddpm.convolutions import (
     int8_runs,
 )
 from sddpm.kernels import Affine
-from sddpm.neurons import SpikingNeuron
+from sddpm.layers import TimeEmbedding
+from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -70,8 +72,9 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
     more at the first use on a machine, for compiling the neurons.
 
     Args:
-        module: a :class:`sddpm.unet.UNet` on the CPU. Anything else is called as it is, in
-            evaluation mode and without gradients.
+        module: a :class:`sddpm.unet.UNet`. Anything else, and a UNet with layers of other kinds
+            (TSM's convolutions) or with hooks, is called as it is, in evaluation mode and
+            without gradients.
         mode: a key of :data:`MODES`, or a precision of your own. Networks without spikes, and
             machines without int8 or bfloat16 instructions, use the next best of each.
 
@@ -84,7 +87,7 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
     if isinstance(mode, str) and mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}, or a Precision")
     precision = MODES[mode] if isinstance(mode, str) else mode
-    if type(module) is not UNet or module.config.temporal_scaling or _is_changed(module):
+    if type(module) is not UNet or not _is_plain(module):
         return _AsItIs(module)
     if next(module.parameters()).device.type == "cuda":
         from sddpm.cuda_engine import CapturedNetwork
@@ -93,13 +96,19 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
     return OptimizedUNet(module, precision)
 
 
-def _is_changed(net: UNet) -> bool:
-    """Whether the network holds layers other than those that it is built with."""
-    fresh = UNet.__new__(UNet)
-    with torch.device("meta"):
-        fresh.__init__(net.config)  # type: ignore[misc]
-    kinds = [(name, type(layer)) for name, layer in fresh.named_modules()]
-    return kinds != [(name, type(layer)) for name, layer in net.named_modules()]
+def _is_plain(net: UNet) -> bool:
+    """Whether every layer is of a kind that the engine replaces, and none is watched: a
+    subclass (a convolution scaled by step, say) or a hook may compute something else."""
+    containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
+    known = (
+        *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, nn.Identity),
+        *(nn.Conv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
+    )
+    return all(
+        (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        for layer in net.modules()
+    )
 
 
 class _AsItIs:

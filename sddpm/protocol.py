@@ -45,6 +45,9 @@ class Step(Protocol):
     def update(self, name: str, loss: Tensor, *, lr: float, clip: float | None = None) -> None:
         """Backpropagate ``loss`` and step the optimiser of the attribute ``name``."""
 
+    def gather(self, values: Tensor) -> Tensor:
+        """This process's rows of the batch and every other process's, in the batch's order."""
+
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers; the first dimension is this process's batch."""
 

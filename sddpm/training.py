@@ -98,6 +98,11 @@ class TrainStep:
             group["lr"] = lr
         optimizer.step()
 
+    def gather(self, values: Tensor) -> Tensor:
+        if self._fabric.world_size == 1:
+            return values
+        return self._fabric.all_gather(values).flatten(0, 1)
+
     def randn(self, *shape: int) -> Tensor:
         return self._mine(torch.randn, shape)
 

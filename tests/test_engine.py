@@ -172,13 +172,13 @@ def test_weights_that_fit_their_parts_are_exact(parts: int) -> None:
 def test_firing_rates_are_those_of_the_network() -> None:
     net = network(multipliers=(1,))
     x, t = inputs(2, net)
+    eps = optimize(net)
+    assert isinstance(eps, OptimizedUNet)
     expected: list[float] = []
     for layer in net.modules():
         if isinstance(layer, IF):
             layer.register_forward_hook(lambda _, __, out: expected.append(out.mean().item()))
     evaluate(net, x, t)
-    eps = optimize(net)
-    assert isinstance(eps, OptimizedUNet)
     rates = eps.firing_rates(x, t)
     # Up to the first concatenation the engine's layers are the network's.
     assert rates[:7] == pytest.approx(expected[:7], abs=1e-6)
@@ -222,6 +222,21 @@ def test_other_modules_are_called_as_they_are() -> None:
     net = Net()
     assert optimize(net, "fast")(torch.ones(2, 3), torch.tensor([2, 3])).tolist()[1] == [3, 3, 3]
     assert net.training
+
+
+def test_scaled_convolutions_and_watched_networks_run_as_they_stand() -> None:
+    config = UNetConfig(3, 16, (1, 2), 1, temporal_scaling=True)
+    scaled, watched = UNet(config).eval(), network()
+    with torch.no_grad():
+        for name, parameter in scaled.named_parameters():
+            if name.endswith(".p"):
+                parameter.mul_(torch.rand(parameter.shape) + 0.5)
+    calls: list[int] = []
+    watched.stem.register_forward_hook(lambda *_: calls.append(1))
+    for net in (scaled, watched):
+        x, t = inputs(2, net)
+        assert torch.equal(optimize(net)(x, t), evaluate(net, x, t))
+    assert calls == [1, 1]
 
 
 def test_gradients_are_not_recorded_and_the_network_is_left_alone() -> None:
