@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.registry import SYSTEMS, choose, find, load_module
 from bench.suite import Budget, Preset, SamplingChoice, Suite
+from sddpm.training import fast_precision
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def plan_training(
         data=data,
         steps=budget.steps,
         batch_size=budget.batch_size,
-        precision=budget.precision,
+        precision=fast_precision() if budget.precision == "auto" else budget.precision,
         seed=seed,
         parent=parent,
     )

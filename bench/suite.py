@@ -83,7 +83,8 @@ class Budget(_Strict):
     train_steps: int | None = Field(None, ge=0)
     train_images: int | None = Field(None, ge=1, description="images seen, repeats counted")
     batch_size: int = Field(32, ge=1)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
+    """``auto`` is bf16-mixed where the machine multiplies bfloat16 natively, else 32-true."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Budget:

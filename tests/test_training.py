@@ -16,7 +16,7 @@ from conftest import GeneratedImages
 from safetensors.torch import load_file
 
 from baselines import pixel_gaussian
-from sddpm import checkpoint
+from sddpm import checkpoint, training
 from sddpm import system as sddpm_system
 from sddpm.checkpoint import atomic_directory, load_generator, read_config, save_checkpoint
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
@@ -263,3 +263,12 @@ def test_unknown_settings_are_named() -> None:
         sddpm_system.build(sddpm_system.Config(channels=4, ema_decay=1.0), ImageShape(1, 8))
     with pytest.raises(ValueError, match="multiple of 8"):
         sddpm_system.build(sddpm_system.Config(channels=4), ImageShape(1, 12))
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_automatic_precision_follows_the_processor(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "bfloat16_runs", lambda: native)
+    assert training.fast_precision() == expected
