@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.cells import Training, make_config, parse_sampler
+from bench.datasets import load
 from bench.machine import Machine
+from bench.pictures import Images
 from bench.registry import SYSTEMS, choose, find, load_module
+from bench.statistics import HELD_OUT_IMAGES, settle
 from bench.suite import SamplingChoice
 from sddpm.checkpoint import atomic_write, load_generator, read_config
+from sddpm.guidance import GUIDANCE, Thresholds, read_guidance
 from sddpm.protocol import ImageShape, System
 
 DEFAULT_SAMPLER = "ddim:50:1"
@@ -70,28 +75,105 @@ def load_system(
     return system.to(machine.device).eval()
 
 
+@dataclass(frozen=True)
+class How:
+    """How a command was asked to draw images; None is what :func:`open_checkpoint` says."""
+
+    sampler: str | None = None
+    """``NAME[:STEPS[:ETA]]``."""
+    time_steps: int | None = None
+    """Spiking time steps, where not the checkpoint's."""
+    threshold: float | None = None
+    """Firing threshold of every neuron."""
+    engine: str | None = None
+    """plain, exact or fast."""
+    data_root: str | Path | None = None
+    """Where the data set is, for samplers that need statistics."""
+
+
 def open_checkpoint(
-    checkpoint: Path, machine: Machine, sampler: str | None, time_steps: int | None
+    checkpoint: Path, machine: Machine, how: How, say: Callable[[str], None] = lambda line: None
 ) -> tuple[System, dict[str, Any] | None]:
     """A system and the sampling options to call it with, from what a command was given.
 
+    The threshold is by default the checkpoint's guided one, else the trained one. Statistics
+    that a sampler needs are measured once and kept with the checkpoint.
+
+    Args:
+        say: receives a line about each choice that the user did not make.
+
     Raises:
         ValueError: options that the system does not have.
+        FileNotFoundError: a sampler needs statistics and the data is not there.
     """
-    name = read_facts(checkpoint)["system"]
+    facts = read_facts(checkpoint)
+    name = facts["system"]
     entry = find(name)
-    if time_steps is not None and entry.time_axis == "none":
-        raise ValueError(f"--time-steps {time_steps}: {name} has no spiking time")
-    if sampler is not None and not entry.samplers:
-        raise ValueError(f"--sampler {sampler}: {name} does not denoise, so no sampler applies")
-    sampling = None
-    if entry.samplers:
-        choice = parse_sampler(sampler or DEFAULT_SAMPLER)
-        if isinstance(choice, str):
-            choice = SamplingChoice(sampler=choice, steps=DEFAULT_STEPS, eta=0.0)
-        sampling = choice.model_dump()
-    override = {} if time_steps is None else {"time_steps": time_steps}
-    return load_system(checkpoint, machine, override), sampling
+    if how.time_steps is not None and entry.time_axis == "none":
+        raise ValueError(f"--time-steps {how.time_steps}: {name} has no spiking time")
+    if how.threshold is not None and not is_guidable(name):
+        raise ValueError(f"--threshold {how.threshold:g}: {name} has no threshold to move")
+    for option, value in (("--sampler", how.sampler), ("--engine", how.engine)):
+        if value is not None and not entry.samplers:
+            raise ValueError(
+                f"{option} {value}: {name} does not denoise, so it has no {option[2:]}"
+            )
+    override = {} if how.time_steps is None else {"time_steps": how.time_steps}
+    system = load_system(checkpoint, machine, override)
+    if not entry.samplers:
+        return system, None
+    choice = parse_sampler(how.sampler or DEFAULT_SAMPLER)
+    if isinstance(choice, str):
+        choice = SamplingChoice(sampler=choice, steps=DEFAULT_STEPS, eta=0.0)
+    options = choice.model_dump() | {"threshold": how.threshold, "engine": how.engine or "exact"}
+    if how.threshold is None and (guided := read_guidance(checkpoint)) is not None:
+        trained_at = facts["config"].get("time_steps")
+        if how.time_steps in (None, trained_at):
+            options["threshold"] = guided
+            say(f"threshold: {describe_thresholds(guided)}, guided ({checkpoint / GUIDANCE})")
+        else:
+            say(f"threshold: as trained; the guided one was chosen at {trained_at} time steps")
+
+    def held_out() -> Images:
+        try:
+            return load_images(checkpoint, "test", how.data_root, HELD_OUT_IMAGES)
+        except (FileNotFoundError, ValueError) as error:
+            needs = f"sampler {choice.sampler} needs statistics that are measured on images"
+            raise type(error)(f"--data-root: {needs}: {error}") from error
+
+    return system, settle(options, lambda: system, checkpoint, held_out, say)
+
+
+def is_guidable(system: str) -> bool:
+    """Whether the system named so denoises with spiking neurons, whose threshold can move."""
+    entry = find(system)
+    return entry.samplers and entry.time_axis != "none"
+
+
+def describe_thresholds(thresholds: Thresholds) -> str:
+    """A threshold for people; where each layer has its own, their range."""
+    if not isinstance(thresholds, Mapping):
+        return f"{thresholds:.6g}"
+    values = sorted(thresholds.values())
+    return f"{values[0]:.4g} to {values[-1]:.4g} (one a layer)"
+
+
+def load_images(
+    checkpoint: Path, split: str, data_root: str | Path | None, limit: int | None = None
+) -> Images:
+    """A split of the data set that a checkpoint was trained on, at its image size.
+
+    Raises:
+        ValueError: the checkpoint does not say which.
+        FileNotFoundError: the data is not there.
+    """
+    facts = read_facts(checkpoint)
+    if facts["dataset"] is None:
+        raise ValueError(
+            f"{checkpoint}: its config.json names no data set; import it with --dataset NAME"
+        )
+    size = facts["shape"]["size"]
+    return load(facts["dataset"], split, image_size=size, data_root=data_root, limit=limit)
 
 
 def claim(folder: Path, training: Training) -> None:

@@ -17,12 +17,13 @@ SMALLEST_TILE_PIXELS = 64
 """Small images are magnified to about this, by a whole factor and without smoothing."""
 
 
-def grid(images: NDArray[np.uint8], side: int = SIDE) -> Image.Image:
-    """The first ``side * side`` of ``images`` (uint8 ``[n, C, H, W]``, C 1 or 3), row by row.
+def grid(images: NDArray[np.uint8], side: int = SIDE, down: int | None = None) -> Image.Image:
+    """The first ``side * down`` of ``images`` (uint8 ``[n, C, H, W]``, C 1 or 3), row by row;
+    ``down`` is ``side`` if not given.
 
     Fewer images leave the rest white; rows that would be empty are left out.
     """
-    images = images[: side * side]
+    images = images[: side * (down or side)]
     factor = max(1, round(SMALLEST_TILE_PIXELS / images.shape[-1]))
     tiles = images.repeat(factor, axis=2).repeat(factor, axis=3).transpose(0, 2, 3, 1)
     step = tiles.shape[1] + GAP_PIXELS

@@ -1,28 +1,24 @@
-"""Threshold guidance of a checkpoint: a grid scored with common random numbers, and the
-choices that cost less than a grid, compared with it.
+"""Threshold guidance of a checkpoint: a grid of thresholds, and the choices that cost less than
+a grid, compared with it.
 
-Every threshold draws the same images' noise and is scored on the same resampled images, so
-the confidence interval of a difference is far narrower than that of either distance.
+What wins among many was lucky too, so the winner is drawn again from other noise before it is
+judged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from bench.datasets import Images
-from bench.extractors import Extractor, build
-from bench.fidelity import compute, extract, reference_statistics, summarise
+from bench.checkpoints import describe_thresholds
 from bench.machine import Machine
-from bench.meter import Meter
-from bench.pictures import cache_folder
-from sddpm.checkpoint import atomic_write
+from bench.pictures import Images
+from bench.scoring import Ledger, Row, Scorer, simplify
+from sddpm.checkpoint import CONFIG, MODEL, atomic_write
 from sddpm.guidance import (
     GUIDANCE,
     Choice,
@@ -32,126 +28,57 @@ from sddpm.guidance import (
     choose_by_loss,
     read_thresholds,
 )
-from sddpm.protocol import System, to_float, to_uint8
-from sddpm.rng import image_seeds
+from sddpm.protocol import System, to_float
 
-VALUES = (0.97, 0.98, 0.99, 0.995, 0.998, 1.0, 1.002, 1.005, 1.01, 1.02, 1.03)
+VALUES = (0.97, 0.98, 0.99, 0.995, 0.998, 1.002, 1.005, 1.01, 1.02, 1.03)
 """Default grid, as multiples of the trained threshold; the paper's is 0.997 to 1.003."""
-STEPS = (-0.04, -0.02, -0.01, -0.005, 0.005, 0.01, 0.02, 0.04)
+STEPS = (-0.04, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.04)
 """Steps of the line search along the loss's gradient; negative ones check the direction."""
-RATE_IMAGES = 4
+
+Method = Literal["grid", "loss", "gradient", "best"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One setting of the thresholds, scored."""
+class Findings:
+    """What a search came to."""
 
-    method: str
-    """``grid``, ``loss`` or ``gradient``."""
-    thresholds: Thresholds
-    distance: float
-    """Frechet distance."""
-    difference: float
-    """Its difference from the trained thresholds'."""
-    low: float
-    high: float
-    """95 % interval of the difference: paired bootstrap over the images."""
-    kid: float
-    firing_rate: float | None
-    evaluations: int
-    """Network evaluations of one image that finding this setting costs."""
+    trained: Thresholds
+    rows: list[Row]
+    """As chosen from: the trained thresholds first."""
+    confirmations: list[Row]
+    """Finalists from other noise, the trained thresholds first; empty where none were drawn."""
+    choices: list[Choice]
+    picked: Row
+    """What the method picks."""
+    judged: Row
+    """The row that says whether the pick helps: its confirmation where there is one."""
 
+    @property
+    def chosen(self) -> Thresholds:
+        """What sampling should use: the pick, unless it is distinguishably worse."""
+        return self.trained if self.judged.verdict == "worse" else self.picked.thresholds
 
-class Scorer:
-    """Scores thresholds of one system against one reference.
-
-    Args:
-        system: a denoiser with spiking neurons.
-        sampling: solver options.
-        samples: images drawn per setting.
-        bootstrap: resamplings behind an interval; 0 for none.
-    """
-
-    def __init__(
-        self,
-        system: System,
-        machine: Machine,
-        references: Images,
-        extractor: Extractor,
-        *,
-        sampling: Mapping[str, Any],
-        samples: int,
-        seed: int = 0,
-        bootstrap: int = 20,
-        batch: int = 100,
-    ) -> None:
-        self.system, self.machine, self.extractor = system, machine, extractor
-        self.sampling, self.samples, self.seed, self.batch = sampling, samples, seed, batch
-        self.network = build(extractor, machine.device)
-        self.reference = reference_statistics(
-            references, self.network, extractor, cache_folder() / "references", 64, machine.device
+    def sentence(self, distance: str) -> str:
+        """The result in words; ``distance`` names the Frechet distance."""
+        trained = self.rows[0]
+        if self.picked.thresholds == self.trained:
+            return (
+                f"No setting beats the trained threshold {describe_thresholds(self.trained)} "
+                f"({distance} {trained.distance:.2f}), which is kept."
+            )
+        row = self.judged
+        span = "" if row.low is None else f", 95% interval {row.low:+.2f} to {row.high:+.2f}"
+        drawn = "on images it was not picked with" if row.confirmation else "on the same noise"
+        facts = f"{distance} {row.distance:.2f}, {row.difference:+.2f}{span}, {drawn}"
+        name = f"Threshold {describe_thresholds(row.thresholds)} ({row.method})"
+        if row.verdict == "better":
+            return f"{name} is better than the trained one: {facts}."
+        if row.verdict == "worse":
+            return f"{name} is worse than the trained one, which is kept: {facts}."
+        return (
+            f"{name} cannot be told from the trained one: {facts}. "
+            "A null result: more samples may decide it."
         )
-        self._root = _square_root(self.reference.covariance)
-        rng = torch.Generator().manual_seed(seed)
-        self._resamples = [
-            torch.randint(samples, (samples,), generator=rng) for _ in range(bootstrap)
-        ]
-        self._trained: list[float] | None = None
-
-    def row(self, method: str, thresholds: Thresholds | None, evaluations: int) -> Row:
-        """Draw and score ``samples`` images at ``thresholds``; None is as trained.
-
-        The first row made is the one that the others are compared with.
-        """
-        options = {**self.sampling, "threshold": thresholds}
-        parts = []
-        for start in range(0, self.samples, self.batch):
-            seeds = image_seeds(self.seed, start, min(start + self.batch, self.samples))
-            parts.append(to_uint8(self.system.sample(seeds, options)))
-        images = torch.cat(parts)
-        layers = extract(
-            lambda start, stop: images[start:stop],
-            len(images), self.network, 64, self.machine.device, "features of the samples",
-        )  # fmt: skip
-        features = layers[self.extractor.feature_layer]
-        metrics = compute(summarise(features), self.reference, layers[self.extractor.logit_layer])
-        resampled = [self.distance(features[index]) for index in self._resamples]
-        values = [metrics["fid"], *resampled]
-        if self._trained is None:
-            self._trained = values
-        differences = [a - b for a, b in zip(values, self._trained, strict=True)]
-        spread = torch.tensor(differences[1:] or [0.0])
-        generator = self.system.generator
-        with Meter(generator) as meter:
-            rate_seeds = image_seeds(self.seed, 0, RATE_IMAGES)
-            self.system.sample(rate_seeds, {**options, "engine": "plain"})
-        return Row(
-            method=method,
-            thresholds=thresholds if thresholds is not None else read_thresholds(generator),
-            distance=metrics["fid"],
-            difference=differences[0],
-            low=float(spread.quantile(0.025)),
-            high=float(spread.quantile(0.975)),
-            kid=metrics["kid"],
-            firing_rate=meter.firing_rate,
-            evaluations=evaluations,
-        )
-
-    def distance(self, features: Tensor) -> float:
-        """Frechet distance of ``features`` ``[n, d]``, by eigenvalues of a symmetric matrix:
-        tr sqrt(A B) = sum of the roots of the eigenvalues of sqrt(B) A sqrt(B)."""
-        features = features.double()
-        mean, covariance = features.mean(0), features.T.cov()
-        product = self._root @ covariance @ self._root
-        cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-        shift = (mean - self.reference.mean.double()).square().sum()
-        traces = covariance.trace() + self.reference.covariance.trace()
-        return float(shift + traces - 2 * cross)
-
-
-def _square_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix.double())
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 def held_out(images: Images, system: Any, machine: Machine, count: int, seed: int) -> HeldOut:
@@ -160,36 +87,139 @@ def held_out(images: Images, system: Any, machine: Machine, count: int, seed: in
     return HeldOut.draw(pictures.to(machine.device), system.diffusion, seed=seed)
 
 
-def by_loss(
-    system: System, noised: HeldOut, values: Sequence[float], on_step: Callable[[], None]
-) -> tuple[Choice, Choice]:
-    """The two choices that draw no image: one threshold for all, and one a layer."""
-    generator = system.generator.eval()
-    return (
-        choose_by_loss(generator, noised, values, on_step),
-        choose_by_gradient(generator, noised, STEPS, on_step),
-    )
+def grid_values(system: System, given: Sequence[float] = ()) -> list[float]:
+    """The thresholds of a grid without the trained one, in order: ``given``, or the default
+    multiples of the trained threshold.
+
+    Raises:
+        ValueError: nothing was given and the layers were trained with different thresholds.
+    """
+    trained = simplify(read_thresholds(system.generator))
+    if not given and isinstance(trained, Mapping):
+        raise ValueError("--values: the layers were trained with several thresholds; name some")
+    values = given or [factor * float(trained) for factor in VALUES]  # type: ignore[arg-type]
+    return sorted({float(simplify(value)) for value in values} - {trained})  # type: ignore[arg-type]
 
 
-def best(rows: Sequence[Row]) -> Row:
-    """The row with the least distance."""
-    return min(rows, key=lambda row: row.distance)
+class Search:
+    """Finds thresholds by a method, and scores what it finds.
+
+    Args:
+        scorer: draws and scores.
+        noised: held-out images for the choices that draw none.
+        values: the grid.
+        confirm: draw finalists that were picked by their own images again.
+        made_from: hash of the weights and the held-out images, for the ledger.
+        on_candidate: called after each threshold whose held-out loss was measured.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        noised: HeldOut,
+        values: Sequence[float],
+        method: Method,
+        *,
+        confirm: bool = True,
+        ledger: Ledger | None = None,
+        made_from: Mapping[str, Any] | None = None,
+        on_candidate: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.scorer, self.noised, self.values, self.method = scorer, noised, list(values), method
+        self.picks_by_images = method in ("grid", "best")
+        self.confirm = confirm and self.picks_by_images
+        self.ledger, self.made_from = ledger or Ledger(None), dict(made_from or {})
+        self.on_candidate = on_candidate
+        self.net = scorer.system.generator.eval()
+        self.trained = simplify(read_thresholds(self.net))
+
+    @property
+    def candidates(self) -> list[float]:
+        """Thresholds whose held-out loss is measured: the grid and the trained one."""
+        own = [] if isinstance(self.trained, Mapping) else [self.trained]
+        return sorted({*self.values, *own})
+
+    @property
+    def settings(self) -> int:
+        """Most settings that are drawn and scored."""
+        grid = len(self.values) if self.picks_by_images else 0
+        choices = {"grid": 0, "best": 2}.get(self.method, 1)
+        finalists = (2 + choices) if self.confirm else 0
+        return 1 + grid + choices + finalists
+
+    def run(self) -> Findings:
+        """Score what the method finds, and judge its pick."""
+        images = self.scorer.samples * self.scorer.sampling["steps"]
+        losses = self._choice("loss") if self.method != "gradient" else None
+        curve = {row["threshold"]: row for row in losses.curve} if losses else {}
+        trained = {"difference": 0.0, "standard_error": 0.0}
+        rows = [self.scorer.row("trained", None, images, loss=trained)]
+        if self.picks_by_images:
+            for value in self.values:
+                rows.append(self.scorer.row("grid", value, images, loss=curve.get(value)))
+        choices: list[Choice] = []
+        if losses and self.method in ("loss", "best"):
+            choices.append(losses)
+        if self.method in ("gradient", "best"):
+            choices.append(self._choice("gradient"))
+        chosen = []
+        for choice in choices:
+            least = min(choice.curve, key=lambda row: row["loss"])
+            cost = choice.network_evaluations
+            chosen.append(self.scorer.row(choice.method, choice.thresholds, cost, loss=least))
+        rows += chosen
+        picked = min(rows, key=lambda row: row.distance) if self.picks_by_images else chosen[0]
+        best_of_grid = min(rows[: len(rows) - len(chosen)], key=lambda row: row.distance)
+        finalists = [best_of_grid, *chosen] if self.confirm else []
+        confirmations = self._confirm(finalists)
+        judged = next((r for r in confirmations if r.thresholds == picked.thresholds), picked)
+        return Findings(self.trained, rows, confirmations, choices, picked, judged)
+
+    def _confirm(self, finalists: Sequence[Row]) -> list[Row]:
+        """The finalists that are not the trained thresholds, from other noise."""
+        rivals = {json.dumps(row.thresholds): row for row in reversed(finalists)}
+        rivals.pop(json.dumps(self.trained), None)
+        if not rivals:
+            return []
+        drawn = [self.scorer.row("trained", None, 0, confirmation=True)]
+        for row in reversed(rivals.values()):
+            drawn.append(
+                self.scorer.row(row.method, row.thresholds, row.evaluations, confirmation=True)
+            )
+        return drawn
+
+    def _choice(self, kind: Literal["loss", "gradient"]) -> Choice:
+        candidates: Sequence[float] = self.candidates if kind == "loss" else STEPS
+        choose = choose_by_loss if kind == "loss" else choose_by_gradient
+        made_from = {**self.made_from, "choice": kind, "candidates": list(candidates)}
+        found = self.ledger.recall(
+            made_from, lambda: asdict(choose(self.net, self.noised, candidates, self.on_candidate))
+        )
+        return Choice(**{**found, "thresholds": simplify(found["thresholds"])})
 
 
-def write_guidance(
-    checkpoint: Path, chosen: Thresholds, method: str, facts: Mapping[str, Any]
-) -> Path:
-    """Write the chosen thresholds beside the weights, where sampling finds them."""
+def weights_hash(checkpoint: Path) -> str:
+    """16 hex digits of a checkpoint's weights and configuration."""
+    digest = hashlib.sha256()
+    for name in (MODEL, CONFIG):
+        digest.update((checkpoint / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_guidance(checkpoint: Path, findings: Findings, facts: Mapping[str, Any]) -> Path:
+    """Write the chosen thresholds beside the weights, where sampling finds them, with how they
+    were found."""
+    kept = findings.chosen == findings.trained
+    content = {
+        "thresholds": findings.chosen,
+        "method": "trained" if kept else findings.picked.method,
+        "verdict": "kept as trained" if kept else findings.judged.verdict,
+        **facts,
+        "rows": [asdict(row) for row in findings.rows],
+        "confirmations": [asdict(row) for row in findings.confirmations],
+        "curves": {choice.method: choice.curve for choice in findings.choices},
+    }
     path = checkpoint / GUIDANCE
-    content = {"thresholds": chosen, "method": method, **facts}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def as_facts(rows: Sequence[Row], choices: Sequence[Choice]) -> dict[str, Any]:
-    """What a guidance file says of how its thresholds were found."""
-    return {
-        "rows": [asdict(row) for row in rows],
-        "curves": {choice.method: choice.curve for choice in choices},
-    }

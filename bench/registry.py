@@ -6,7 +6,7 @@ torch. To add a system, write its file and add its entry here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -33,11 +33,18 @@ class Entry:
     """The system whose checkpoint this one is built from."""
     samplers: bool = False
     """Whether it denoises, so that a sampler and its steps apply."""
+    importer: str | None = None
+    """Function that turns the authors' checkpoint file into a folder, as ``module:function``."""
 
 
 SYSTEMS: dict[str, Entry] = {
     "sddpm": Entry(
-        "sddpm.system", "SDDPM", "Cao et al. 2024, arXiv 2306.17046", "trained", samplers=True
+        "sddpm.system",
+        "SDDPM",
+        "Cao et al. 2024, arXiv 2306.17046",
+        "trained",
+        samplers=True,
+        importer="sddpm.pretrained:import_published",
     ),
     "sddpm_tsm": Entry(
         "sddpm.tsm",
@@ -79,3 +86,10 @@ def find(name: str) -> Entry:
 def load_module(name: str) -> ModuleType:
     """Import the module of the system ``name``."""
     return import_module(find(name).module)
+
+
+def load_importer() -> Callable[..., int]:
+    """The function behind ``sddpm-bench import``: (file, folder, options) -> parameters."""
+    module, _, function = next(e.importer for e in SYSTEMS.values() if e.importer).partition(":")
+    imported: Callable[..., int] = getattr(import_module(module), function)
+    return imported

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,29 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Name -> folder of the checkpoints inside the package."""
+    home = Path(str(resources.files("sddpm") / "checkpoints"))
+    return {path.parent.name: path.parent for path in sorted(home.glob(f"*/{CONFIG}"))}
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The folder of a checkpoint: a path, or the name of a shipped one.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    shipped = shipped_checkpoints()
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise FileNotFoundError(
+        f"{name}: not a checkpoint folder, nor one that is shipped "
+        f"({', '.join(shipped) or 'none is'})"
+    )
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

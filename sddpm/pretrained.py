@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from sddpm import system, tsm
 from sddpm.checkpoint import (
-    CONFIG,
     count_parameters,
+    find_checkpoint,
     load_generator,
     read_config,
     save_checkpoint,
@@ -34,28 +33,6 @@ from sddpm.samplers import OnStep
 
 KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
 CARD = "README.md"
-
-
-def shipped_checkpoints() -> dict[str, Path]:
-    """Name -> folder of the checkpoints inside the package."""
-    home = Path(str(resources.files("sddpm") / "checkpoints"))
-    return {path.parent.name: path.parent for path in sorted(home.glob(f"*/{CONFIG}"))}
-
-
-def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a checkpoint: a path, or the name of a shipped one.
-
-    Raises:
-        FileNotFoundError: it is neither.
-    """
-    shipped = shipped_checkpoints()
-    if Path(name).is_dir():
-        return Path(name)
-    if str(name) in shipped:
-        return shipped[str(name)]
-    raise FileNotFoundError(
-        f"{name}: no such checkpoint folder, and not a shipped one ({', '.join(shipped) or 'none'})"
-    )
 
 
 class SDDPM:
@@ -213,3 +190,30 @@ import sddpm
 images = sddpm.SDDPM.from_pretrained("FOLDER").sample(64, sampler="ddim", steps=50, seed=0)
 ```
 """
+
+
+def import_published(
+    path: Path,
+    folder: Path,
+    *,
+    time_steps: int,
+    threshold: float,
+    image_size: int,
+    dataset: str | None,
+) -> int:
+    """Turn a checkpoint in the authors' format into a checkpoint folder.
+
+    Args:
+        dataset: name of the data that it was trained on, for ``config.json``.
+
+    Returns:
+        The network's parameters.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of that format, or an option does not fit the network.
+    """
+    model = SDDPM.from_published(path, time_steps, threshold, image_size)
+    model.facts.update(dataset=dataset, dataset_label=dataset)
+    model.save_pretrained(folder)
+    return count_parameters(model.denoiser.generator)

@@ -194,8 +194,8 @@ def test_lists(what: str) -> None:
 
 def test_help_shows_examples() -> None:
     assert "sddpm-bench run --suite digits" in call("--help").stdout
-    for command in ("run", "train", "sample", "evaluate", "energy"):
-        assert f"sddpm-bench {command}" in call(command, "--help").stdout
+    for command in ("run", "train", "sample", "evaluate", "energy", "guide", "import", "show"):
+        assert f"  sddpm-bench {command} " in call(command, "--help").stdout
 
 
 # What does not.
@@ -303,7 +303,70 @@ def test_samples_that_cannot_be_scored(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_nothing_to_write(checkpoint: Path) -> None:
-    refused(call("sample", "--ckpt", checkpoint), "--grid", "--out")
+    refused(call("sample", "--ckpt", checkpoint), "--grid", "--out", "--gif", "--strip")
+
+
+def test_a_shipped_checkpoint_is_known_by_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    (package / "checkpoints").mkdir(parents=True)
+    checkpoint.rename(package / "checkpoints" / "tiny-digits")
+    monkeypatch.setattr("sddpm.checkpoint.resources.files", lambda name: package)
+    drawn = call("sample", "--ckpt", "tiny-digits", "--num", 2, "--sampler", "ddim:2", "--out",
+                 tmp_path / "s.npy", "--device", "cpu")  # fmt: skip
+    assert drawn.exit_code == 0, drawn.output
+    refused(call("sample", "--ckpt", "tiny", "--out", tmp_path / "t.npy"), "tiny", "tiny-digits")
+
+
+def test_samplers_that_need_statistics_measure_them_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(name: str) -> Result:
+        return call("sample", "--ckpt", checkpoint, "--num", 4, "--sampler", "analytic_ddpm:3",
+                    "--out", tmp_path / name, "--device", "cpu")  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.checkpoints.load", _absent)
+        refused(sample("a.npy"), "--data-root", "analytic_ddpm", "statistics", "no such data")
+        assert sample("a.npy").exit_code == 2
+        config = checkpoint / "config.json"
+        facts = json.loads(config.read_text())
+        config.write_text(json.dumps({**facts, "dataset": None}))
+        refused(sample("a.npy"), "--data-root", "names no data set")
+        config.write_text(json.dumps(facts))
+    assert not list(checkpoint.glob("gamma-*"))
+    measured = sample("a.npy")
+    assert measured.exit_code == 0, measured.output
+    assert "measuring" in measured.stderr
+    assert len(list(checkpoint.glob("gamma-*.safetensors"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.checkpoints.load", _absent)
+        known = sample("b.npy")
+    assert known.exit_code == 0, "cached statistics need no data"
+    assert "measuring" not in known.stderr
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    how = ["--ckpt", checkpoint, "--sampler", "analytic_ddpm:3", "--device", "cpu"]
+    refused(call("guide", *how), "--sampler analytic_ddpm:3", "another sampler")
+    assert call("evaluate", *how, "--num", 12, "--references", 20, "--extractor", "embedded"
+                ).exit_code == 0  # fmt: skip
+
+
+def _absent(*arguments: object, **options: object) -> None:
+    raise FileNotFoundError("no such data")
+
+
+def test_options_that_a_system_does_not_have(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "flat"
+    assert call("train", "--suite", suite, "--preset", "smoke", "--system", "pixel_gaussian",
+                "--out", out).exit_code == 0  # fmt: skip
+    how = ["sample", "--ckpt", out / "checkpoint", "--out", tmp_path / "s.npy"]
+    name = "pixel_gaussian"
+    refused(call(*how, "--threshold", 0.9), "--threshold 0.9", name)
+    refused(call(*how, "--engine", "fast"), "--engine fast", name)
+    refused(call(*how, "--sampler", "ddim"), "--sampler ddim", name)
+    refused(call(*how, "--gif", tmp_path / "d.gif"), "--gif", "does not denoise")
+    assert call(*how).exit_code == 0
 
 
 @pytest.mark.parametrize("full_at", ["safetensors", "samples"])

@@ -512,14 +512,15 @@ def test_metering_changes_no_bit_and_costs_little(
     with mode():
         expected = net(x, t)
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             net(x, t)
-            plain.append(time.perf_counter() - start)
+            plain.append(time.process_time() - start)
             with Meter(net) as meter:
-                start = time.perf_counter()
+                start = time.process_time()
                 assert torch.equal(net(x, t), expected)
-                metered.append(time.perf_counter() - start)
-    # 1.9 on an idle machine; the bound is loose because the machine may be shared.
+                metered.append(time.process_time() - start)
+    # Processor time, which a busy machine does not stretch; the fused neurons made the plain
+    # pass fast, so what metering adds shows more than it did.
     assert min(metered) < 4 * min(plain)
     counts = meter.counts(images=32)
     assert 0 < counts.acs < counts.dense_macs_spikes

@@ -1,0 +1,134 @@
+"""Options that several commands share, and their types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+class Numbers(click.ParamType):
+    """Whole numbers of at least ``least``, separated by commas."""
+
+    name = "N,N,..."
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < self.least:
+            wanted = f"whole numbers of at least {self.least}, separated by commas"
+            self.fail(f"{value!r}: expected {wanted}", param, ctx)
+        return tuple(dict.fromkeys(numbers))
+
+
+class Positive(click.ParamType):
+    """A finite number above 0, or with ``many`` several of them, separated by commas."""
+
+    def __init__(self, many: bool = False) -> None:
+        self.many = many
+        self.name = "X,X,..." if many else "X"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | tuple[float, ...]:
+        if isinstance(value, float | tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        legal = all(number > 0 and math.isfinite(number) for number in numbers)
+        if not numbers or not legal or (len(numbers) > 1 and not self.many):
+            wanted = "numbers above 0, separated by commas" if self.many else "a number above 0"
+            self.fail(f"{value!r}: expected {wanted}", param, ctx)
+        return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
+
+
+def split_names(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names separated by commas, of an option that may also be repeated."""
+    names = (name.strip() for text in value for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+PATH = click.Path(path_type=Path)
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+COUNT = click.IntRange(1)
+
+suite = together(
+    click.option("--suite", required=True, metavar="NAME|FILE", help="Shipped, or a YAML file."),
+    click.option("--preset", default="small", show_default=True, metavar="PRESET"),
+)
+data_root = click.option(
+    "--data-root", envvar="SDDPM_DATA_ROOT", metavar="DIR",
+    help="Folder with a folder per data set; without it the Hub. [env: SDDPM_DATA_ROOT]",
+)  # fmt: skip
+device = click.option("--device", type=DEVICE, default="auto", show_default=True)
+devices = together(
+    device, click.option("--devices", type=COUNT, default=1, show_default=True, help="How many.")
+)
+extractor = click.option(
+    "--extractor", type=click.Choice(["auto", "inception", "embedded"]), default="auto",
+    show_default=True,
+    help="auto: Inception-v3 where its weights can be had, else the embedded network.",
+)  # fmt: skip
+energy_table = click.option(
+    "--energy-table", metavar="NAME", help="Picojoules per operation. [default: 45 nm]"
+)
+seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+checkpoint = click.option(
+    "--ckpt", "checkpoint", required=True, metavar="DIR|NAME",
+    help="Checkpoint folder (config.json and model.safetensors), or a shipped one's name.",
+)  # fmt: skip
+sampler = click.option(
+    "--sampler", metavar="NAME[:STEPS[:ETA]]",
+    help="For systems that denoise. [default: ddim:50:1]",
+)  # fmt: skip
+engine = click.option(
+    "--engine", type=click.Choice(["plain", "exact", "fast"]),
+    help="How the network runs. [default: exact; fast rounds weights to 8 bits]",
+)  # fmt: skip
+how = together(
+    sampler,
+    click.option("--time-steps", type=COUNT, help="Where not the checkpoint's."),
+    click.option(
+        "--threshold", type=Positive(), metavar="X",
+        help="Firing threshold. [default: the checkpoint's guided one, else as trained]",
+    ),
+    seed,
+    data_root,
+    device,
+)  # fmt: skip
+references = click.option(
+    "--references", type=click.IntRange(10), default=10000, show_default=True,
+    help="Real images, at most.",
+)  # fmt: skip
+batch = click.option(
+    "--batch", type=COUNT, default=100, show_default=True, help="Images drawn at once."
+)

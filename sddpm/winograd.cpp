@@ -1,0 +1,339 @@
+// 3x3 convolutions (stride 1, padding 1) by Winograd's F(2x2, 3x3), in float32, with both
+// gradients; called from winograd.py through plain C pointers.
+//
+// A tile of 2x2 outputs takes 16 products a pair of channels where the plain sum takes 36. The
+// transforms of inputs and outputs only add, so their rounding is that of the sums themselves.
+// Tensors are [images, height, width, channels] in memory, height and width even, channels a
+// multiple of 64. Transformed tiles never leave the second cache: a block of tiles is
+// transformed, multiplied and transformed back before the next.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+namespace {
+
+typedef float vec __attribute__((vector_size(64)));
+typedef float unaligned __attribute__((vector_size(64), aligned(4)));
+
+const int64_t LANES = 16, CHUNK = 64;  // numbers a vector, channels a panel
+const int64_t ROWS = 6;                // tiles at a time: 24 of the 32 registers are sums
+
+inline vec load(const float* from) { return *(const unaligned*)from; }
+inline void store(float* to, vec value) { *(unaligned*)to = value; }
+
+struct Shape {
+  int64_t images, height, width;
+  int64_t columns() const { return width / 2; }
+  int64_t tiles_an_image() const { return (height / 2) * columns(); }
+  int64_t tiles() const { return images * tiles_an_image(); }
+};
+
+struct Buffer {  // page-aligned scratch memory of one thread
+  explicit Buffer(int64_t numbers)
+      : data((float*)std::aligned_alloc(4096, (numbers * 4 + 4095) / 4096 * 4096)) {}
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+  float* data;
+};
+
+alignas(64) const float ZEROS[CHUNK] = {};
+
+// 16 tiles-transformed inputs of `count` tiles, `CHUNK` channels from `channel` on: B' d B.
+void transform_inputs(const float* x, const Shape& shape, int64_t channels, int64_t channel,
+                      int64_t first, int64_t count, float* to, int64_t position) {
+  for (int64_t tile = 0; tile < count; tile++, to += CHUNK) {
+    const int64_t image = (first + tile) / shape.tiles_an_image();
+    const int64_t inside = (first + tile) % shape.tiles_an_image();
+    const int64_t top = 2 * (inside / shape.columns()) - 1;
+    const int64_t left = 2 * (inside % shape.columns()) - 1;
+    const float* from[16];
+    for (int64_t i = 0; i < 16; i++) {
+      const int64_t row = top + i / 4, column = left + i % 4;
+      const bool there = row >= 0 && row < shape.height && column >= 0 && column < shape.width;
+      from[i] = there ? x + ((image * shape.height + row) * shape.width + column) * channels +
+                            channel
+                      : ZEROS;
+    }
+    for (int64_t c = 0; c < CHUNK; c += LANES) {
+      vec t[16];
+      for (int j = 0; j < 4; j++) {
+        const vec d0 = load(from[j] + c), d1 = load(from[4 + j] + c);
+        const vec d2 = load(from[8 + j] + c), d3 = load(from[12 + j] + c);
+        t[j] = d0 - d2;
+        t[4 + j] = d1 + d2;
+        t[8 + j] = d2 - d1;
+        t[12 + j] = d1 - d3;
+      }
+      for (int i = 0; i < 4; i++) {
+        const vec *d = t + 4 * i;
+        float* out = to + c + 4 * i * position;
+        store(out, d[0] - d[2]);
+        store(out + position, d[1] + d[2]);
+        store(out + 2 * position, d[2] - d[1]);
+        store(out + 3 * position, d[1] - d[3]);
+      }
+    }
+  }
+}
+
+// Sums of 16 positions to 2x2 outputs: A' m A.
+void transform_outputs(const float* from, int64_t position, const Shape& shape, int64_t channels,
+                       int64_t channel, int64_t first, int64_t count, const float* bias,
+                       float* y) {
+  for (int64_t tile = 0; tile < count; tile++, from += CHUNK) {
+    const int64_t image = (first + tile) / shape.tiles_an_image();
+    const int64_t inside = (first + tile) % shape.tiles_an_image();
+    const int64_t row = 2 * (inside / shape.columns()), column = 2 * (inside % shape.columns());
+    float* to = y + ((image * shape.height + row) * shape.width + column) * channels + channel;
+    for (int64_t c = 0; c < CHUNK; c += LANES) {
+      vec t[8];
+      for (int j = 0; j < 4; j++) {
+        const float* m = from + c + j * position;
+        const vec m0 = load(m), m1 = load(m + 4 * position), m2 = load(m + 8 * position),
+                  m3 = load(m + 12 * position);
+        t[j] = m0 + m1 + m2;
+        t[4 + j] = m1 - m2 - m3;
+      }
+      const vec b = bias ? load(bias + channel + c) : vec{};
+      for (int i = 0; i < 2; i++) {
+        const vec* m = t + 4 * i;
+        float* out = to + c + i * shape.width * channels;
+        store(out, m[0] + m[1] + m[2] + b);
+        store(out + channels, m[1] - m[2] - m[3] + b);
+      }
+    }
+  }
+}
+
+// Gradients of 2x2 outputs to 16 positions: A g A'; their sums are added to `sums` (or null).
+void transform_gradients(const float* grad, const Shape& shape, int64_t channels,
+                         int64_t channel, int64_t first, int64_t count, float* to,
+                         int64_t position, float* sums) {
+  for (int64_t tile = 0; tile < count; tile++, to += CHUNK) {
+    const int64_t image = (first + tile) / shape.tiles_an_image();
+    const int64_t inside = (first + tile) % shape.tiles_an_image();
+    const int64_t row = 2 * (inside / shape.columns()), column = 2 * (inside % shape.columns());
+    const float* g =
+        grad + ((image * shape.height + row) * shape.width + column) * channels + channel;
+    for (int64_t c = 0; c < CHUNK; c += LANES) {
+      vec t[8];
+      for (int j = 0; j < 2; j++) {
+        const vec g0 = load(g + c + j * channels);
+        const vec g1 = load(g + c + (shape.width + j) * channels);
+        t[j] = g0;
+        t[2 + j] = g0 + g1;
+        t[4 + j] = g0 - g1;
+        t[6 + j] = -g1;
+      }
+      if (sums) store(sums + c, load(sums + c) + (t[2] + t[3]));
+      for (int i = 0; i < 4; i++) {
+        const vec g0 = t[2 * i], g1 = t[2 * i + 1];
+        float* out = to + c + 4 * i * position;
+        store(out, g0);
+        store(out + position, g0 + g1);
+        store(out + 2 * position, g0 - g1);
+        store(out + 3 * position, -g1);
+      }
+    }
+  }
+}
+
+// out [R, CHUNK] (+)= a [R, CHUNK] panel [CHUNK, CHUNK].
+template <int R>
+inline void multiply_rows(const float* a, const float* panel, float* out, bool add) {
+  vec sum[R][4];
+  for (int r = 0; r < R; r++)
+    for (int j = 0; j < 4; j++) sum[r][j] = add ? load(out + r * CHUNK + j * LANES) : vec{};
+  for (int64_t c = 0; c < CHUNK; c++) {
+    const vec b0 = load(panel + c * CHUNK), b1 = load(panel + c * CHUNK + LANES);
+    const vec b2 = load(panel + c * CHUNK + 2 * LANES), b3 = load(panel + c * CHUNK + 3 * LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const float value = a[r * CHUNK + c];
+      sum[r][0] += value * b0;
+      sum[r][1] += value * b1;
+      sum[r][2] += value * b2;
+      sum[r][3] += value * b3;
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int j = 0; j < 4; j++) store(out + r * CHUNK + j * LANES, sum[r][j]);
+}
+
+void multiply(const float* a, const float* panel, float* out, int64_t rows, bool add) {
+  int64_t row = 0;
+  for (; row + ROWS <= rows; row += ROWS)
+    multiply_rows<ROWS>(a + row * CHUNK, panel, out + row * CHUNK, add);
+  for (; row + 2 <= rows; row += 2)
+    multiply_rows<2>(a + row * CHUNK, panel, out + row * CHUNK, add);
+  for (; row < rows; row++) multiply_rows<1>(a + row * CHUNK, panel, out + row * CHUNK, add);
+}
+
+// out [CHUNK, CHUNK] += a [rows, CHUNK] transposed, times b [rows, CHUNK].
+void multiply_transposed(const float* a, const float* b, float* out, int64_t rows) {
+  const int R = 4;
+  for (int64_t c = 0; c < CHUNK; c += R) {
+    vec sum[R][4];
+    float* to = out + c * CHUNK;
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < 4; j++) sum[r][j] = load(to + r * CHUNK + j * LANES);
+    for (int64_t row = 0; row < rows; row++) {
+      const float *left = a + row * CHUNK + c, *right = b + row * CHUNK;
+      const vec b0 = load(right), b1 = load(right + LANES);
+      const vec b2 = load(right + 2 * LANES), b3 = load(right + 3 * LANES);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        sum[r][0] += left[r] * b0;
+        sum[r][1] += left[r] * b1;
+        sum[r][2] += left[r] * b2;
+        sum[r][3] += left[r] * b3;
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < 4; j++) store(to + r * CHUNK + j * LANES, sum[r][j]);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+int sddpm_winograd_supported() {
+#if defined(__AVX512F__)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+// Kernels in memory [outputs, 3, 3, inputs] to panels
+// [outputs / CHUNK, inputs / CHUNK, 16, CHUNK (inputs), CHUNK (outputs)]: G g G'.
+// `backward`: of the convolution that the gradient of the input is: inputs and outputs change
+// roles and the kernel is turned around.
+void sddpm_winograd_weights(const float* weight, float* panels, int64_t outputs, int64_t inputs,
+                            int backward, int threads) {
+  const int64_t from = backward ? outputs : inputs, to = backward ? inputs : outputs;
+  const int64_t from_stride = backward ? 9 * inputs : 1, to_stride = backward ? 1 : 9 * inputs;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
+  for (int64_t in = 0; in < from; in++)
+    for (int64_t out = 0; out < to; out += LANES) {
+      vec g[9];
+      const float* w = weight + in * from_stride + out * to_stride;
+      for (int tap = 0; tap < 9; tap++) {
+        const float* values = w + (backward ? 8 - tap : tap) * inputs;
+        if (to_stride == 1)
+          g[tap] = load(values);
+        else
+          for (int lane = 0; lane < LANES; lane++) g[tap][lane] = values[lane * to_stride];
+      }
+      vec t[12];
+      for (int j = 0; j < 3; j++) {
+        const vec ends = g[j] + g[6 + j];
+        t[j] = g[j];
+        t[3 + j] = 0.5f * (ends + g[3 + j]);
+        t[6 + j] = 0.5f * (ends - g[3 + j]);
+        t[9 + j] = g[6 + j];
+      }
+      float* panel = panels + ((out / CHUNK) * (from / CHUNK) + in / CHUNK) * 16 * CHUNK * CHUNK +
+                     in % CHUNK * CHUNK + out % CHUNK;
+      for (int i = 0; i < 4; i++) {
+        const vec* u = t + 3 * i;
+        const vec ends = u[0] + u[2];
+        store(panel + (4 * i) * CHUNK * CHUNK, u[0]);
+        store(panel + (4 * i + 1) * CHUNK * CHUNK, 0.5f * (ends + u[1]));
+        store(panel + (4 * i + 2) * CHUNK * CHUNK, 0.5f * (ends - u[1]));
+        store(panel + (4 * i + 3) * CHUNK * CHUNK, u[2]);
+      }
+    }
+}
+
+// y = convolution of x by the kernels in `panels`, plus bias [outputs] (or null).
+void sddpm_winograd(const float* x, const float* panels, const float* bias, float* y,
+                    int64_t images, int64_t height, int64_t width, int64_t inputs,
+                    int64_t outputs, int64_t block, int threads) {
+  const Shape shape{images, height, width};
+  const int64_t blocks = (shape.tiles() + block - 1) / block;
+  const int64_t in_chunks = inputs / CHUNK, out_chunks = outputs / CHUNK;
+  const int64_t position = block * CHUNK;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer transformed(16 * position), sums(16 * position * out_chunks);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < blocks; task++) {
+      const int64_t first = task * block, count = std::min(block, shape.tiles() - first);
+      for (int64_t in = 0; in < in_chunks; in++) {
+        transform_inputs(x, shape, inputs, in * CHUNK, first, count, transformed.data, position);
+        for (int64_t out = 0; out < out_chunks; out++) {
+          const float* panel = panels + (out * in_chunks + in) * 16 * CHUNK * CHUNK;
+          for (int64_t p = 0; p < 16; p++)
+            multiply(transformed.data + p * position, panel + p * CHUNK * CHUNK,
+                     sums.data + (out * 16 + p) * position, count, in > 0);
+        }
+      }
+      for (int64_t out = 0; out < out_chunks; out++)
+        transform_outputs(sums.data + out * 16 * position, position, shape, outputs, out * CHUNK,
+                          first, count, bias, y);
+    }
+  }
+}
+
+// Gradient of the kernels [parts, outputs, 3, 3, inputs] and of the bias [parts, outputs], in
+// `parts` sums over a share of the tiles each; the caller adds them up.
+void sddpm_winograd_weight_gradient(const float* x, const float* grad, float* weight,
+                                    float* bias, int64_t images, int64_t height, int64_t width,
+                                    int64_t inputs, int64_t outputs, int64_t block,
+                                    int64_t parts, int threads) {
+  const Shape shape{images, height, width};
+  const int64_t in_chunks = inputs / CHUNK, out_chunks = outputs / CHUNK;
+  const int64_t position = block * CHUNK, square = CHUNK * CHUNK;
+  const int64_t share = (shape.tiles() + parts - 1) / parts;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer left(16 * position), right(16 * position), sums(16 * square);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < parts * in_chunks * out_chunks; task++) {
+      const int64_t part = task % parts, in = task / parts % in_chunks;
+      const int64_t out = task / parts / in_chunks;
+      float bias_sums[CHUNK] = {};
+      std::memset(sums.data, 0, 16 * square * sizeof(float));
+      const int64_t end = std::min(shape.tiles(), (part + 1) * share);
+      for (int64_t first = part * share; first < end; first += block) {
+        const int64_t count = std::min(block, end - first);
+        transform_inputs(x, shape, inputs, in * CHUNK, first, count, left.data, position);
+        transform_gradients(grad, shape, outputs, out * CHUNK, first, count, right.data,
+                            position, in ? nullptr : bias_sums);
+        for (int64_t p = 0; p < 16; p++)
+          multiply_transposed(left.data + p * position, right.data + p * position,
+                              sums.data + p * square, count);
+      }
+      if (!in)
+        std::memcpy(bias + part * outputs + out * CHUNK, bias_sums, sizeof(bias_sums));
+      for (int64_t c = 0; c < CHUNK; c++)
+        for (int64_t k = 0; k < CHUNK; k += LANES) {
+          const float* u = sums.data + c * CHUNK + k;
+          vec t[12];
+          for (int j = 0; j < 4; j++) {
+            const vec u0 = load(u + j * square), u1 = load(u + (4 + j) * square);
+            const vec u2 = load(u + (8 + j) * square), u3 = load(u + (12 + j) * square);
+            const vec both = 0.5f * (u1 + u2);
+            t[j] = u0 + both;
+            t[4 + j] = 0.5f * (u1 - u2);
+            t[8 + j] = both + u3;
+          }
+          float* to = weight + (part * outputs + out * CHUNK + k) * 9 * inputs + in * CHUNK + c;
+          for (int i = 0; i < 3; i++) {
+            const vec* v = t + 4 * i;
+            const vec both = 0.5f * (v[1] + v[2]);
+            const vec taps[3] = {v[0] + both, 0.5f * (v[1] - v[2]), both + v[3]};
+            for (int j = 0; j < 3; j++)
+              for (int lane = 0; lane < LANES; lane++)
+                to[(lane * 9 + 3 * i + j) * inputs] = taps[j][lane];
+          }
+        }
+    }
+  }
+}
+}
