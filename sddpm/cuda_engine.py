@@ -8,6 +8,7 @@ kernels, convolutions in channels-last memory.
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 class CapturedNetwork:
     """``eps = f(x, t)`` of a network on a CUDA device.
+
+    Where a capture is refused (a layer that waits for the device, say) the network runs launch
+    by launch from then on, with a warning.
 
     Args:
         net: the network; copied.
@@ -25,12 +29,20 @@ class CapturedNetwork:
         self.net = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)
         self.half = half
         self.captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self.capturable = True
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
+        if self.capturable and x.shape not in self.captured:
+            try:
+                self.captured[x.shape] = self._capture(x, t)
+            except RuntimeError as error:
+                self.capturable = False
+                reason = str(error).splitlines()[0]
+                warnings.warn(f"no CUDA graph, sampling is slower: {reason}", stacklevel=2)
         if x.shape not in self.captured:
-            self.captured[x.shape] = self._capture(x, t)
+            return self._run(x, t)
         graph, x_in, t_in, out = self.captured[x.shape]
         x_in.copy_(x)
         t_in.copy_(t)

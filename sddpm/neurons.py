@@ -58,6 +58,7 @@ class SpikingNeuron(nn.Module):
         self.time_steps = check_time_steps(time_steps)
         self.register_buffer("theta", torch.tensor(float(threshold)))
         self.surrogate = surrogate.ATan(alpha=alpha)
+        self._read: tuple[tuple[int, int], float] | None = None
 
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         """The membrane after the input current ``x``, before firing."""
@@ -73,7 +74,17 @@ class SpikingNeuron(nn.Module):
         if charge is None or self.theta.numel() != 1 or type(self.surrogate) is not surrogate.ATan:
             return None
         kind, leak = charge
-        return Dynamics(kind, leak(self), self.theta.item(), self.surrogate.alpha)
+        return Dynamics(kind, leak(self), self._threshold(), self.surrogate.alpha)
+
+    def _threshold(self) -> float:
+        """``theta`` as a number, read again only when it changed: reading waits for a GPU, and
+        may not happen while a CUDA graph is captured."""
+        if self.theta.is_inference():  # such tensors do not count their changes
+            return self.theta.item()
+        state = (id(self.theta), self.theta._version)
+        if self._read is None or self._read[0] != state:
+            self._read = (state, self.theta.item())
+        return self._read[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes (0 or 1) of currents ``[time_steps * batch, ...]``, in the same shape."""

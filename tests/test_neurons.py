@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from spikingjelly.activation_based import neuron as sj
@@ -139,3 +141,23 @@ def test_add_per_image_reaches_every_step_of_its_image() -> None:
 def test_bad_arguments_are_named(build) -> None:
     with pytest.raises(ValueError, match=r"time_steps|threshold|tau|levels|gelu"):
         build()
+
+
+def test_a_threshold_changed_in_any_way_takes_effect() -> None:
+    """The number behind theta is kept; filling, copying, loading and replacing must renew it."""
+    neuron, x = IF(1), torch.full((1, 1), 0.75)
+    assert neuron(x).item() == 0
+    neuron.theta.fill_(0.5)
+    assert neuron(x).item() == 1
+    neuron.load_state_dict({"theta": torch.tensor(2.0)})
+    assert neuron(x).item() == 0
+    neuron.theta = torch.tensor(0.5)
+    assert neuron(x).item() == 1
+    with torch.inference_mode():
+        neuron.theta.copy_(torch.tensor(3.0))
+        assert neuron(x).item() == 0
+    copied = copy.deepcopy(neuron)
+    copied.theta.fill_(0.1)
+    assert copied(x).item() == 1
+    assert neuron(x).item() == 0
+    assert neuron.to(torch.float64)(x.double()).item() == 0
