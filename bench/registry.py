@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 TimeAxis = Literal["none", "trained", "free"]
 
@@ -33,6 +33,8 @@ class Entry:
     """The system whose checkpoint this one is built from."""
     samplers: bool = False
     """Whether it denoises, so that a sampler and its steps apply."""
+    converter: str | None = None
+    """Function that turns a trained parent into this system, as ``module:function``."""
     importer: str | None = None
     """Function that turns the authors' checkpoint file into a folder, as ``module:function``."""
 
@@ -57,7 +59,25 @@ SYSTEMS: dict[str, Entry] = {
     "ann_twin": Entry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
     ),
+    "converted": Entry(
+        "conversion.convert",
+        "converted twin",
+        "rate coding, Rueckauer et al. 2017; arXiv 2305.19868, 2408.16467",
+        "free",
+        parent="ann_twin",
+        samplers=True,
+        converter="conversion.command:prepare",
+    ),
+    "quantised_twin": Entry(
+        "conversion.quantised",
+        "quantised twin",
+        "Hu et al. 2023, arXiv 2305.19868; arXiv 2408.16467",
+        parent="ann_twin",
+        samplers=True,
+    ),
     "ddpm": Entry("baselines.ann_ddpm", "DDPM", "Ho et al. 2020, arXiv 2006.11239", samplers=True),
+    "fsvae": Entry("baselines.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"),
+    "vae": Entry("baselines.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
     "pixel_gaussian": Entry(
         "baselines.pixel_gaussian", "pixel Gaussian", "none: the floor that every model must beat"
     ),
@@ -86,6 +106,13 @@ def find(name: str) -> Entry:
 def load_module(name: str) -> ModuleType:
     """Import the module of the system ``name``."""
     return import_module(find(name).module)
+
+
+def load_converter() -> tuple[str, Callable[..., Any]]:
+    """What ``sddpm-bench convert`` makes: the system's name, and the function behind it."""
+    name, entry = next((name, e) for name, e in SYSTEMS.items() if e.converter)
+    module, _, function = str(entry.converter).partition(":")
+    return name, getattr(import_module(module), function)
 
 
 def load_importer() -> Callable[..., int]:

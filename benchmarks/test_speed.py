@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from bench.datasets import load
+from bench.extractors import EMBEDDED
+from bench.fidelity import score
 from benchmarks.measuring import Comparison, inputs, network, training_step
 from benchmarks.memory import peak_bytes
 from benchmarks.reference import ReferenceNeuron, ReferenceUNet
+from benchmarks.scoring import PlainScoring
 from sddpm.diffusion import DiffusionConfig
 from sddpm.engine import optimize, prepare_for_training
 from sddpm.neurons import IF
@@ -22,6 +27,7 @@ from sddpm.unet import UNet
 
 Compare = Callable[..., Comparison]
 BATCH = 8
+SCORED_IMAGES = 200
 EVALUATION = [("exact", "1.5 (aim 2)"), ("fast", "3 (aim 5)")]
 TRAINING = [(False, "1.4 (aim 2)"), (True, "2 (aim 3)")]
 
@@ -125,6 +131,21 @@ def test_peak_memory_of_a_training_step(
     )
 
 
-def test_scoring(compare: Compare) -> None:
-    """The suite's own feature extractor and metrics, once the harness offers both paths."""
-    pytest.skip("scoring has one path so far: see bench/fidelity.py")
+def test_scoring(compare: Compare, tmp_path: Path) -> None:
+    """A fifth of the 1,000 images of a report, so that the suite takes minutes; the reference
+    statistics are known to both sides."""
+    reference = load("digits", "train", image_size=32, limit=SCORED_IMAGES)
+    samples = load("digits", "test", image_size=32, limit=SCORED_IMAGES)
+    images = samples.__getitems__(list(range(len(samples))))
+    plain = PlainScoring(reference, tmp_path)
+    expected = plain(images)
+    ours = score(images, reference, extractor=EMBEDDED, cache_dir=tmp_path)
+    for name, value in expected.items():
+        assert ours[EMBEDDED.column(name)] == pytest.approx(value, rel=1e-2, abs=1e-3)
+    compare(
+        f"scoring {SCORED_IMAGES} images",
+        "BatchNorm folded, channels-last",
+        lambda: plain(images),
+        lambda: score(images, reference, extractor=EMBEDDED, cache_dir=tmp_path),
+        rounds=2,
+    )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from sddpm.upsampling import doubled_weight, phase_weights
+from sddpm.winograd import WinogradConvolution, divides
 
 _log = logging.getLogger(__name__)
 _PART_RATIO = 254.0  # a part's rounding error is half a step; the next part has 127 to say it with
@@ -173,6 +174,43 @@ class DoublingSpikeConvolution:
             window = phase[..., row : row + height, column : column + width]
             out[..., row::2, column::2] = window
         return out
+
+
+def prepare(
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    *,
+    parts: int,
+    dtype: torch.dtype,
+    bytes_in: bool,
+    doubling: bool,
+) -> Convolution:
+    """The fastest convolution for an activation.
+
+    Args:
+        weight: ``[outputs, inputs, k, k]``, float32.
+        bias: ``[outputs]``, float32.
+        stride: of the convolution; the padding keeps the size at stride 1.
+        parts: int8 parts of a weight, where it is in any.
+        dtype: type of the result.
+        bytes_in: the input is spikes in bytes, else in ``dtype``.
+        doubling: convolve the input doubled in height and width.
+    """
+
+    def direct() -> Convolution:
+        # In several parts, a doubled convolution is no faster than in floating point.
+        if bytes_in and doubling and parts == 1:
+            return DoublingSpikeConvolution(weight, bias, parts=parts, dtype=dtype)
+        if bytes_in and not doubling:
+            return SpikeConvolution(weight, bias, stride=stride, parts=parts, dtype=dtype)
+        return FloatConvolution(weight, bias, stride=stride, dtype=dtype, doubling=doubling)
+
+    exact = parts != 1 and dtype == torch.float32
+    if not exact or stride != 1 or doubling or not divides(weight):
+        return direct()
+    reads = torch.uint8 if bytes_in else dtype
+    return WinogradConvolution(weight, bias, reads=reads, otherwise=direct)
 
 
 def int8_parts(weight: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:

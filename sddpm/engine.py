@@ -2,9 +2,10 @@
 (:func:`prepare_for_training`).
 
 What the sampling engine does: BatchNorm folded into the convolutions; neurons fused with what
-is added in front of them, in one pass over memory; spikes kept in one byte and written
-straight into the concatenations; convolutions of spikes on 8-bit integers; the time embedding
-projected for all blocks at once. Each part is left out where the machine cannot run it.
+is added in front of them, in one pass over memory; spikes kept in one byte and written straight
+into the concatenations; convolutions of spikes on 8-bit integers, or by Winograd's algorithm
+where they must be exact; the time embedding projected for all blocks at once; large batches in
+parts that fit the cache. Each is left out where the machine cannot run it.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from torch.nn.functional import silu
 from sddpm import kernels
 from sddpm.convolutions import (
     Convolution,
-    DoublingSpikeConvolution,
     FloatConvolution,
-    SpikeConvolution,
     affine_of,
     bfloat16_runs,
     fold,
     int8_runs,
+    prepare,
 )
 from sddpm.kernels import Affine
 from sddpm.layers import TimeEmbedding
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
+from sddpm.winograd import WinogradConvolution
+
+_PASS_BYTES = 4 << 20
+"""Size of the largest running tensor: larger batches are evaluated in parts, whose memory stays
+in the cache and is not given back to the system in between."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``eps = f(x, t)``."""
@@ -148,14 +153,11 @@ class _Activation:
     ) -> Convolution:
         """The convolution that reads this activation."""
         weight, bias = fold(conv, norm)
-        stride = conv.stride[0]
-        parts, dtype = precision.weight_parts, self.dtype
-        # In several parts, a doubled convolution is no faster than in floating point.
-        if self.spikes_in_bytes and doubling and parts == 1:
-            return DoublingSpikeConvolution(weight, bias, parts=parts, dtype=dtype)
-        if self.spikes_in_bytes and not doubling:
-            return SpikeConvolution(weight, bias, stride=stride, parts=parts, dtype=dtype)
-        return FloatConvolution(weight, bias, stride=stride, dtype=dtype, doubling=doubling)
+        return prepare(
+            *(weight, bias, conv.stride[0]),
+            parts=precision.weight_parts, dtype=self.dtype, bytes_in=self.spikes_in_bytes,
+            doubling=doubling,
+        )  # fmt: skip
 
     def __call__(
         self,
@@ -266,7 +268,8 @@ class OptimizedUNet:
         self._prepare_stem(net.stem)
         self.down = [self._layer(layer, 0) for layer in net.down]
         self.middle = [self._layer(layer, 0) for layer in net.middle]
-        widths = [net.stem.conv2.out_channels]
+        self.stem_channels = net.stem.conv2.out_channels
+        widths = [self.stem_channels]
         for layer in net.down:
             assert isinstance(layer, ResidualBlock | Downsample)
             last = layer.conv2 if isinstance(layer, ResidualBlock) else layer.conv
@@ -307,6 +310,8 @@ class OptimizedUNet:
         int8 = self.stem_act.spikes_in_bytes
         native = self.stem_act.dynamics is not None and kernels.library() is not None
         parts = f"int8 x {self.precision.weight_parts}" if int8 else "plain"
+        if isinstance(self.stem_conv2, WinogradConvolution):
+            parts = "Winograd float32"
         currents = str(self.precision.currents).removeprefix("torch.")
         return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
 
@@ -320,7 +325,8 @@ class OptimizedUNet:
         for act in acts:
             act.observe = lambda spikes: rates.append(spikes.float().mean().item())
         try:
-            self(x, t)
+            with torch.inference_mode():
+                self._evaluate(x, t)
         finally:
             for act in acts:
                 act.observe = None
@@ -329,6 +335,13 @@ class OptimizedUNet:
     @torch.inference_mode()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
+        _, _, height, width = x.shape
+        numbers = self.time_steps * height * width * self.stem_channels
+        images = max(1, _PASS_BYTES // (numbers * self.precision.currents.itemsize))
+        passes = zip(x.split(images), t.split(images), strict=True)
+        return torch.cat([self._evaluate(*part) for part in passes])
+
+    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         embedding = silu(self.embedding(t))
         projected = torch.addmm(self.project_bias, embedding, self.project_weight.T)
         per_image = iter(projected.split(self.project_sizes, dim=1))

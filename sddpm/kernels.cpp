@@ -36,7 +36,7 @@ inline void store(bf16* to, float value) {  // round to nearest, ties to even
   to->bits = uint16_t(value != value ? 0x7fc0u : rounded);
 }
 
-const int64_t BLOCK = 512;          // numbers a block: four buffers of it fit the first cache
+const int64_t BLOCK = 2048;         // numbers a block: four buffers of it fit the first cache
 const int64_t PARALLEL_FROM = 32768;  // numbers below which threads cost more than they save
 
 struct Shape {
@@ -219,7 +219,7 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
 template <class In>
 void channel_sums(const In* a, const In* b, const float* center, double* sums, int64_t rows,
                   int64_t channels, int threads) {
-  const int64_t group = std::max<int64_t>(1, 8 * BLOCK / channels);
+  const int64_t group = std::max<int64_t>(1, 2 * BLOCK / channels);
   const int64_t tasks = (rows + group - 1) / group;
 #pragma omp parallel num_threads(threads) if (rows * channels > PARALLEL_FROM)
   {

@@ -26,8 +26,6 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = [
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp"),
     *("-fno-math-errno", "-fno-trapping-math"),
-    # A fused multiply-add would round a membrane differently from the torch formula.
-    "-ffp-contract=off",
 ]
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 _log = logging.getLogger(__name__)
@@ -60,32 +58,39 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had. Compiles at the first call."""
     if os.environ.get("SDDPM_KERNELS") == "0":
         return None
+    # A fused multiply-add would round a membrane differently from the torch formula.
+    loaded = compiled(_SOURCE, "-ffp-contract=off")
+    return None if loaded is None else _declared(loaded)
+
+
+def compiled(source: Path, *flags: str) -> ctypes.CDLL | None:
+    """The library of a source, built if it is not in the cache; None where that fails."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
-        _log.info("no C++ compiler found: neurons run on torch operators, slower")
+        _log.info("no C++ compiler found: %s is left out, slower", source.name)
         return None
     try:
-        return _load(_build(compiler))
+        return ctypes.CDLL(str(_build(compiler, source, [*_FLAGS, *flags])))
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("the neuron kernels could not be built, torch operators are used: %s", error)
+        _log.warning("%s could not be built, torch operators are used: %s", source.name, error)
         return None
 
 
-def _build(compiler: str) -> Path:
+def _build(compiler: str, source: Path, flags: list[str]) -> Path:
     """Path of the shared library for this source, compiler and processor; built if missing."""
     key = hashlib.sha256()
-    for part in (_SOURCE.read_bytes(), " ".join([compiler, *_FLAGS]).encode(), _processor()):
+    for part in (source.read_bytes(), " ".join([compiler, *flags]).encode(), _processor()):
         key.update(part)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sddpm"
-    target = root / f"kernels-{key.hexdigest()[:16]}.so"
+    target = root / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if target.is_file():
         return target
-    _log.info("compiling the neuron kernels (some seconds, once): %s", target)
+    _log.info("compiling %s (some seconds, once): %s", source.name, target)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         built = Path(folder) / "kernels.so"
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(built)]
+        command = [compiler, *flags, str(source), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         os.replace(built, target)  # atomic: another process sees all of it or nothing
     return target
@@ -100,8 +105,7 @@ def _processor() -> bytes:
     return "".join(x for x in lines[:40] if x.startswith(("model name", "flags"))).encode()
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    loaded = ctypes.CDLL(str(path))
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     i32, i64, f32, p = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     shape, affine = (i64, i64, i64, i64), (p, p, i64)
     loaded.sddpm_fire.argtypes = (

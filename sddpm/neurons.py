@@ -156,6 +156,48 @@ class ParametricLIF(SpikingNeuron):
         return v + (x - v) * self.leak()
 
 
+class RateIF(SpikingNeuron):
+    """Integrate-and-fire for converted networks: the mean of its spikes is an ANN's activation.
+
+    From ``u[0] = theta / 2``, per spiking step: ``u += x``; a spike of value ``theta`` where
+    ``u >= theta``, which takes ``theta`` off the membrane and leaves the rest (soft reset). With
+    constant input ``x`` the mean over ``T`` steps is exactly the quantised ReLU of ``x`` at
+    ``levels = T``; with uneven input, charge that comes late or is taken back adds an error.
+    """
+
+    code: ClassVar[str] = "rate"
+    signed: ClassVar[bool] = False
+
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        return v + x
+
+    def integrate(self, x: Tensor) -> Tensor:
+        """Spikes of ``[time_steps * batch, ...]``: 0, ``theta``; where signed also ``-theta``."""
+        currents = x.unflatten(0, (self.time_steps, -1))
+        u = torch.zeros_like(currents[0], dtype=torch.float32) + self.theta / 2
+        emitted = torch.zeros_like(u)
+        spikes = []
+        for current in currents:
+            u = self.charge(u, current)
+            # In units of theta, so that the surrogate is as wide as the threshold is high.
+            spike = self.surrogate((u - self.theta) / self.theta)
+            u = u - spike * self.theta
+            if self.signed:
+                back = self.surrogate(-u / self.theta) * (u < 0) * (emitted > 0)
+                u = u + back * self.theta
+                spike = spike - back
+                emitted = emitted + spike.detach()
+            spikes.append((spike * self.theta).to(x.dtype))
+        return torch.cat(spikes)
+
+
+class SignedRateIF(RateIF):
+    """:class:`RateIF` that takes spikes back: where ``u < 0`` after earlier spikes it emits one
+    of ``-theta``, so that charge may arrive in any order (Fast-SNN, arXiv 2305.19868)."""
+
+    signed = True
+
+
 _CHARGES: dict[Callable[..., Tensor], tuple[int, Callable[[Any], float]]] = {
     IF.charge: (0, lambda neuron: 0.0),
     LIF.charge: (1, lambda neuron: neuron.tau),
@@ -210,21 +252,33 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "if": IF,
     "lif": LIF,
     "plif": ParametricLIF,
+    "rate_if": RateIF,
+    "signed_rate_if": SignedRateIF,
     "relu": ReLU,
     "quant_relu": QuantReLU,
 }
 
 
-def make_activation(name: str, time_steps: int, threshold: float = 1.0) -> nn.Module:
-    """Build the activation ``name``, one of :data:`ACTIVATIONS`."""
+def make_activation(
+    name: str, time_steps: int, threshold: float = 1.0, levels: int = 4
+) -> nn.Module:
+    """Build the activation ``name``, one of :data:`ACTIVATIONS`; ``levels``: of a quantised one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    if ACTIVATIONS[name] is QuantReLU:
+        return QuantReLU(time_steps, threshold, levels)
     return ACTIVATIONS[name](time_steps, threshold)
 
 
 def is_spiking(name: str) -> bool:
     """Whether the activation ``name`` emits spikes, so that the layers after it read them."""
     return getattr(ACTIVATIONS[name], "emits", None) == "spikes"
+
+
+def is_rate_coded(name: str) -> bool:
+    """Whether the mean of the activation ``name`` over spiking time is what it says, so that the
+    network is read out by its mean as well."""
+    return getattr(ACTIVATIONS[name], "code", None) == "rate"
 
 
 class DirectEncoding(nn.Module):
@@ -253,6 +307,18 @@ class MembraneReadout(nn.Module):
         steps = x.unflatten(0, (len(self.weights), -1))
         weights = self.weights.to(x.dtype).view(-1, *(1 for _ in x.shape))
         return (steps * weights).sum(0)
+
+
+class MeanReadout(nn.Module):
+    """The mean over spiking time."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = check_time_steps(time_steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read ``[time_steps * batch, ...]`` out as ``[batch, ...]``."""
+        return x.unflatten(0, (self.time_steps, -1)).mean(0)
 
 
 def add_per_image(x: Tensor, per_image: Tensor) -> Tensor:

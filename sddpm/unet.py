@@ -18,9 +18,17 @@ from torch.nn.functional import silu
 
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
-from sddpm.neurons import DirectEncoding, MembraneReadout, is_spiking, make_activation
+from sddpm.neurons import (
+    DirectEncoding,
+    MeanReadout,
+    MembraneReadout,
+    is_rate_coded,
+    is_spiking,
+    make_activation,
+)
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
+from sddpm.winograd import convolve
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class UNetConfig:
     """Rows of the time embedding's table."""
     temporal_scaling: bool = False
     """TSM: scale every convolution's current by a learned scalar per spiking step."""
+    levels: int = 4
+    """Levels above 0 of the quantised ReLU."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,9 @@ class Recipe:
         return "spikes" if is_spiking(self.config.activation) else "real"
 
     def activation(self) -> nn.Module:
+        config = self.config
         return make_activation(
-            self.config.activation, self.config.time_steps, self.config.threshold
+            config.activation, config.time_steps, config.threshold, config.levels
         )
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -104,7 +115,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = normalise_and_fire(self.encode(self.conv1(x)), self.bn1, self.act)
-        return normalise(self.conv2(h), self.bn2)
+        return normalise(convolve(self.conv2, h), self.bn2)
 
 
 class ResidualBlock(nn.Module):
@@ -126,9 +137,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""
-        h = self.conv1(self.act1(x))
+        h = convolve(self.conv1, self.act1(x))
         h = normalise_and_fire(h, self.bn1, self.act2, per_image=self.embed(embedding))
-        return normalise(self.conv2(h), self.bn2, self.shortcut(x))
+        return normalise(convolve(self.conv2, h), self.bn2, self.shortcut(x))
 
 
 class Downsample(nn.Module):
@@ -220,7 +231,9 @@ class UNet(nn.Module):
                 self.up.append(Upsample(now, recipe))
 
         self.head = Head(now, config.image_channels, recipe)
-        self.readout = MembraneReadout(config.time_steps)
+        self.rate_coded = is_rate_coded(config.activation)
+        readout = MeanReadout if self.rate_coded else MembraneReadout
+        self.readout: nn.Module = readout(config.time_steps)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in ``x`` (``[batch, image_channels, H, W]``) at diffusion steps ``t``
@@ -238,6 +251,8 @@ class UNet(nn.Module):
                 h = module(torch.cat([h, stored.pop()], dim=1), embedding)
             else:
                 h = module(h)
+        if self.rate_coded:  # the head is not linear: an ANN's value goes into it, and once
+            return self.head(self.readout(h))
         return self.readout(self.head(h))
 
 
@@ -250,9 +265,11 @@ def _check(config: UNetConfig) -> None:
         raise ValueError(f"multipliers={config.multipliers}: expected whole numbers of at least 1")
     if config.blocks < 1:
         raise ValueError(f"blocks={config.blocks}: expected at least 1")
-    make_activation(config.activation, config.time_steps, config.threshold)
+    make_activation(config.activation, config.time_steps, config.threshold, config.levels)
     if config.temporal_scaling and not is_spiking(config.activation):
         raise ValueError(f"temporal_scaling needs spiking time; {config.activation!r} has none")
+    if config.temporal_scaling and is_rate_coded(config.activation):
+        raise ValueError("temporal_scaling tells spiking steps apart; a rate code may not")
 
 
 def check_image_size(config: UNetConfig, size: int) -> None:

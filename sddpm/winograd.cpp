@@ -22,6 +22,10 @@ const int64_t LANES = 16, CHUNK = 64;  // numbers a vector, channels a panel
 const int64_t ROWS = 6;                // tiles at a time: 24 of the 32 registers are sums
 
 inline vec load(const float* from) { return *(const unaligned*)from; }
+inline vec load(const uint8_t* from) {
+  typedef uint8_t bytes __attribute__((vector_size(16), aligned(1)));
+  return __builtin_convertvector(*(const bytes*)from, vec);
+}
 inline void store(float* to, vec value) { *(unaligned*)to = value; }
 
 struct Shape {
@@ -39,23 +43,24 @@ struct Buffer {  // page-aligned scratch memory of one thread
   float* data;
 };
 
-alignas(64) const float ZEROS[CHUNK] = {};
+alignas(64) const float ZEROS[CHUNK] = {};  // of any type
 
 // 16 tiles-transformed inputs of `count` tiles, `CHUNK` channels from `channel` on: B' d B.
-void transform_inputs(const float* x, const Shape& shape, int64_t channels, int64_t channel,
+template <class In>
+void transform_inputs(const In* x, const Shape& shape, int64_t channels, int64_t channel,
                       int64_t first, int64_t count, float* to, int64_t position) {
   for (int64_t tile = 0; tile < count; tile++, to += CHUNK) {
     const int64_t image = (first + tile) / shape.tiles_an_image();
     const int64_t inside = (first + tile) % shape.tiles_an_image();
     const int64_t top = 2 * (inside / shape.columns()) - 1;
     const int64_t left = 2 * (inside % shape.columns()) - 1;
-    const float* from[16];
+    const In* from[16];
     for (int64_t i = 0; i < 16; i++) {
       const int64_t row = top + i / 4, column = left + i % 4;
       const bool there = row >= 0 && row < shape.height && column >= 0 && column < shape.width;
       from[i] = there ? x + ((image * shape.height + row) * shape.width + column) * channels +
                             channel
-                      : ZEROS;
+                      : (const In*)ZEROS;
     }
     for (int64_t c = 0; c < CHUNK; c += LANES) {
       vec t[16];
@@ -197,64 +202,9 @@ void multiply_transposed(const float* a, const float* b, float* out, int64_t row
   }
 }
 
-}  // namespace
-
-extern "C" {
-
-int sddpm_winograd_supported() {
-#if defined(__AVX512F__)
-  return 1;
-#else
-  return 0;
-#endif
-}
-
-// Kernels in memory [outputs, 3, 3, inputs] to panels
-// [outputs / CHUNK, inputs / CHUNK, 16, CHUNK (inputs), CHUNK (outputs)]: G g G'.
-// `backward`: of the convolution that the gradient of the input is: inputs and outputs change
-// roles and the kernel is turned around.
-void sddpm_winograd_weights(const float* weight, float* panels, int64_t outputs, int64_t inputs,
-                            int backward, int threads) {
-  const int64_t from = backward ? outputs : inputs, to = backward ? inputs : outputs;
-  const int64_t from_stride = backward ? 9 * inputs : 1, to_stride = backward ? 1 : 9 * inputs;
-#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
-  for (int64_t in = 0; in < from; in++)
-    for (int64_t out = 0; out < to; out += LANES) {
-      vec g[9];
-      const float* w = weight + in * from_stride + out * to_stride;
-      for (int tap = 0; tap < 9; tap++) {
-        const float* values = w + (backward ? 8 - tap : tap) * inputs;
-        if (to_stride == 1)
-          g[tap] = load(values);
-        else
-          for (int lane = 0; lane < LANES; lane++) g[tap][lane] = values[lane * to_stride];
-      }
-      vec t[12];
-      for (int j = 0; j < 3; j++) {
-        const vec ends = g[j] + g[6 + j];
-        t[j] = g[j];
-        t[3 + j] = 0.5f * (ends + g[3 + j]);
-        t[6 + j] = 0.5f * (ends - g[3 + j]);
-        t[9 + j] = g[6 + j];
-      }
-      float* panel = panels + ((out / CHUNK) * (from / CHUNK) + in / CHUNK) * 16 * CHUNK * CHUNK +
-                     in % CHUNK * CHUNK + out % CHUNK;
-      for (int i = 0; i < 4; i++) {
-        const vec* u = t + 3 * i;
-        const vec ends = u[0] + u[2];
-        store(panel + (4 * i) * CHUNK * CHUNK, u[0]);
-        store(panel + (4 * i + 1) * CHUNK * CHUNK, 0.5f * (ends + u[1]));
-        store(panel + (4 * i + 2) * CHUNK * CHUNK, 0.5f * (ends - u[1]));
-        store(panel + (4 * i + 3) * CHUNK * CHUNK, u[2]);
-      }
-    }
-}
-
-// y = convolution of x by the kernels in `panels`, plus bias [outputs] (or null).
-void sddpm_winograd(const float* x, const float* panels, const float* bias, float* y,
-                    int64_t images, int64_t height, int64_t width, int64_t inputs,
-                    int64_t outputs, int64_t block, int threads) {
-  const Shape shape{images, height, width};
+template <class In>
+void convolve(const In* x, const float* panels, const float* bias, float* y, const Shape& shape,
+              int64_t inputs, int64_t outputs, int64_t block, int threads) {
   const int64_t blocks = (shape.tiles() + block - 1) / block;
   const int64_t in_chunks = inputs / CHUNK, out_chunks = outputs / CHUNK;
   const int64_t position = block * CHUNK;
@@ -280,6 +230,74 @@ void sddpm_winograd(const float* x, const float* panels, const float* bias, floa
   }
 }
 
+}  // namespace
+
+extern "C" {
+
+int sddpm_winograd_supported() {
+#if defined(__AVX512F__)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+// Kernels in memory [outputs, 3, 3, inputs] to panels
+// [outputs / CHUNK, inputs / CHUNK, 16, CHUNK (inputs), CHUNK (outputs)]: G g G'.
+// `backward`: of the convolution that the gradient of the input is: inputs and outputs change
+// roles and the kernel is turned around.
+void sddpm_winograd_weights(const float* weight, float* panels, int64_t outputs, int64_t inputs,
+                            int backward, int threads) {
+  const int64_t from = backward ? outputs : inputs, to = backward ? inputs : outputs;
+  const int64_t from_stride = backward ? 9 * inputs : 1, to_stride = backward ? 1 : 9 * inputs;
+  const int64_t row_stride = 9 * inputs;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
+  for (int64_t out = 0; out < to; out += LANES)
+    for (int64_t start = 0; start < from; start += LANES) {
+      alignas(64) float taken[9][LANES][LANES];  // tap, lane in memory's order of the other two
+      const float* w = weight + start * from_stride + out * to_stride;
+      for (int64_t tap = 0; tap < 9; tap++)
+        for (int64_t row = 0; row < LANES; row++)
+          store(taken[tap][row], load(w + (backward ? 8 - tap : tap) * inputs + row * row_stride));
+      for (int64_t lane = 0; lane < LANES; lane++) {
+        vec g[9], t[12];
+        for (int tap = 0; tap < 9; tap++)
+          if (backward)
+            g[tap] = load(taken[tap][lane]);
+          else
+            for (int row = 0; row < LANES; row++) g[tap][row] = taken[tap][row][lane];
+        for (int j = 0; j < 3; j++) {
+          const vec ends = g[j] + g[6 + j];
+          t[j] = g[j];
+          t[3 + j] = 0.5f * (ends + g[3 + j]);
+          t[6 + j] = 0.5f * (ends - g[3 + j]);
+          t[9 + j] = g[6 + j];
+        }
+        const int64_t in = start + lane, panel = out / CHUNK * (from / CHUNK) + in / CHUNK;
+        float* put = panels + panel * 16 * CHUNK * CHUNK + in % CHUNK * CHUNK + out % CHUNK;
+        for (int i = 0; i < 4; i++, put += 4 * CHUNK * CHUNK) {
+          const vec *u = t + 3 * i, ends = u[0] + u[2];
+          store(put, u[0]);
+          store(put + CHUNK * CHUNK, 0.5f * (ends + u[1]));
+          store(put + 2 * CHUNK * CHUNK, 0.5f * (ends - u[1]));
+          store(put + 3 * CHUNK * CHUNK, u[2]);
+        }
+      }
+    }
+}
+
+// y = convolution of x by the kernels in `panels`, plus bias [outputs] (or null). x is float32,
+// or uint8 if `bytes`.
+void sddpm_winograd(int bytes, const void* x, const float* panels, const float* bias, float* y,
+                    int64_t images, int64_t height, int64_t width, int64_t inputs,
+                    int64_t outputs, int64_t block, int threads) {
+  const Shape shape{images, height, width};
+  if (bytes)
+    convolve((const uint8_t*)x, panels, bias, y, shape, inputs, outputs, block, threads);
+  else
+    convolve((const float*)x, panels, bias, y, shape, inputs, outputs, block, threads);
+}
+
 // Gradient of the kernels [parts, outputs, 3, 3, inputs] and of the bias [parts, outputs], in
 // `parts` sums over a share of the tiles each; the caller adds them up.
 void sddpm_winograd_weight_gradient(const float* x, const float* grad, float* weight,
@@ -297,7 +315,7 @@ void sddpm_winograd_weight_gradient(const float* x, const float* grad, float* we
     for (int64_t task = 0; task < parts * in_chunks * out_chunks; task++) {
       const int64_t part = task % parts, in = task / parts % in_chunks;
       const int64_t out = task / parts / in_chunks;
-      float bias_sums[CHUNK] = {};
+      float bias_sums[CHUNK] = {}, turned[LANES][9][CHUNK + LANES];  // no multiple of a page
       std::memset(sums.data, 0, 16 * square * sizeof(float));
       const int64_t end = std::min(shape.tiles(), (part + 1) * share);
       for (int64_t first = part * share; first < end; first += block) {
@@ -311,8 +329,8 @@ void sddpm_winograd_weight_gradient(const float* x, const float* grad, float* we
       }
       if (!in)
         std::memcpy(bias + part * outputs + out * CHUNK, bias_sums, sizeof(bias_sums));
-      for (int64_t c = 0; c < CHUNK; c++)
-        for (int64_t k = 0; k < CHUNK; k += LANES) {
+      for (int64_t k = 0; k < CHUNK; k += LANES) {
+        for (int64_t c = 0; c < CHUNK; c++) {
           const float* u = sums.data + c * CHUNK + k;
           vec t[12];
           for (int j = 0; j < 4; j++) {
@@ -323,16 +341,18 @@ void sddpm_winograd_weight_gradient(const float* x, const float* grad, float* we
             t[4 + j] = 0.5f * (u1 - u2);
             t[8 + j] = both + u3;
           }
-          float* to = weight + (part * outputs + out * CHUNK + k) * 9 * inputs + in * CHUNK + c;
           for (int i = 0; i < 3; i++) {
-            const vec* v = t + 4 * i;
-            const vec both = 0.5f * (v[1] + v[2]);
+            const vec *v = t + 4 * i, both = 0.5f * (v[1] + v[2]);
             const vec taps[3] = {v[0] + both, 0.5f * (v[1] - v[2]), both + v[3]};
             for (int j = 0; j < 3; j++)
-              for (int lane = 0; lane < LANES; lane++)
-                to[(lane * 9 + 3 * i + j) * inputs] = taps[j][lane];
+              for (int lane = 0; lane < LANES; lane++) turned[lane][3 * i + j][c] = taps[j][lane];
           }
         }
+        float* to = weight + (part * outputs + out * CHUNK + k) * 9 * inputs + in * CHUNK;
+        for (int row = 0; row < LANES * 9; row++)
+          for (int64_t c = 0; c < CHUNK; c += LANES)
+            store(to + row * inputs + c, load(turned[row / 9][row % 9] + c));
+      }
     }
   }
 }

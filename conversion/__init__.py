@@ -1,0 +1,1 @@
+"""From trained ANN denoisers to spiking ones, and what that costs in accuracy."""

@@ -1,0 +1,266 @@
+"""A trained ReLU denoiser as a spiking one: the same U-Net with rate neurons, no training.
+
+The parent's weights are loaded strictly into a U-Net with another activation; what remains to
+be found is one threshold a layer. Methods: ``rate-max`` and ``rate-percentile`` (a plain ReLU
+parent, data-based thresholds, soft reset, membrane at half the threshold at the start; Rueckauer
+et al. 2017, Li and Bu et al. 2021-22), ``rate-mse`` (ours: the threshold that suits the number
+of spiking steps), ``fast-snn`` (a quantised parent with learned clips, T = its levels;
+arXiv 2305.19868, and arXiv 2408.16467 for diffusion). Differences from the latter: BatchNorm,
+not GroupNorm, and the mean over spiking time is taken before the head, so that only the
+neurons err.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conversion.calibrate import Thresholds, read_thetas
+from sddpm.denoising import Denoiser, DenoiserTraining
+from sddpm.diffusion import DiffusionConfig
+from sddpm.neurons import check_time_steps, is_spiking
+from sddpm.protocol import ImageShape, Step, System
+from sddpm.rng import mix
+from sddpm.unet import UNet, UNetConfig, check_image_size
+
+METHODS = {
+    "rate-percentile": "percentile",
+    "rate-max": "max",
+    "rate-mse": "mse",
+    "fast-snn": None,
+}
+"""Method -> the statistic that its thresholds are; None where the parent has learned them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A converted network. Its widths are its parent's; the defaults are the published ones."""
+
+    time_steps: int = 64
+    """Spiking time steps of one network evaluation; any, with any checkpoint."""
+    method: str = "rate-percentile"
+    """One of :data:`METHODS`."""
+    signed: bool = False
+    """Neurons may take spikes back, which corrects most of what uneven arrival spoils."""
+    percentile: float = 99.9
+    """Of the parent's activations, for ``rate-percentile``."""
+    calibration_steps: int = 8
+    """Batches of training images on which thresholds are measured; later ones change nothing."""
+    channels: int = 128
+    """Base width of the U-Net."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    """Width of each level in units of ``channels``."""
+    blocks: int = 2
+    """Residual blocks a level on the way down."""
+    diffusion_steps: int = 1000
+    """Steps of the noise schedule."""
+
+
+class Converted(Denoiser):
+    """A rate-coded U-Net. ``train_step`` measures thresholds and descends nothing.
+
+    Args:
+        net: with the parent's weights, or to be loaded from a checkpoint.
+        config: method and calibration.
+    """
+
+    batches: Tensor
+
+    def __init__(self, net: UNet, shape: ImageShape, config: Config) -> None:
+        diffusion = DiffusionConfig(config.diffusion_steps)
+        super().__init__(net, shape, DenoiserTraining(ema_decay=0.0), diffusion)
+        self.optimizers = {}
+        self.config = config
+        statistic = METHODS[config.method]
+        self.thresholds = (
+            Thresholds(statistic, config.percentile, config.time_steps) if statistic else None
+        )
+        # Goes with a training that is resumed; the generator's checkpoint does not hold it.
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self._parent: UNet | None = None
+
+    @property
+    def unet(self) -> UNet:
+        """The network by its own type."""
+        assert isinstance(self.net, UNet)
+        return self.net
+
+    def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
+        """Calibrate on ``images`` while there are calibration steps left."""
+        noise = step.randn(*images.shape)
+        t = step.randint(self.diffusion.config.diffusion_steps, len(images))
+        if step.number < self.config.calibration_steps:
+            noisy = self.diffusion.add_noise(images, noise, t)
+            # Every process sees the whole batch, so all arrive at the same thresholds.
+            self.calibrate(step.gather(noisy), step.gather(t))
+        thetas = list(read_thetas(self.net).values())
+        return {"threshold": torch.tensor(thetas).mean()}
+
+    def calibrate(self, noisy: Tensor, t: Tensor) -> None:
+        """Let the parent see ``noisy`` (``[batch, C, H, W]``) at steps ``t`` and set thresholds.
+
+        Raises:
+            ValueError: no images, or images of another shape than the network's.
+        """
+        if self.thresholds is None:
+            return
+        if len(noisy) and tuple(noisy.shape[1:]) != image_size(self.shape):
+            raise ValueError(
+                f"calibration images are {_times(noisy.shape[1:])}; the network was trained on "
+                f"{_times(image_size(self.shape))}"
+            )
+        if self._parent is None:
+            self._parent = rectified(self.unet)
+        if not self.thresholds.batches and self.batches:  # resumed: go on from what was measured
+            self.thresholds.batches = int(self.batches)
+            self.thresholds.values = dict(read_thetas(self.net))
+        self.thresholds.update(self._parent, noisy, t)
+        self.thresholds.write(self.net)
+        self.batches.fill_(self.thresholds.batches)
+        if self.thresholds.batches >= self.config.calibration_steps:
+            self._parent = None
+
+
+def image_size(shape: ImageShape) -> tuple[int, int, int]:
+    """``(channels, height, width)``."""
+    return shape.channels, shape.size, shape.size
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def rebuilt(net: UNet, activation: str, time_steps: int) -> UNet:
+    """``net`` with another activation and the same state, loaded strictly."""
+    config = replace(net.config, activation=activation, time_steps=time_steps)
+    other = UNet(config).to(next(net.parameters()).device)
+    other.load_state_dict(copy.deepcopy(net.state_dict()), strict=True)
+    return other.train(net.training)
+
+
+def rectified(net: UNet) -> UNet:
+    """The ReLU network with the weights of a converted one."""
+    return rebuilt(net, "relu", 1)
+
+
+def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
+    """The U-Net of ``config`` for images of ``shape``."""
+    if config.method not in METHODS:
+        raise ValueError(f"method={config.method!r}: expected one of {', '.join(METHODS)}")
+    return UNetConfig(
+        image_channels=shape.channels,
+        channels=config.channels,
+        multipliers=tuple(config.multipliers),
+        blocks=config.blocks,
+        activation="signed_rate_if" if config.signed else "rate_if",
+        time_steps=check_time_steps(config.time_steps),
+        diffusion_steps=config.diffusion_steps,
+    )
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Converted:
+    """A converted network for images of ``shape``, from the weights ``parent`` samples with.
+
+    Without a parent the weights are fresh, to be loaded from a checkpoint. Thresholds are
+    measured by the first ``config.calibration_steps`` training steps.
+
+    Raises:
+        ValueError: the parent cannot be rate-coded, is another network than the configuration
+            says, or was trained on images of another size.
+    """
+    unet = unet_config(config, shape)
+    check_image_size(unet, shape.size)
+    net = UNet(unet)
+    if parent is not None:
+        source = convertible(parent)
+        check_parent(config, shape, parent, source)
+        net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
+    return Converted(net, shape, config)
+
+
+def config_of(parent: System, **chosen: Any) -> Config:
+    """A Config with the widths of ``parent``, and other fields as ``chosen``."""
+    theirs = convertible(parent).config
+    return Config(
+        channels=theirs.channels,
+        multipliers=theirs.multipliers,
+        blocks=theirs.blocks,
+        diffusion_steps=theirs.diffusion_steps,
+        **chosen,
+    )
+
+
+def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet) -> None:
+    """Raise ValueError if ``config`` and ``shape`` are not the parent's."""
+    if isinstance(parent, Denoiser) and parent.shape != shape:
+        raise ValueError(
+            f"the parent was trained on images of {_times(image_size(parent.shape))}, "
+            f"not {_times(image_size(shape))}: a conversion keeps the size"
+        )
+    wanted = unet_config(config, shape)
+    for field in ("image_channels", "channels", "multipliers", "blocks", "diffusion_steps"):
+        own, theirs = getattr(wanted, field), getattr(source.config, field)
+        if own != theirs:
+            raise ValueError(f"{field}={own}: the parent has {theirs}, a conversion keeps it")
+    quantised = source.config.activation == "quant_relu"
+    if quantised != (config.method == "fast-snn"):
+        legal = "fast-snn" if quantised else ", ".join(n for n, s in METHODS.items() if s)
+        raise ValueError(
+            f"method={config.method!r}: a parent with {source.config.activation!r} activations "
+            f"takes {legal}"
+        )
+
+
+def convertible(parent: System) -> UNet:
+    """The network of ``parent``, if a rate code can say what its activations say.
+
+    Raises:
+        ValueError: it cannot, and why.
+    """
+    net = parent.generator
+    if isinstance(net, UNet):
+        if is_spiking(net.config.activation):
+            raise ValueError("the parent is a spiking network already; give its ANN twin")
+        return net
+    kinds = {type(layer).__name__.lower() for layer in net.modules()}
+    reasons = [
+        why
+        for why, found in {
+            "GroupNorm divides by a deviation that every spiking step would measure anew": (
+                any(isinstance(layer, nn.GroupNorm) for layer in net.modules())
+            ),
+            "SiLU is negative in places and no clipped rectifier": "silu" in kinds,
+            "attention multiplies activations by each other": any("attention" in k for k in kinds),
+        }.items()
+        if found
+    ] or ["it is no U-Net of convolutions, BatchNorm and ReLU"]
+    raise ValueError(
+        f"the parent cannot be rate-coded exactly: {'; '.join(reasons)}. A spike rate is a clipped "
+        "ReLU and its mean passes only through linear layers: train a ReLU twin and convert that"
+    )
+
+
+def noised(
+    images: Tensor, system: Denoiser, batch_size: int, seed: int = 0
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """``images`` (in [-1, 1]) noised once each at uniform steps: batches of (x_t, t)."""
+    rng = torch.Generator().manual_seed(mix(seed, len(images)))
+    steps = system.diffusion.config.diffusion_steps
+    for batch in images.split(batch_size):
+        t = torch.randint(steps, (len(batch),), generator=rng)
+        noise = torch.randn(batch.shape, generator=rng)
+        t, noise = t.to(batch.device), noise.to(batch.device)
+        yield system.diffusion.add_noise(batch, noise, t), t
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, calibration_steps=2, time_steps=16),
+    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1),
+    "medium": dict(channels=64),
+    "paper": dict(),
+}

@@ -1,0 +1,109 @@
+"""The quantised twin: the ReLU twin with activations rounded to ``2^bits - 1`` levels.
+
+The parent of the ``fast-snn`` conversion (arXiv 2305.19868; arXiv 2408.16467 for diffusion): it
+learns one clip a layer, so that the spiking network with ``T = 2^bits - 1`` steps has the same
+activations but for uneven arrival. Differences: BatchNorm instead of GroupNorm, clips start at a
+percentile of the parent's activations instead of 6 or 8, and training starts from the ReLU twin.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from conversion.calibrate import Thresholds
+from conversion.convert import convertible, rectified
+from sddpm.denoising import Denoiser, DenoiserTraining
+from sddpm.diffusion import DiffusionConfig
+from sddpm.protocol import ImageShape, Step, System
+from sddpm.unet import UNet, UNetConfig, check_image_size
+
+
+@dataclass(frozen=True)
+class Config(DenoiserTraining):
+    """The quantised twin. Its widths are the ReLU twin's."""
+
+    ema_decay: float = 0.9999
+    """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
+    bits: int = 2
+    """Of an activation: ``2^bits - 1`` levels above 0."""
+    percentile: float = 99.9
+    """Of the parent's activations on the first batch, where the clips start."""
+    channels: int = 128
+    """Base width of the U-Net."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    """Width of each level in units of ``channels``."""
+    blocks: int = 2
+    """Residual blocks a level on the way down."""
+    diffusion_steps: int = 1000
+    """Steps of the noise schedule."""
+
+
+class Quantised(Denoiser):
+    """Trains like any denoiser, after its clips were measured on the first batch."""
+
+    def __init__(self, net: UNet, shape: ImageShape, config: Config) -> None:
+        super().__init__(net, shape, config, DiffusionConfig(config.diffusion_steps))
+        self.percentile = config.percentile
+
+    def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
+        if step.number == 0:
+            self._start_clips(images, step)
+        return super().train_step(images, step)
+
+    def _start_clips(self, images: Tensor, step: Step) -> None:
+        assert isinstance(self.net, UNet)
+        noise = step.randn(*images.shape)
+        t = step.randint(self.diffusion.config.diffusion_steps, len(images))
+        thresholds = Thresholds("percentile", self.percentile)
+        noisy = step.gather(self.diffusion.add_noise(images, noise, t))
+        thresholds.update(rectified(self.net), noisy, step.gather(t))
+        for net in (self.net, self.generator):
+            thresholds.write(net)
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Quantised:
+    """The quantised twin for images of ``shape``, from the weights its ``parent`` samples with.
+
+    Raises:
+        ValueError: the parent is not a ReLU twin of the same widths.
+    """
+    if config.bits < 1:
+        raise ValueError(f"bits={config.bits}: expected at least 1")
+    unet = UNetConfig(
+        image_channels=shape.channels,
+        channels=config.channels,
+        multipliers=tuple(config.multipliers),
+        blocks=config.blocks,
+        activation="quant_relu",
+        time_steps=1,
+        diffusion_steps=config.diffusion_steps,
+        levels=2**config.bits - 1,
+    )
+    check_image_size(unet, shape.size)
+    net = UNet(unet)
+    if parent is not None:
+        source = convertible(parent)
+        try:
+            net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
+        except RuntimeError as error:
+            widths = source.config.channels, source.config.multipliers, source.config.blocks
+            raise ValueError(
+                f"the parent has other widths (channels, multipliers, blocks = {widths}): "
+                "a quantised twin keeps them"
+            ) from error
+    return Quantised(net, shape, config)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-4, warmup_steps=20,
+                  ema_decay=0.0),
+    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1, learning_rate=1e-3,
+                  warmup_steps=200, decay="linear", ema_decay=0.995),
+    "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
+                   ema_decay=0.999),
+    "paper": dict(),
+}  # fmt: skip

@@ -1,0 +1,341 @@
+"""Conversion: rate neurons against the quantised ReLU, thresholds and errors by hand, the CLI."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from baselines import ann_ddpm, ann_twin, pixel_gaussian
+from bench.cli import main
+from bench.meter import Meter
+from conversion import convert, quantised
+from conversion.calibrate import Thresholds, nearest_threshold, percentile_of
+from conversion.command import prepare
+from conversion.compare import compare, split_error
+from conversion.convert import Config, build, config_of, rebuilt
+from conversion.finetune import finetune
+from sddpm import system as sddpm_system
+from sddpm.diffusion import Diffusion, DiffusionConfig
+from sddpm.engine import optimize
+from sddpm.guidance import HeldOut
+from sddpm.neurons import QuantReLU, RateIF, ReLU, SignedRateIF
+from sddpm.protocol import ImageShape
+
+SHAPE = ImageShape(1, 8)
+WIDTHS = dict(channels=8, multipliers=(1, 2), blocks=1)
+
+
+@pytest.fixture
+def twin():
+    """A ReLU twin with BatchNorm statistics of its own inputs."""
+    torch.manual_seed(0)
+    system = ann_twin.build(ann_twin.Config(**WIDTHS, ema_decay=0.0), SHAPE)
+    torch.nn.init.xavier_uniform_(system.net.head.conv.weight)
+    system.train()
+    with torch.no_grad():
+        for _ in range(30):
+            system.net(torch.randn(16, 1, 8, 8), torch.randint(1000, (16,)))
+    return system.eval()
+
+
+@pytest.fixture
+def held_out() -> HeldOut:
+    rng = torch.Generator().manual_seed(1)
+    images = torch.rand(8, 1, 8, 8, generator=rng) * 2 - 1
+    return HeldOut.draw(images, Diffusion(DiffusionConfig()))
+
+
+# The neuron.
+
+
+@pytest.mark.parametrize("time_steps", range(1, 17))
+@pytest.mark.parametrize("kind", [RateIF, SignedRateIF])
+def test_constant_input_is_the_quantised_relu_exactly(kind: type, time_steps: int) -> None:
+    x = torch.arange(-64, 192) / 64  # below 0, above theta, and every tie
+    for theta in (0.5, 1.0, 2.0):
+        neuron = kind(time_steps, threshold=theta)
+        spikes = neuron(x.repeat(time_steps, 1)).unflatten(0, (time_steps, -1))
+        assert set(spikes.unique().tolist()) <= {0.0, theta}
+        count = spikes.sum(0) / theta
+        expected = torch.floor((x / theta).clamp(0, 1) * time_steps + 0.5)
+        assert torch.equal(count[0], expected)
+        if time_steps & (time_steps - 1) == 0:  # the mean itself is dyadic
+            quantised = QuantReLU(threshold=theta, levels=time_steps)
+            assert torch.equal(spikes.mean(0)[0], quantised(x))
+
+
+def test_uneven_input_errs_and_a_signed_neuron_takes_it_back() -> None:
+    currents = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])  # mean 0
+    assert RateIF(4)(currents).mean() == 0.5
+    assert SignedRateIF(4)(currents).flatten().tolist() == [1, 1, -1, -1]
+
+
+def test_no_state_survives_and_gradients_flow() -> None:
+    neuron = RateIF(4, threshold=0.7)
+    x = torch.randn(8, 3, requires_grad=True)
+    first = neuron(x)
+    assert torch.equal(neuron(x), first)
+    first.sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+# The whole network.
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_child_converges_to_its_parent(twin, held_out: HeldOut, signed: bool) -> None:
+    errors = []
+    for time_steps in (2, 16, 128):
+        conversion = prepare(
+            twin, held_out.noisy, method="rate-max", signed=signed, percentile=99.9, seed=0
+        )
+        child = conversion.at(time_steps)
+        errors.append(compare(twin.net, child.unet, held_out).relative_error)
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[2] < (0.1 if signed else 0.2)
+
+
+def test_states_load_strictly_both_ways(twin) -> None:
+    child = build(config_of(twin, time_steps=3), SHAPE, twin)
+    twin.net.load_state_dict(child.net.state_dict(), strict=True)
+    child.net.load_state_dict(twin.net.state_dict(), strict=True)
+    again = rebuilt(child.unet, "quant_relu", 1)
+    child.net.load_state_dict(again.state_dict(), strict=True)
+
+
+def test_a_quantised_parent_is_converted_with_its_own_thresholds(twin, held_out) -> None:
+    twin.net = rebuilt(twin.net, "quant_relu", 1)
+    twin.net.stem.act.theta.data.fill_(0.75)
+    conversion = prepare(
+        twin, held_out.noisy, method="fast-snn", signed=True, percentile=99.9, seed=0
+    )
+    child = conversion.at(4)
+    assert child.unet.stem.act.theta == 0.75
+    found = compare(twin.net, child.unet, held_out)
+    assert found.layers[0].relative_error == found.layers[0].unevenness == 0
+    with pytest.raises(ValueError, match="fast-snn"):
+        build(config_of(twin, method="rate-max"), SHAPE, twin)
+
+
+def test_the_engine_leaves_it_alone_and_the_meter_takes_it(twin, held_out: HeldOut) -> None:
+    conversion = prepare(
+        twin, held_out.noisy, method="rate-percentile", signed=True, percentile=99, seed=0
+    )
+    child = conversion.at(4)
+    x, t = held_out.noisy, held_out.t
+    with torch.no_grad():
+        torch.testing.assert_close(optimize(child.net)(x, t), child.net(x, t))
+    with Meter(child.net) as meter, torch.no_grad():
+        child.net(x, t)
+    counts = meter.counts(images=len(x))
+    assert counts.acs > 0
+    heads = [row for row in counts.layers if row.name.startswith("head")]
+    ann = Meter(twin.net)
+    with ann, torch.no_grad():
+        twin.net(x, t)
+    of_ann = [row for row in ann.counts(images=len(x)).layers if row.name.startswith("head")]
+    assert [r.dense_macs for r in heads] == [r.dense_macs for r in of_ann], "the head runs once"
+
+
+# Nearer to the parent.
+
+
+def test_fine_tuning_lowers_the_error_and_leaves_the_parent_alone(twin, held_out) -> None:
+    child = build(config_of(twin, time_steps=2, method="rate-max"), SHAPE, twin)
+    child.calibrate(held_out.noisy, held_out.t)
+    before = compare(twin.net, child.unet, held_out).relative_error
+    parent = {name: value.clone() for name, value in twin.net.state_dict().items()}
+    thetas = {n: v.clone() for n, v in child.net.state_dict().items() if n.endswith("theta")}
+    losses: list[float] = []
+    batch = held_out.noisy, held_out.t
+    finetune(twin.net, child.unet, lambda number: batch, steps=20, learning_rate=2e-3,
+             on_step=losses.append)  # fmt: skip
+    assert len(losses) == 20
+    assert compare(twin.net, child.unet, held_out).relative_error < 0.9 * before
+    after = child.net.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in thetas.items())
+    assert all(torch.equal(twin.net.state_dict()[n], value) for n, value in parent.items())
+
+
+# Thresholds.
+
+
+def test_thresholds_by_hand() -> None:
+    values = torch.arange(1, 101.0)
+    assert percentile_of(values, 100) == 100
+    assert percentile_of(values, 90) == 90
+    assert percentile_of(torch.tensor([0.0] * 99 + [2.0]), 50) == 2, "never 0"
+    assert nearest_threshold(torch.tensor([1.0] * 1000), 1) == pytest.approx(1, abs=0.01)
+
+    net = torch.nn.Sequential(ReLU())
+    twice = [torch.tensor([-9.0, 1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 2.0, 8.0])]
+    for method, expected in (("max", 8.0), ("percentile", 2.0)):
+        found = Thresholds(method, percentile=75)
+        for x in twice:
+            net.forward = lambda x, t: net[0](x)
+            found.update(net, x, x)
+        assert found.values == {"0": expected}
+        child = torch.nn.Sequential(RateIF(2))
+        found.write(child)
+        assert child[0].theta == expected
+    with pytest.raises(ValueError, match="no calibration images"):
+        found.update(net, torch.empty(0), torch.empty(0))
+
+
+def test_parts_of_the_error_by_hand() -> None:
+    parent = torch.tensor([[1.0], [3.0]])
+    current = torch.tensor([[1.5], [4.0], [0.0], [2.0]])  # two steps of two images
+    spikes = torch.tensor([[2.0], [2.0], [0.0], [0.0]])
+    parts = split_error(parent, current, spikes, theta=2.0, time_steps=2)
+    # Mean inputs 0.75 and 3; clipped 0.75 and 2; of the levels 0, 1, 2: 1 and 2.
+    assert parts["inherited"].flatten().tolist() == [-0.25, 0.0]
+    assert parts["clipping"].flatten().tolist() == [0.0, -1.0]
+    assert parts["rounding"].flatten().tolist() == [0.25, 0.0]
+    assert parts["unevenness"].flatten().tolist() == [0.0, -1.0]
+    total = torch.stack(list(parts.values())).sum(0)
+    assert torch.equal(total, spikes.unflatten(0, (2, -1)).mean(0) - parent)
+
+
+def test_presets_have_the_twins_widths() -> None:
+    """A conversion keeps its parent's widths, and a preset makes both."""
+    for preset, theirs in ann_twin.PRESETS.items():
+        twin_config = ann_twin.Config(**theirs)
+        for module in (convert, quantised):
+            own = module.Config(**module.PRESETS[preset])
+            for field in ("channels", "multipliers", "blocks", "diffusion_steps"):
+                assert getattr(own, field) == getattr(twin_config, field), (preset, field)
+
+
+# What cannot be converted.
+
+
+def test_refusals_say_why(twin) -> None:
+    shape = ImageShape(1, 8)
+    ddpm = ann_ddpm.build(ann_ddpm.Config(**ann_ddpm.PRESETS["smoke"]), ImageShape(1, 16))
+    spiking = sddpm_system.build(sddpm_system.Config(**WIDTHS), shape)
+    floor = pixel_gaussian.build(pixel_gaussian.Config(), shape)
+    config = Config(**WIDTHS)
+    for parent, words in ((ddpm, "GroupNorm"), (spiking, "spiking"), (floor, "no U-Net")):
+        with pytest.raises(ValueError, match=words):
+            build(config, shape, parent)
+    with pytest.raises(ValueError, match="1 x 16 x 16"):
+        build(config, ImageShape(1, 16), twin)
+    with pytest.raises(ValueError, match="channels=16"):
+        build(Config(**{**WIDTHS, "channels": 16}), shape, twin)
+    with pytest.raises(ValueError, match="time_steps=0"):
+        build(config_of(twin, time_steps=0), shape, twin)
+    child = build(config_of(twin), shape, twin)
+    with pytest.raises(ValueError, match="1 x 16 x 16"):
+        child.calibrate(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.long))
+
+
+# The command.
+
+
+SUITE = """\
+name: tiny
+title: Few steps of a small network
+dataset: digits
+image_size: 8
+systems: [ann_twin, converted, quantised_twin]
+time_steps: [2, 4]
+sampling:
+  - {sampler: ddim, steps: 2, eta: 1}
+presets:
+  smoke:
+    budget: {train_steps: 6, batch_size: 8}
+    samples: 12
+    references: 20
+    energy_images: 1
+    config:
+      ann_twin: {channels: 8, multipliers: [1, 2], blocks: 1}
+      converted: {channels: 8, multipliers: [1, 2], blocks: 1}
+      quantised_twin: {channels: 8, multipliers: [1, 2], blocks: 1, bits: 2}
+"""
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+def test_the_command_makes_checkpoints_that_others_take(suite: Path, tmp_path: Path) -> None:
+    home = tmp_path / "twin"
+    done = call("train", "--suite", suite, "--preset", "smoke", "--system", "ann_twin",
+                "--out", home)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    ann, out = home / "checkpoint", tmp_path / "out"
+    small = ["--calibration-images", 8, "--held-out", 4, "--device", "cpu"]
+    done = call("convert", "--ann", ann, "--time-steps", "2,4", *small, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "relative error" in done.output
+    rows = list(csv.DictReader((out / "conversion.csv").open()))
+    assert [row["time_steps"] for row in rows] == ["-", "2", "4"]
+    assert float(rows[2]["relative_error"]) > 0
+    assert (out / "conversion.md").read_text().startswith("# rate-percentile")
+    layers = list(csv.DictReader((out / "layers.csv").open()))
+    assert {row["time_steps"] for row in layers} == {"2", "4"}
+
+    few = ["--num", 2, "--sampler", "ddim:2:1", "--device", "cpu"]
+    done = call("sample", "--ckpt", out / "T4", "--grid", tmp_path / "grid.png", *few)
+    assert done.exit_code == 0, done.output
+    done = call("energy", "--ckpt", out / "T4", "--time-steps", 3, *few)
+    assert done.exit_code == 0, done.output
+    assert "firing rate" in done.output
+
+    for bad, words in (
+        (["--ann", ann, "--out", out], "give a new folder"),
+        (["--ann", out / "T4", "--out", tmp_path / "x"], "spiking network already"),
+        (["--ann", ann, "--time-steps", 0, "--out", tmp_path / "x"], "at least 1"),
+        (["--ann", ann, "--calibration-images", 0, "--out", tmp_path / "x"], "x>=1"),
+        (["--ann", ann, "--method", "fast-snn", *small, "--out", tmp_path / "x"], "rate-max"),
+        (["--ann", tmp_path / "none", "--out", tmp_path / "x"], "not a checkpoint folder"),
+    ):
+        done = call("convert", *bad)
+        assert done.exit_code == 2, done.output
+        assert words in done.output
+        assert "Traceback" not in done.output
+    assert not (tmp_path / "x").exists()
+
+    foreign = tmp_path / "diffusers"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    done = call("convert", "--ann", foreign, "--out", tmp_path / "x")
+    assert done.exit_code == 2
+    assert "GroupNorm" in done.output
+
+
+def test_fast_snn_from_a_trained_quantised_twin(suite: Path, tmp_path: Path) -> None:
+    home = tmp_path / "quantised"
+    done = call("train", "--suite", suite, "--preset", "smoke", "--system", "quantised_twin",
+                "--out", home)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    done = call("convert", "--ann", home / "checkpoint", "--method", "fast-snn", "--signed",
+                "--time-steps", 3, "--calibration-images", 8, "--held-out", 4,
+                "--finetune-steps", 1, "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader((tmp_path / "out" / "layers.csv").open()))
+    first = next(row for row in rows if row["layer"] == "stem.act")
+    assert float(first["threshold"]) != 1, "the clips start at the parent's activations"
+
+
+def test_a_suite_calibrates_once_for_every_time_step(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = call("run", "--suite", suite, "--preset", "smoke", "--out", out, "--system",
+                "converted", "--device", "cpu", "--extractor", "embedded")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    trainings = sorted(path.name.split("-")[0] for path in (out / "trainings").iterdir())
+    assert trainings == ["ann_twin", "converted"]
