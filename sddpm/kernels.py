@@ -86,7 +86,8 @@ def _build(compiler: str, source: Path, flags: list[str]) -> Path:
     target = root / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if target.is_file():
         return target
-    _log.info("compiling %s (some seconds, once): %s", source.name, target)
+    # A warning, because logging shows it without being asked: the first use waits for this.
+    _log.warning("compiling %s for this processor: some seconds, once (%s)", source.name, target)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         built = Path(folder) / "kernels.so"
