@@ -27,7 +27,7 @@ from sddpm.unet import UNet
 
 Compare = Callable[..., Comparison]
 BATCH = 8
-SCORED_IMAGES = 200
+SCORED_IMAGES = 1000
 EVALUATION = [("exact", "1.5 (aim 2)"), ("fast", "3 (aim 5)")]
 TRAINING = [(False, "1.4 (aim 2)"), (True, "2 (aim 3)")]
 
