@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import doubled_weight, phase_weights
 from sddpm.winograd import WinogradConvolution, divides
 
@@ -55,6 +56,43 @@ def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
         gain = norm.weight.detach().double()
         scale, shift = scale * gain, shift * gain + norm.bias.detach().double()
     return scale, shift
+
+
+class StepScale:
+    """TSM's factors behind a folded convolution: ``p[s] y[s] + (1 - p[s]) shift``, since
+    ``BN(p y) = p BN(y) + (1 - p) shift``. The identity for a convolution without them.
+
+    Args:
+        conv: the network's layer; only a :class:`TemporalConv2d` has factors.
+        norm: the BatchNorm behind it, if there is one.
+    """
+
+    def __init__(self, conv: nn.Module, norm: nn.Module | None) -> None:
+        self.p: list[float] = conv.p.tolist() if isinstance(conv, TemporalConv2d) else []
+        self.shift = None if norm is None else affine_of(norm)[1].float()[:, None, None]
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """``y``: ``[time_steps * images, channels, H, W]``; changed in place."""
+        if not self.p:
+            return y
+        for p, step in zip(self.p, y.chunk(len(self.p)), strict=True):
+            if self.shift is None:
+                step.mul_(p)
+            else:
+                # Added up in float32, whatever y is in: p is too close to 1 for bfloat16.
+                torch.add((1 - p) * self.shift.to(y.dtype), step, alpha=p, out=step)
+        return y
+
+
+class TemporalConvolution:
+    """A prepared convolution with TSM's factors behind it."""
+
+    def __init__(self, conv: Convolution, scale: StepScale) -> None:
+        self.conv, self.scale = conv, scale
+        self.reads = conv.reads  # type: ignore[attr-defined]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.scale(self.conv(x))
 
 
 class FloatConvolution:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,17 +21,17 @@ from torch.nn.functional import silu
 
 from sddpm import kernels
 from sddpm.convolutions import (
-    Convolution,
     FloatConvolution,
+    StepScale,
+    TemporalConvolution,
     affine_of,
     bfloat16_runs,
     fold,
-    int8_runs,
-    prepare,
 )
-from sddpm.kernels import Affine
+from sddpm.engine_layers import Activation, Block, Precision, Resize
 from sddpm.layers import TimeEmbedding
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
+from sddpm.temporal import TemporalConv2d
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 from sddpm.winograd import WinogradConvolution
 
@@ -42,16 +41,6 @@ in the cache and is not given back to the system in between."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``eps = f(x, t)``."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What the engine computes with."""
-
-    currents: torch.dtype
-    """Type of everything between two neurons: float32 or bfloat16."""
-    weight_parts: int
-    """int8 parts of a weight that spikes select: 1 to 3; 0 for weights in ``currents``."""
 
 
 MODES = {"exact": Precision(torch.float32, 3), "fast": Precision(torch.bfloat16, 1)}
@@ -78,8 +67,7 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
 
     Args:
         module: a :class:`sddpm.unet.UNet`. Anything else, and a UNet with layers of other kinds
-            (TSM's convolutions) or with hooks, is called as it is, in evaluation mode and
-            without gradients.
+            or with hooks, is called as it is, in evaluation mode and without gradients.
         mode: a key of :data:`MODES`, or a precision of your own. Networks without spikes, and
             machines without int8 or bfloat16 instructions, use the next best of each.
 
@@ -103,11 +91,11 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
 
 def _is_plain(net: UNet) -> bool:
     """Whether every layer is of a kind that the engine replaces, and none is watched: a
-    subclass (a convolution scaled by step, say) or a hook may compute something else."""
+    subclass or a hook may compute something else."""
     containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
     known = (
         *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, nn.Identity),
-        *(nn.Conv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
+        *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
     return all(
         (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
@@ -128,132 +116,6 @@ class _AsItIs:
                 return self.module(x, t)
         finally:
             self.module.train(training)
-
-
-class _Activation:
-    """An activation together with what is added up in front of it.
-
-    Args:
-        module: the network's layer; copied.
-        precision: what the currents are in.
-    """
-
-    def __init__(self, module: nn.Module, precision: Precision) -> None:
-        self.module = copy.deepcopy(module).eval()
-        self.dynamics = module.dynamics() if isinstance(module, SpikingNeuron) else None
-        self.time_steps: int = getattr(module, "time_steps", 1)
-        binary = self.dynamics is not None
-        self.dtype = precision.currents
-        self.spikes_in_bytes = binary and precision.weight_parts > 0 and int8_runs()
-        self.observe: Callable[[Tensor], None] | None = None
-        """Called with the activations of every pass, if set."""
-
-    def convolution(
-        self, conv: nn.Conv2d, norm: nn.Module, precision: Precision, doubling: bool = False
-    ) -> Convolution:
-        """The convolution that reads this activation."""
-        weight, bias = fold(conv, norm)
-        return prepare(
-            *(weight, bias, conv.stride[0]),
-            parts=precision.weight_parts, dtype=self.dtype, bytes_in=self.spikes_in_bytes,
-            doubling=doubling,
-        )  # fmt: skip
-
-    def __call__(
-        self,
-        y: Tensor,
-        *,
-        residual: Tensor | None = None,
-        per_image: Tensor | None = None,
-        keep_sum: bool = False,
-        constant: bool = False,
-        out: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Activations of ``y + residual + per_image``, and that sum if ``keep_sum``.
-
-        Args:
-            per_image: ``[images, channels]``, float32.
-            constant: ``y`` is the same at every spiking step and given once.
-            out: where to write the activations.
-            dtype: type of new activations.
-        """
-        fired, sums = self._fire(y, residual, per_image, keep_sum, constant, out, dtype)
-        if self.observe is not None:
-            self.observe(fired)
-        return fired, sums
-
-    def _fire(
-        self,
-        y: Tensor,
-        residual: Tensor | None,
-        per_image: Tensor | None,
-        keep_sum: bool,
-        constant: bool,
-        out: Tensor | None,
-        dtype: torch.dtype | None,
-    ) -> tuple[Tensor, Tensor]:
-        dtype = dtype or (torch.uint8 if self.spikes_in_bytes else self.dtype)
-        if self.dynamics is not None and kernels.usable(y):
-            affine = None
-            if per_image is not None:
-                affine = Affine(torch.ones(y.shape[1]), per_image.contiguous())
-            spikes, sums = kernels.fire(
-                y, self.time_steps, self.dynamics, affine=affine, residual=residual,
-                keep_sum=keep_sum, constant=constant, spikes=out, dtype=dtype,
-            )  # fmt: skip
-            assert spikes is not None
-            return spikes, y if sums is None else sums
-        if per_image is not None:
-            steps = y.unflatten(0, (-1, len(per_image)))
-            y = (steps + per_image[:, :, None, None].to(y.dtype)).flatten(0, 1)
-        if residual is not None:
-            y = y + residual
-        h = y.repeat(self.time_steps, 1, 1, 1) if constant else y
-        spikes = self.module(h).to(dtype)
-        return spikes if out is None else out.copy_(spikes), y
-
-
-class _Block:
-    """A residual block after its first activation."""
-
-    def __init__(self, block: ResidualBlock, skip: int, precision: Precision) -> None:
-        """``skip``: channels of the input that come from the way down (0: none)."""
-        self.act1, self.act2 = (_Activation(x, precision) for x in (block.act1, block.act2))
-        self.conv1 = self.act1.convolution(block.conv1, block.bn1, precision)
-        self.conv2 = self.act2.convolution(block.conv2, block.bn2, precision)
-        self.shortcuts: list[FloatConvolution] = []
-        self.channels, self.skip = block.conv1.in_channels, skip
-        if isinstance(block.shortcut, nn.Conv2d):
-            weight, bias = fold(block.shortcut, None)
-            first = self.channels - skip
-            dtype = precision.currents
-            self.shortcuts.append(FloatConvolution(weight[:, :first], bias, dtype=dtype))
-            if skip:
-                self.shortcuts.append(FloatConvolution(weight[:, first:], None, dtype=dtype))
-
-    def __call__(
-        self, spikes: Tensor, inputs: list[Tensor], per_image: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``inputs``: the real tensors whose concatenation fired ``spikes``. Returns two tensors
-        whose sum is the block's output."""
-        middle, _ = self.act2(self.conv1(spikes), per_image=per_image)
-        residual = inputs[0]
-        if self.shortcuts:
-            residual = self.shortcuts[0](inputs[0])
-            for shortcut, other in zip(self.shortcuts[1:], inputs[1:], strict=True):
-                shortcut.add_to(residual, other)
-        return self.conv2(middle), residual
-
-
-class _Resize:
-    """A down-sampling or up-sampling layer."""
-
-    def __init__(self, layer: Downsample | Upsample, precision: Precision) -> None:
-        self.act1 = _Activation(layer.act, precision)
-        doubling = isinstance(layer, Upsample)
-        self.conv = self.act1.convolution(layer.conv, layer.bn, precision, doubling)
-        self.spikes_type = self.conv.reads  # type: ignore[attr-defined]
 
 
 class OptimizedUNet:
@@ -286,15 +148,16 @@ class OptimizedUNet:
         self._prepare_head(net.head)
         self.readout = copy.deepcopy(net.readout).eval()
 
-    def _layer(self, layer: nn.Module, skip: int) -> _Block | _Resize:
+    def _layer(self, layer: nn.Module, skip: int) -> Block | Resize:
         if isinstance(layer, ResidualBlock):
-            return _Block(layer, skip, self.precision)
+            return Block(layer, skip, self.precision)
         assert isinstance(layer, Downsample | Upsample)
-        return _Resize(layer, self.precision)
+        return Resize(layer, self.precision)
 
     def _prepare_stem(self, stem: Stem) -> None:
         self.stem_conv1 = FloatConvolution(*fold(stem.conv1, stem.bn1))
-        self.stem_act = _Activation(stem.act, self.precision)
+        self.stem_scale = StepScale(stem.conv1, stem.bn1)
+        self.stem_act = Activation(stem.act, self.precision)
         self.stem_conv2 = self.stem_act.convolution(stem.conv2, stem.bn2, self.precision)
 
     def _prepare_head(self, head: Head) -> None:
@@ -303,6 +166,7 @@ class OptimizedUNet:
         self.head_shift = shift.float()[:, None, None].to(self.precision.currents)
         weight, bias = fold(head.conv, None)
         self.head_conv = FloatConvolution(weight, bias, dtype=self.precision.currents)
+        self.head_step_scale = StepScale(head.conv, None)
         self.temporal_conv = FloatConvolution(*fold(head.temporal_conv, head.temporal_bn))
 
     def describe(self) -> str:
@@ -310,7 +174,9 @@ class OptimizedUNet:
         int8 = self.stem_act.spikes_in_bytes
         native = self.stem_act.dynamics is not None and kernels.library() is not None
         parts = f"int8 x {self.precision.weight_parts}" if int8 else "plain"
-        if isinstance(self.stem_conv2, WinogradConvolution):
+        conv = self.stem_conv2
+        conv = conv.conv if isinstance(conv, TemporalConvolution) else conv
+        if isinstance(conv, WinogradConvolution):
             parts = "Winograd float32"
         currents = str(self.precision.currents).removeprefix("torch.")
         return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
@@ -321,7 +187,7 @@ class OptimizedUNet:
         rates: list[float] = []
         layers = [*self.down, *self.middle, *self.up]
         acts = [self.stem_act, *(x.act1 for x in layers)]
-        acts += [x.act2 for x in layers if isinstance(x, _Block)]
+        acts += [x.act2 for x in layers if isinstance(x, Block)]
         for act in acts:
             act.observe = lambda spikes: rates.append(spikes.float().mean().item())
         try:
@@ -347,7 +213,10 @@ class OptimizedUNet:
         per_image = iter(projected.split(self.project_sizes, dim=1))
 
         x = x.float().contiguous(memory_format=torch.channels_last)
-        spikes, _ = self.stem_act(self.stem_conv1(x), constant=True)
+        y = self.stem_conv1(x)
+        if self.stem_scale.p:
+            y = self.stem_scale(y.repeat(self.time_steps, 1, 1, 1))
+        spikes, _ = self.stem_act(y, constant=not self.stem_scale.p)
         # `pair`: two tensors (the second may be None) whose sum is the running tensor.
         pair: tuple[Tensor, Tensor | None] = self.stem_conv2(spikes), None
         stored: list[Tensor] = []
@@ -355,12 +224,12 @@ class OptimizedUNet:
             spikes, h = self._enter(layer, pair)
             if len(stored) <= len(self.down):
                 stored.append(h)
-            if isinstance(layer, _Block):
+            if isinstance(layer, Block):
                 pair = layer(spikes, [h], next(per_image))
             else:
                 pair = layer.conv(spikes), None
         for layer in self.up:
-            if isinstance(layer, _Resize):
+            if isinstance(layer, Resize):
                 spikes, _ = self._enter(layer, pair, keep=False)
                 pair = layer.conv(spikes), None
                 continue
@@ -369,15 +238,15 @@ class OptimizedUNet:
         return self._head(pair[0] if pair[1] is None else pair[0] + pair[1])
 
     def _enter(
-        self, layer: _Block | _Resize, pair: tuple[Tensor, Tensor | None], keep: bool = True
+        self, layer: Block | Resize, pair: tuple[Tensor, Tensor | None], keep: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Spikes for ``layer`` and the running tensor itself (if ``keep``)."""
         y, residual = pair
-        dtype = layer.spikes_type if isinstance(layer, _Resize) else None
+        dtype = layer.spikes_type if isinstance(layer, Resize) else None
         return layer.act1(y, residual=residual, keep_sum=keep and residual is not None, dtype=dtype)
 
     def _concatenate(
-        self, block: _Block, pair: tuple[Tensor, Tensor | None], skip: Tensor
+        self, block: Block, pair: tuple[Tensor, Tensor | None], skip: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Spikes of the concatenation of the running and the stored tensor, and both."""
         y, residual = pair
@@ -394,5 +263,5 @@ class OptimizedUNet:
 
     def _head(self, h: Tensor) -> Tensor:
         h = silu(torch.addcmul(self.head_shift, h, self.head_scale), inplace=True)
-        h = self.head_conv(h).float()
+        h = self.head_step_scale(self.head_conv(h).float())
         return self.readout(h + silu(self.temporal_conv(h)))

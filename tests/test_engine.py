@@ -85,7 +85,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param in ("no compiler", "nothing"):
         monkeypatch.setattr(kernels, "library", lambda: None)
     if request.param in ("no int8", "nothing"):
-        monkeypatch.setattr("sddpm.engine.int8_runs", lambda: False)
+        monkeypatch.setattr("sddpm.engine_layers.int8_runs", lambda: False)
     if request.param == "nothing":
         monkeypatch.setattr("sddpm.engine.bfloat16_runs", lambda: False)
     return request.param
@@ -224,18 +224,42 @@ def test_other_modules_are_called_as_they_are() -> None:
     assert net.training
 
 
-def test_scaled_convolutions_and_watched_networks_run_as_they_stand() -> None:
-    config = UNetConfig(3, 16, (1, 2), 1, temporal_scaling=True)
-    scaled, watched = UNet(config).eval(), network()
+def scaled_by_step(time_steps: int, **shape: object) -> UNet:
+    """A network with TSM whose factors are far from 1."""
+    net = network("if", time_steps, temporal_scaling=True, **shape)
     with torch.no_grad():
-        for name, parameter in scaled.named_parameters():
+        for name, parameter in net.named_parameters():
             if name.endswith(".p"):
-                parameter.mul_(torch.rand(parameter.shape) + 0.5)
+                parameter.copy_(torch.randint(2, 7, parameter.shape) / 4)
+    return net
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 8])
+@pytest.mark.parametrize("shape", [{}, {"channels": 64, "multipliers": (1, 2)}])
+def test_convolutions_scaled_by_step(
+    machine: str, time_steps: int, shape: dict[str, object]
+) -> None:
+    net = scaled_by_step(time_steps, **shape)
+    x, t = inputs(3, net)
+    eps = optimize(net)
+    assert isinstance(eps, OptimizedUNet)
+    assert difference(eps(x, t), evaluate(net, x, t)) < 1e-5
+
+
+def test_scaling_by_step_costs_fast_mode_no_accuracy() -> None:
+    net = scaled_by_step(4)
+    plain = network("if", 4)
+    x, t = inputs(8, net)
+    error = difference(optimize(net, "fast")(x, t), evaluate(net, x, t))
+    assert error < 1.5 * difference(optimize(plain, "fast")(x, t), evaluate(plain, x, t)) + 0.05
+
+
+def test_watched_networks_run_as_they_stand() -> None:
+    watched = network()
     calls: list[int] = []
     watched.stem.register_forward_hook(lambda *_: calls.append(1))
-    for net in (scaled, watched):
-        x, t = inputs(2, net)
-        assert torch.equal(optimize(net)(x, t), evaluate(net, x, t))
+    x, t = inputs(2, watched)
+    assert torch.equal(optimize(watched)(x, t), evaluate(watched, x, t))
     assert calls == [1, 1]
 
 
