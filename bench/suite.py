@@ -7,8 +7,10 @@ presets, which fix the budget. Nothing here imports torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -77,6 +80,27 @@ class SamplingChoice(_Strict):
         return self
 
 
+def _expand(choices: Any) -> Any:
+    """Every combination of a choice's lists: ``{sampler: [ddpm, ddim], steps: [10, 50]}`` is
+    four choices."""
+    if not isinstance(choices, list):
+        return choices
+
+    def combinations(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        values = [value if isinstance(value, list) else [value] for value in choice.values()]
+        return (dict(zip(choice, chosen, strict=True)) for chosen in product(*values))
+
+    return [
+        single
+        for choice in choices
+        for single in (combinations(choice) if isinstance(choice, dict) else [choice])
+    ]
+
+
+Samplings = Annotated[list[SamplingChoice], BeforeValidator(_expand), Field(min_length=1)]
+"""A field given as a list is swept."""
+
+
 class Budget(_Strict):
     """How long a system trains. Exactly one of ``train_steps`` and ``train_images``."""
 
@@ -114,7 +138,7 @@ class Preset(_Strict):
     energy_images: int = Field(ge=1, description="images drawn while operations are counted")
     systems: list[SystemName] | None = Field(None, min_length=1)
     time_steps: list[TimeSteps] | None = Field(None, min_length=1)
-    sampling: list[SamplingChoice] | None = Field(None, min_length=1)
+    sampling: Samplings | None = None
     config: dict[SystemName, dict[str, Any]] = Field(
         default_factory=dict, description="fields of a system's Config that differ from its preset"
     )
@@ -130,7 +154,7 @@ class Suite(_Strict):
     reference_split: Literal["train", "test"] = "train"
     systems: list[SystemName] = Field(min_length=1)
     time_steps: list[TimeSteps] = Field(min_length=1)
-    sampling: list[SamplingChoice] = Field(min_length=1)
+    sampling: Samplings
     presets: dict[PresetName, Preset] = Field(min_length=1)
 
     _source: tuple[str, yaml.Node | None] = PrivateAttr(default=("suite", None))
@@ -274,7 +298,8 @@ def _line_of(root: yaml.Node | None, path: list[str | int]) -> int:
                 if key.value == str(part):
                     child, line = value, key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            child = node.value[part]
+            # A sweep has more choices than entries.
+            child = node.value[min(part, len(node.value) - 1)]
             line = child.start_mark.line + 1
         if child is None:
             break

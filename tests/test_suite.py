@@ -43,6 +43,16 @@ def test_a_budget_in_images_is_rounded_up_to_steps() -> None:
     assert parse_suite(text, "f").presets["smoke"].budget.steps == 3
 
 
+def test_lists_in_a_choice_are_swept() -> None:
+    text = GOOD.replace("sampler: ddim, steps: 5, eta: 1", "sampler: [ddpm, euler], steps: [5, 50]")
+    suite = parse_suite(text, "f")
+    swept = [(choice.sampler, choice.steps) for choice in suite.sampling]
+    assert swept == [("ddpm", 5), ("ddpm", 50), ("euler", 5), ("euler", 50)]
+    for wrong, line in (("[ddpm, dim]", 8), ("[]", 7)):
+        with pytest.raises(ValueError, match=f"line {line}: sampling"):
+            parse_suite(text.replace("[ddpm, euler]", wrong), "f")
+
+
 @pytest.mark.parametrize("name", list(shipped_suites()))
 def test_shipped_suites_are_sound(name: str) -> None:
     suite = load_suite(name)
