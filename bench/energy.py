@@ -2,14 +2,15 @@
 
 What every figure here leaves out: memory traffic, the neurons' own updates, normalisation,
 elementwise operators and biases. Records keep the counts and the table's name, so energy can
-be recomputed when a better table comes.
+be recomputed when a better table comes. With memory: :mod:`bench.memory_energy`; in integers, and
+against a quantised ANN: :mod:`bench.quantised_energy`; what to make of them: docs/energy.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.meter import Counts
+from bench.counts import Counts
 
 MJ_PER_PJ = 1e-9
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from bench.cells import Cell
+from bench.counts import Counts, LayerTraffic, NeuronTraffic
 from bench.energy import TABLES, published_mj, strict_mj
-from bench.meter import Counts
-from bench.records import Energy, OperationCounts, Record
+from bench.memory_energy import accesses, lemaire_mj, simple_mj
+from bench.quantised_energy import integer_mj, quantised_mj
+from bench.records import Energy, MemoryAccesses, OperationCounts, Record
 from bench.registry import find
 from sddpm.guidance import Thresholds
 
@@ -59,6 +61,8 @@ def make_record(
     """The record of a cell whose stages are done; the mappings are their files' contents."""
     counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
     published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
+    with_memory = price_memory(counts)
+    moved = accesses(counts["per_image"])
     return Record(
         **cell_facts(cell, made_by),
         thresholds=thresholds,
@@ -75,6 +79,9 @@ def make_record(
         energy_table=energy_table,
         energy_published=published,
         energy_strict=strict,
+        energy_simple_memory=with_memory.get("simple with memory"),
+        energy_lemaire=with_memory.get("Lemaire with memory"),
+        memory_per_image=None if moved is None else MemoryAccesses(**asdict(moved)),
         firing_rate=energy["firing_rate"],
         wall_seconds={
             "train": train_seconds,
@@ -100,10 +107,21 @@ def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, 
         both = price_both(counts, energy_table, price)
         lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
         lines[f"{name} mJ per image"] = both.per_image_mj
+    for name, both in price_memory(counts).items():
+        lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
+        lines[f"{name} mJ per image"] = both.per_image_mj
+    lines["8-bit integer mJ per image"] = integer_mj(counts["per_image"])
+    if not counts["per_image"].spiking:
+        for bits in RIVAL_BITS:
+            name = f"{bits}-bit activations (rival of T = {2 ** (bits - 1)} to {2**bits - 1})"
+            lines[f"{name} mJ per image"] = quantised_mj(counts["per_image"], bits)
     return {**lines, "energy table": energy_table}
 
 
 PRICES = {"published": published_mj, "strict": strict_mj}
+MEMORY_PRICES = {"simple with memory": simple_mj, "Lemaire with memory": lemaire_mj}
+RIVAL_BITS = (2, 3, 4)
+"""Of an ANN, where nothing says which spiking network it is set against."""
 
 
 def price_both(counts: Mapping[str, Counts], energy_table: str, price: Any) -> Energy:
@@ -115,13 +133,26 @@ def price_both(counts: Mapping[str, Counts], energy_table: str, price: Any) -> E
     )
 
 
+def price_memory(counts: Mapping[str, Counts]) -> dict[str, Energy]:
+    """Energy by each accounting of :data:`MEMORY_PRICES`; none where traffic was not counted."""
+    moved = {name: accesses(found) for name, found in counts.items()}
+    both: dict[str, Energy] = {}
+    for name, price in MEMORY_PRICES.items():
+        mj = {of: price(counts[of], words) for of, words in moved.items() if words is not None}
+        if len(mj) == len(counts):
+            both[name] = Energy(**{f"{of}_mj": value for of, value in mj.items()})
+    return both
+
+
 def counts_of(stored: Mapping[str, Any]) -> Counts:
-    """Counts as ``energy.json`` holds them, without the rows of single layers."""
-    known = {field.name for field in fields(Counts)} - {"layers"}
-    return Counts(**{name: value for name, value in stored.items() if name in known})
+    """Counts as ``energy.json`` holds them, without the operations of single layers."""
+    known = {field.name for field in fields(Counts)} - {"layers", "traffic", "neurons"}
+    return Counts(
+        **{name: value for name, value in stored.items() if name in known},
+        traffic=tuple(LayerTraffic(**row) for row in stored.get("traffic", ())),
+        neurons=tuple(NeuronTraffic(**row) for row in stored.get("neurons", ())),
+    )
 
 
 def _totals(counts: Counts) -> dict[str, Any]:
-    facts = asdict(counts)
-    del facts["layers"]
-    return facts
+    return {name: getattr(counts, name) for name in OperationCounts.model_fields}

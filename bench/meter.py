@@ -21,7 +21,6 @@ PyTorch that is not part of a neuron are errors; there is no lenient mode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, cast
 
@@ -31,6 +30,9 @@ from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
+from bench.counts import Counts as Counts
+from bench.counts import LayerCounts as LayerCounts
+from bench.counts import LayerTraffic, NeuronTraffic
 from bench.products import (
     KNOWN_NAMESPACES,
     RULES,
@@ -40,65 +42,6 @@ from bench.products import (
     nonzeros,
 )
 from sddpm.layers import Reads
-
-
-@dataclass(frozen=True)
-class LayerCounts:
-    """One module with products; its figures are in the unit of the :class:`Counts` around it."""
-
-    name: str
-    """Path of the innermost module around the products, from the metered module."""
-    reads: Reads
-    """What that module or its nearest declared ancestor declares."""
-    dense_macs: float
-    """MACs if nothing were skipped; spiking time steps are in it, as executed."""
-    ops: float
-    """MACs where it reads real numbers, exact accumulates where it reads spikes."""
-    input_nonzero_fraction: float | None
-    """Nonzero inputs / inputs over the run; None where values were not known (meta device)."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Operations for one finished image, or for one evaluation of one image.
-
-    The figures are means over the metered images, so they need not be whole numbers.
-    """
-
-    evaluations: int
-    """Network evaluations that the figures cover (all steps of one image, or 1)."""
-    macs_first_conv: float
-    """Dense MACs of the first convolution in each evaluation, as often as it is executed."""
-    macs: float
-    """MACs of all products that read real numbers, the first convolution included."""
-    acs: float
-    """Exact accumulates of all products that read spikes."""
-    dense_macs_spikes: float
-    """MACs of the products that read spikes if nothing were skipped, over all time steps."""
-    sops: float | None
-    """Synaptic operations as published: nonzero fraction of the input * dense MACs, summed over
-    everything except the first convolution. None if input values were not known."""
-    layers: tuple[LayerCounts, ...] = ()
-    """One row per module with products, in order of first execution."""
-
-    @property
-    def spiking(self) -> bool:
-        """Whether any product reads spikes."""
-        return self.dense_macs_spikes > 0
-
-    def per_evaluation(self) -> Counts:
-        """The same figures for one network evaluation of one image."""
-        n = self.evaluations
-        rows = tuple(replace(r, dense_macs=r.dense_macs / n, ops=r.ops / n) for r in self.layers)
-        return Counts(
-            evaluations=1,
-            macs_first_conv=self.macs_first_conv / n,
-            macs=self.macs / n,
-            acs=self.acs / n,
-            dense_macs_spikes=self.dense_macs_spikes / n,
-            sops=None if self.sops is None else self.sops / n,
-            layers=rows,
-        )
 
 
 class Meter:
@@ -123,7 +66,7 @@ class Meter:
         self._rows: dict[tuple[str, Reads], _Row] = {}
         self._macs_first_conv = 0
         self._sops = 0.0
-        self._neurons: dict[str, tuple[int, int]] = {}
+        self._neurons: dict[str, tuple[int, int, int]] = {}  # spikes, updates, neurons
         self._stack: list[tuple[str, nn.Module]] = []
         self._first_conv: tuple[str, torch.Size] | None = None
         self._failure: str | None = None
@@ -165,13 +108,14 @@ class Meter:
     @property
     def firing_rates(self) -> dict[str, float]:
         """Neuron's path -> spikes per neuron and time step, in [0, 1]."""
-        return {name: spikes / size for name, (spikes, size) in self._neurons.items()}
+        return {name: spikes / updates for name, (spikes, updates, _) in self._neurons.items()}
 
     @property
     def firing_rate(self) -> float | None:
         """All spikes / all neuron time steps; None if the network has no neurons."""
-        size = sum(size for _, size in self._neurons.values())
-        return sum(spikes for spikes, _ in self._neurons.values()) / size if size else None
+        updates = sum(updates for _, updates, _ in self._neurons.values())
+        spikes = sum(spikes for spikes, _, _ in self._neurons.values())
+        return spikes / updates if updates else None
 
     def counts(self, *, images: int, batches: int = 1) -> Counts:
         """What one finished image costs.
@@ -207,6 +151,11 @@ class Meter:
                 LayerCounts(name, reads, row.dense / images, row.ops / images, row.fraction)
                 for (name, reads), row in rows
             ),
+            traffic=tuple(row.traffic(name, reads, images) for (name, reads), row in rows),
+            neurons=tuple(
+                NeuronTraffic(name, updates / images, spikes / images, size)
+                for name, (spikes, updates, size) in self._neurons.items()
+            ),
         )
 
     def _unhook(self) -> None:
@@ -239,9 +188,10 @@ class Meter:
             raise self._error(f"{_path(name)} emits spikes as {type(output)}: expected a tensor")
         if output.is_meta:
             return
-        spikes, size = self._neurons.get(_path(name), (0, 0))
+        spikes, updates, size = self._neurons.get(_path(name), (0, 0, 0))
         spikes += int(nonzeros(output))
-        self._neurons[_path(name)] = (spikes, size + output.numel())
+        size = max(size, output.numel() // max(1, len(output)))
+        self._neurons[_path(name)] = (spikes, updates + output.numel(), size)
 
     def _record(self, operator: str, product: Product) -> None:
         """Add one executed product to the row of the module that is running."""
@@ -299,19 +249,48 @@ class _Row:
         self.dense = 0
         self.ops = 0
         self.nonzeros = 0
-        self.inputs = 0
+        self.inputs = self.outputs = self.biased = self.slots = 0
+        self.sizes = (0, 0, 0, 0)
         self.known = True
 
     def add(self, product: Product, ops: int, nonzero: int | None) -> None:
         self.dense += product.dense
         self.ops += ops
         self.inputs += product.input.numel()
+        self.outputs += product.outputs
+        self.biased += product.outputs if product.biases else 0
+        slots = max(1, len(product.input))
+        self.slots += slots
+        sizes = (
+            product.weights + product.biases,
+            product.input.numel() // slots,
+            product.outputs // slots,
+            product.taps,
+        )
+        self.sizes = cast(Any, tuple(map(max, self.sizes, sizes)))
         self.nonzeros += nonzero or 0
         self.known &= nonzero is not None
 
     @property
     def fraction(self) -> float | None:
         return self.nonzeros / self.inputs if self.known and self.inputs else None
+
+    def traffic(self, name: str, reads: Reads, images: int) -> LayerTraffic:
+        weights, input_size, output_size, taps = self.sizes
+        return LayerTraffic(
+            name,
+            reads,
+            ops=self.ops / images,
+            inputs=self.inputs / images,
+            nonzero_inputs=self.nonzeros / images if self.known else None,
+            outputs=self.outputs / images,
+            biased_outputs=self.biased / images,
+            slots=self.slots / images,
+            weights=weights,
+            input_size=input_size,
+            output_size=output_size,
+            taps=taps,
+        )
 
 
 class _Listener(TorchDispatchMode):

@@ -33,6 +33,14 @@ class Product:
     None where spikes have no rule."""
     kernel: torch.Size | None = None
     """Shape of the weight, for a convolution."""
+    outputs: int = 0
+    """Elements of the result."""
+    weights: int = 0
+    """Elements of the second operand that serve one slot of ``input``'s first dimension."""
+    biases: int = 0
+    """Elements of the bias."""
+    taps: int = 0
+    """Kernel positions times output channels, for a convolution."""
 
 
 def accumulates(product: Product) -> tuple[int, int]:
@@ -100,7 +108,15 @@ def _matrix_product(left: int, right: int) -> Callable[..., Product]:
     def rule(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Product:
         operands = _bound(func, args, kwargs)
         x, y = operands[left], operands[right]
-        return Product(x.numel() * y.shape[-1], x, fan_out=y.shape[-1])
+        return Product(
+            x.numel() * y.shape[-1],
+            x,
+            fan_out=y.shape[-1],
+            outputs=out.numel(),
+            weights=y.shape[-2] * y.shape[-1],
+            # The first operand of addmm and its like is added to the product.
+            biases=operands[0].numel() if left else 0,
+        )
 
     return rule
 
@@ -110,7 +126,7 @@ def _vector_product(left: int) -> Callable[..., Product]:
 
     def rule(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Product:
         x = _bound(func, args, kwargs)[left]
-        return Product(x.numel(), x)
+        return Product(x.numel(), x, outputs=out.numel(), weights=x.shape[-1])
 
     return rule
 
@@ -122,11 +138,17 @@ def _attention(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
     """
     query, key, value = _bound(func, args, kwargs)[:3]
     pairs = math.prod(query.shape[:-1]) * key.shape[-2]
-    return Product(pairs * (query.shape[-1] + value.shape[-1]), query)
+    return Product(
+        pairs * (query.shape[-1] + value.shape[-1]),
+        query,
+        outputs=math.prod(query.shape[:-1]) * value.shape[-1],
+        weights=(key.numel() + value.numel()) // max(1, len(key)),
+    )
 
 
 def _convolution(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> Product:
-    x, weight, _, stride, padding, dilation, transposed, _, groups = _bound(func, args, kwargs)[:9]
+    operands = _bound(func, args, kwargs)
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = operands[:9]
     positions = (x if transposed else out).shape[2:]
     fan_out = torch.tensor(weight.shape[1] if transposed else weight.shape[0] // groups)
     for axis, kernel in enumerate(weight.shape[2:]):
@@ -136,7 +158,18 @@ def _convolution(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Te
         taps = torch.tensor(_taps(size, end, kernel, *at, transposed))
         fan_out = fan_out.unsqueeze(-1) * taps
     dense = x.shape[0] * weight.numel() * math.prod(positions)
-    return Product(dense, x, 1, fan_out, weight.shape)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    return Product(
+        dense,
+        x,
+        1,
+        fan_out,
+        weight.shape,
+        outputs=out.numel(),
+        weights=weight.numel(),
+        biases=0 if bias is None else bias.numel(),
+        taps=channels * math.prod(weight.shape[2:]),
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -32,6 +32,23 @@ class OperationCounts(_Part):
     sops: float | None
 
 
+class MemoryAccesses(_Part):
+    """Words (32 bits) moved, and what finding them takes; see :mod:`bench.memory_energy`."""
+
+    weight_reads: float
+    bias_reads: float
+    input_reads: float
+    output_writes: float
+    potential_reads: float
+    potential_writes: float
+    neuron_updates: float
+    spikes: float
+    address_additions: float
+    address_macs: float
+    words_by_buffer_bytes: dict[int, float]
+    """Words by the size of the buffer they lie in, so that memory can be priced again."""
+
+
 class Energy(_Part):
     """Millijoules by one accounting."""
 
@@ -95,6 +112,10 @@ class Record(_Part):
     energy_table: str | None = None
     energy_published: Energy | None = None
     energy_strict: Energy | None = None
+    energy_simple_memory: Energy | None = None
+    """SpikingJelly's simple model, from ``memory_per_image`` on; None in older records."""
+    energy_lemaire: Energy | None = None
+    memory_per_image: MemoryAccesses | None = None
     firing_rate: float | None = None
     """Spikes per neuron and time step; None for networks without spiking neurons."""
 

@@ -238,9 +238,15 @@ def read_samples(path: Path) -> NDArray[np.uint8]:
 
 
 def is_metered(folder: Path, images: int) -> bool:
-    """Whether the operations in ``folder`` were counted over ``images`` images."""
+    """Whether the operations in ``folder`` were counted over ``images`` images.
+
+    A count of before memory accesses were counted does not hold: it is made again.
+    """
     path = folder / ENERGY
-    return path.is_file() and read_json(path)["images"] == images
+    if not path.is_file():
+        return False
+    stored = read_json(path)
+    return bool(stored["images"] == images and "traffic" in stored["per_image"])
 
 
 def meter_energy(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.quantised_energy import integer_mj, quantised_mj, rival_bits
 from bench.records import Record
 
 DASH = "-"
@@ -37,7 +38,9 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     extractors = sorted({r.extractor for r in records if r.extractor is not None})
     if len(extractors) > 1:
         raise ValueError(f"one table cannot mix extractors: {', '.join(extractors)}")
-    table = pd.DataFrame([*map(_row, records), *map(dict, missing)])
+    bits = sorted({rival_bits(r.time_steps) for r in records if r.time_steps})
+    rows = [{**_row(record), **_rivals(record, bits)} for record in records]
+    table = pd.DataFrame([*rows, *map(dict, missing)])
     if table.empty:
         return table
     distance = [str(name) for name in table if _kind(str(name)) in ("fid", "fd")]
@@ -104,9 +107,17 @@ def _row(record: Record) -> dict[str, Any]:
         "evaluations_per_image": record.evaluations_per_image,
         "firing_rate": record.firing_rate,
     }
-    for name, energy in (("published", record.energy_published), ("strict", record.energy_strict)):
+    energies = {
+        "published": record.energy_published,
+        "strict": record.energy_strict,
+        "simple_memory": record.energy_simple_memory,
+        "lemaire": record.energy_lemaire,
+    }
+    for name, energy in energies.items():
         row[f"{name}_mj_per_evaluation"] = energy.per_evaluation_mj if energy else None
         row[f"{name}_mj_per_image"] = energy.per_image_mj if energy else None
+    counts = record.counts_per_image
+    row["integer_mj_per_image"] = integer_mj(counts) if counts else None
     for stage, seconds in record.wall_seconds.items():
         row[f"{stage}_seconds"] = seconds
     return row | {
@@ -120,6 +131,18 @@ def _row(record: Record) -> dict[str, Any]:
         "config_hash": record.config_hash,
         "git_commit": record.git_commit,
     }
+
+
+def _rivals(record: Record, bits: Sequence[int]) -> dict[str, float | None]:
+    """Energy of an ANN's row at each number of bits that the table's spiking rows carry."""
+    counts = record.counts_per_image
+    if counts is None or counts.acs or not counts.macs:
+        return dict.fromkeys(map(_rival_column, bits))
+    return {_rival_column(b): quantised_mj(counts, b) for b in bits}
+
+
+def _rival_column(bits: int) -> str:
+    return f"activations_{bits:02}bit_mj_per_image"
 
 
 def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]:
@@ -140,6 +163,14 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
         ("published_mj_per_image", "Published mJ/image", _significant),
         ("strict_mj_per_evaluation", "Strict mJ/eval", _significant),
         ("strict_mj_per_image", "Strict mJ/image", _significant),
+        ("simple_memory_mj_per_image", "Simple mJ/image", _significant),
+        ("lemaire_mj_per_image", "Lemaire mJ/image", _significant),
+        ("integer_mj_per_image", "8-bit mJ/image", _significant),
+        *(
+            (column, f"{int(column[12:14])}-bit mJ/image", _significant)
+            for column in sorted(map(str, table))
+            if column.startswith("activations_")
+        ),
         ("firing_rate", "Firing rate", _rounded(3)),
     ]
     return [(name, heading, shown) for name, heading, shown in chosen if name in table]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import Record, merge, read_records, write_records
+from bench.records import MemoryAccesses, Record, merge, read_records, write_records
 from bench.tables import display, frame, select, to_csv, to_markdown
 
 # A line as schema version 1 wrote it. Never edit it: old results must load.
@@ -156,3 +156,45 @@ def test_energy_and_parameters_are_shown_in_their_units() -> None:
     assert shown["Published mJ/eval"] == "0.00123"
     assert shown["Published mJ/image"] == "0"
     assert shown["T"] == "4"
+
+
+ANN_COUNTS = {
+    "evaluations": 10, "macs_first_conv": 1e6, "macs": 101e6, "acs": 0, "dense_macs_spikes": 0,
+    "sops": None,
+}  # fmt: skip
+
+
+def test_an_ann_is_priced_at_the_bits_of_the_table_s_spiking_rows() -> None:
+    ann = record("ann", 1.0, time_steps=None, counts_per_image=ANN_COUNTS)
+    records = [ann, record("a", 2.0, time_steps=4), record("b", 3.0, time_steps=8)]
+    headings, rows = display(frame(records))
+    shown = [dict(zip(headings, row, strict=True)) for row in rows]
+    assert [s for s in headings if "-bit" in s] == [
+        "8-bit mJ/image", "3-bit mJ/image", "4-bit mJ/image",
+    ]  # fmt: skip
+    # 1 M at 0.3 pJ and 100 M at 0.2 (3 x 8 / 64) ** 0.98855 + 0.1 pJ.
+    assert shown[0]["3-bit mJ/image"] == "0.0179"
+    assert shown[0]["4-bit mJ/image"] == "0.0204"
+    assert shown[1]["3-bit mJ/image"] == "-"
+    # All rows in 8 bits: 101 M MACs; and 6,566,400 MACs with 28,244,504 accumulates.
+    assert [s["8-bit mJ/image"] for s in shown] == ["0.0303", "0.00479", "0.00479"]
+    alone = display(frame([ann]))[0]
+    assert [heading for heading in alone if "-bit" in heading] == ["8-bit mJ/image"]
+
+
+def test_energy_with_memory_is_a_dash_in_old_records_and_kept_in_new_ones(tmp_path: Path) -> None:
+    energy = {"per_evaluation_mj": 0.5, "per_image_mj": 5.0}
+    words = dict.fromkeys(MemoryAccesses.model_fields, 1.0)
+    moved = {**words, "words_by_buffer_bytes": {4000: 3.0, 228: 48.0}}
+    new = record(
+        "new", 1.0, energy_simple_memory=energy, energy_lemaire=energy, memory_per_image=moved
+    )
+    write_records(tmp_path / "records.jsonl", [new, record("old", 2.0)])
+    records = read_records(tmp_path / "records.jsonl")
+    assert records[0] == new
+    assert records[0].memory_per_image is not None
+    assert records[0].memory_per_image.words_by_buffer_bytes == {4000: 3.0, 228: 48.0}
+    headings, rows = display(frame(records))
+    for model in ("Simple", "Lemaire"):
+        at = headings.index(f"{model} mJ/image")
+        assert [row[at] for row in rows] == ["5", "-"]
