@@ -48,6 +48,7 @@ from baselines.spiking_layers import (
     Rectangle,
     SpikingBlock,
     TimeBatchNorm,
+    postsynaptic,
 )
 from sddpm.layers import declare
 from sddpm.neurons import DirectEncoding, MembraneReadout, check_time_steps
@@ -241,15 +242,6 @@ class SpikingVAE(nn.Module):
 def shift(z: Tensor) -> Tensor:
     """The bits before each step: ``z`` one step later, zeros first."""
     return torch.cat([torch.zeros_like(z[:1]), z[:-1]])
-
-
-def postsynaptic(probabilities: Tensor) -> Tensor:
-    """The PSP filter along dimension 0: ``s[t] = s[t-1] + (v[t] - s[t-1]) / 2`` from 0."""
-    state, states = torch.zeros_like(probabilities[0]), []
-    for value in probabilities:
-        state = state + (value - state) / 2
-        states.append(state)
-    return torch.stack(states)
 
 
 def spike_mmd(posterior: Tensor, prior: Tensor) -> Tensor:

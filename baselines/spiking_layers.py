@@ -1,4 +1,4 @@
-"""Parts that several prior systems share: their LIF neuron, its surrogates, and tdBN.
+"""Parts that several prior systems share: their LIF neuron, its surrogates, tdBN, the PSP filter.
 
 Not a system. FSVAE and FSDDIM (Kamata et al.; Watanabe et al.) use one neuron and one norm with
 different constants and different surrogates, copied in their code until they drifted; here they
@@ -47,7 +47,8 @@ class Triangle:
     height: float = 1.0
 
     def __call__(self, u: Tensor) -> Tensor:
-        return (1 - (u - self.centre).abs() / self.half_width).clamp(min=0) * self.height
+        window = (u - self.centre).abs_().mul_(-1 / self.half_width).add_(1).clamp_(min=0)
+        return window if self.height == 1 else window.mul_(self.height)
 
 
 @dataclass
@@ -123,16 +124,17 @@ class _Integrate(torch.autograd.Function):
     def forward(
         ctx: Any, currents: Tensor, start: Tensor | None, neuron: LeakyNeuron
     ) -> tuple[Tensor, Tensor]:
-        potentials = currents.to(torch.float32, copy=True)
+        potentials = torch.empty_like(currents, dtype=torch.float32)
         spikes = torch.empty_like(currents)
-        v = start
-        for u, spike in zip(potentials, spikes, strict=True):
-            if v is not None:
-                u.add_(v, alpha=neuron.decay)
-            fired = u > neuron.threshold
-            spike.copy_(fired)
-            v = u.masked_fill(fired, 0)
-        assert v is not None
+        before, v = start, torch.empty_like(potentials[0])
+        for current, u, spike in zip(currents, potentials, spikes, strict=True):
+            if before is None:
+                u.copy_(current)
+            else:
+                torch.add(current, before, alpha=neuron.decay, out=u)
+            torch.gt(u, neuron.threshold, out=spike)
+            # Comparing into numbers is several times faster than masking.
+            before = torch.le(u, neuron.threshold, out=v).mul_(u)
         ctx.save_for_backward(potentials)
         ctx.neuron = neuron
         ctx.mark_non_differentiable(v)
@@ -143,16 +145,18 @@ class _Integrate(torch.autograd.Function):
         (potentials,) = ctx.saved_tensors
         neuron: LeakyNeuron = ctx.neuron
         grad = torch.empty_like(gradients[0])
-        later: Tensor | None = None  # gradient of the potential after reset, v[s]
+        later: Tensor | None = None  # gradient of the next step's potential
+        kept = torch.empty_like(potentials[0])
         for s in range(len(potentials) - 1, -1, -1):
             u = potentials[s]
             window = neuron.surrogate(u)
             total = gradients[0][s].float() * window
             if later is not None:
-                kept = later.masked_fill(u > neuron.threshold, 0)
-                total += kept if neuron.detach_reset else kept - later * u * window
-            grad[s] = total
-            later = total * neuron.decay
+                torch.le(u, neuron.threshold, out=kept)
+                if not neuron.detach_reset:
+                    kept.addcmul_(u, window, value=-1)
+                total.addcmul_(later, kept, value=neuron.decay)
+            grad[s] = later = total
         return grad, None, None
 
 
@@ -228,3 +232,13 @@ class SpikingBlock(nn.Module):
         """Spikes of ``[time_steps * batch, ...]``; the options are those of its parts."""
         spikes: Tensor = self.neuron(self.norm(self.layer(x), track), time_steps, membrane)
         return spikes
+
+
+def postsynaptic(spikes: Tensor) -> Tensor:
+    """The PSP filter of spikes or of their probabilities, along dimension 0 (spiking time):
+    ``p[s] = p[s-1] + (x[s] - p[s-1]) / 2`` from 0."""
+    state, states = torch.zeros_like(spikes[0]), []
+    for value in spikes:
+        state = state + (value - state) / 2
+        states.append(state)
+    return torch.stack(states)

@@ -34,7 +34,14 @@ class Entry:
     samplers: bool = False
     """Whether it denoises, so that a sampler and its steps apply."""
     converter: str | None = None
-    """Function that turns a trained parent into this system, as ``module:function``."""
+    """Module that turns a trained parent into this system: ``prepare``, ``needs_clips`` and
+    ``prediction_error``."""
+    prepares: Literal["clips", "twin"] | None = None
+    """What ``convert`` trains it for before it converts: the ``clips`` of a ReLU parent, or a
+    ``twin`` of a network that cannot be converted."""
+    foreign: str | None = None
+    """Function that reads this system from a folder in another project's format, as
+    ``module:function``."""
     importer: str | None = None
     """Function that turns the authors' checkpoint file into a folder, as ``module:function``."""
 
@@ -62,11 +69,11 @@ SYSTEMS: dict[str, Entry] = {
     "converted": Entry(
         "conversion.convert",
         "converted twin",
-        "rate coding, Rueckauer et al. 2017; arXiv 2305.19868, 2408.16467",
+        "rate coding, Rueckauer et al. 2017; arXiv 2305.19868, 2408.16467, 2409.03368",
         "free",
         parent="ann_twin",
         samplers=True,
-        converter="conversion.command:prepare",
+        converter="conversion.command",
     ),
     "quantised_twin": Entry(
         "conversion.quantised",
@@ -75,9 +82,50 @@ SYSTEMS: dict[str, Entry] = {
         parent="ann_twin",
         samplers=True,
     ),
-    "ddpm": Entry("baselines.ann_ddpm", "DDPM", "Ho et al. 2020, arXiv 2006.11239", samplers=True),
+    "qcfs_twin": Entry(
+        "conversion.qcfs",
+        "clip-floor-shift twin",
+        "Bu et al. 2022, arXiv 2303.04347",
+        parent="ann_twin",
+        samplers=True,
+        prepares="clips",
+    ),
+    "ddpm": Entry(
+        "baselines.ann_ddpm",
+        "DDPM",
+        "Ho et al. 2020, arXiv 2006.11239",
+        samplers=True,
+        foreign="baselines.ann_ddpm:from_diffusers",
+    ),
+    "distilled_twin": Entry(
+        "conversion.distilled",
+        "distilled twin",
+        "none: the ReLU twin on another network's predictions",
+        parent="ddpm",
+        samplers=True,
+        prepares="twin",
+    ),
     "fsvae": Entry("baselines.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"),
     "vae": Entry("baselines.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
+    "sgan": Entry("baselines.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
+    "swgan": Entry("baselines.swgan", "SWGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
+    "sgad": Entry("baselines.sgad", "SGAD", "Feng et al. 2023, arXiv 2305.10246", "trained"),
+    "hybrid_gan": Entry(
+        "baselines.hybrid_gan", "Hybrid GAN", "Rosenfeld et al. 2022, arXiv 2111.01750", "trained"
+    ),
+    "fsddim": Entry(
+        "baselines.fsddim",
+        "FSDDIM",
+        "Watanabe et al. 2023, arXiv 2312.01742",
+        "trained",
+        samplers=True,
+    ),
+    "spiking_diffusion": Entry(
+        "baselines.spiking_diffusion",
+        "Spiking-Diffusion",
+        "Liu et al. 2023, arXiv 2308.10187",
+        "trained",
+    ),
     "pixel_gaussian": Entry(
         "baselines.pixel_gaussian", "pixel Gaussian", "none: the floor that every model must beat"
     ),
@@ -108,11 +156,22 @@ def load_module(name: str) -> ModuleType:
     return import_module(find(name).module)
 
 
-def load_converter() -> tuple[str, Callable[..., Any]]:
-    """What ``sddpm-bench convert`` makes: the system's name, and the function behind it."""
+def load_converter() -> tuple[str, ModuleType]:
+    """What ``sddpm-bench convert`` makes: the system's name, and the module behind it."""
     name, entry = next((name, e) for name, e in SYSTEMS.items() if e.converter)
-    module, _, function = str(entry.converter).partition(":")
-    return name, getattr(import_module(module), function)
+    return name, import_module(str(entry.converter))
+
+
+def find_preparer(what: Literal["clips", "twin"]) -> str:
+    """The system that ``convert`` trains for its clips, or as a twin, before it converts."""
+    return next(name for name, entry in SYSTEMS.items() if entry.prepares == what)
+
+
+def load_foreign() -> Callable[..., Any]:
+    """What reads a network from another project's folder: folder -> system."""
+    module, _, function = next(e.foreign for e in SYSTEMS.values() if e.foreign).partition(":")
+    reader: Callable[..., Any] = getattr(import_module(module), function)
+    return reader
 
 
 def load_importer() -> Callable[..., int]:
