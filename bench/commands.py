@@ -1,4 +1,4 @@
-"""The commands on a checkpoint: sample, evaluate, energy, guide, convert, import, show.
+"""The commands on a checkpoint: sample, evaluate, energy, guide, import, show.
 
 Everything heavy is imported inside the commands, which hold no logic of their own.
 """
@@ -134,7 +134,8 @@ def evaluate(
 @options.energy_table
 @options.how
 def energy(checkpoint: str, num: int, energy_table: str | None, **how: Any) -> None:
-    """Count the operations of really drawing images, and price them.
+    """Count the operations of really drawing images, and price them in every accounting: as
+    published, strict, with memory, in integers. docs/energy.md says what each assumes.
 
     \b
     Example:
@@ -200,58 +201,6 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
     print_table(outcome.headings, outcome.cells, repeat=2)
     for line in (*outcome.costs, outcome.sentence):
         click.echo(line)
-    for path in outcome.files:
-        click.echo(f"wrote: {path}")
-
-
-@click.command()
-@click.option("--ann", required=True, metavar="DIR|NAME",
-              help="Checkpoint of the ReLU twin; for fast-snn, of a quantised one.")  # fmt: skip
-@click.option("--method", default="rate-percentile", show_default=True,
-              type=click.Choice(["rate-percentile", "rate-max", "rate-mse", "fast-snn"]),
-              help="Where thresholds come from: a percentile or the largest of the activations, "
-              "the least squared error at T levels, or the parent's learned clips.")  # fmt: skip
-@click.option("--signed/--unsigned", default=False, show_default=True,
-              help="Whether neurons may take spikes back.")  # fmt: skip
-@click.option("--percentile", type=click.FloatRange(0, 100, min_open=True), default=99.9,
-              show_default=True, help="For rate-percentile.")  # fmt: skip
-@click.option("--time-steps", type=options.Numbers(1), default="1,2,4,8,16,32,64",
-              show_default=True, help="A checkpoint each.")  # fmt: skip
-@click.option("--calibration-images", type=options.COUNT, default=256, show_default=True,
-              help="Training images that set thresholds, at most.")  # fmt: skip
-@click.option("--held-out", type=options.COUNT, default=32, show_default=True,
-              help="Test images to compare on, at most.")  # fmt: skip
-@click.option("--finetune-steps", type=click.IntRange(0), default=0, show_default=True,
-              help="Training of each child on the parent's predictions.")  # fmt: skip
-@options.energy_table
-@options.seed
-@options.data_root
-@options.device
-@click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="New folder: a checkpoint per T, tables, a report.")  # fmt: skip
-@click.pass_context
-def convert(ctx: click.Context, ann: str, **given: Any) -> None:
-    """Turn a trained ANN into a spiking network without training, and say what that costs.
-
-    Per T: the error of the predicted noise against the parent, the denoising loss, firing rate
-    and energy; per layer, where the error comes from. Each checkpoint works with sample,
-    evaluate and energy.
-
-    \b
-    Examples:
-      sddpm-bench convert --ann CHECKPOINT --out converted
-      sddpm-bench convert --ann CHECKPOINT --signed --time-steps 4,8,16 --out converted
-      sddpm-bench sample --ckpt converted/T16 --grid out.png
-    """
-    from bench.convert_run import Request, run_convert
-    from sddpm.checkpoint import find_checkpoint
-
-    given = {name: value for name, value in given.items() if value is not None}
-    request = Request(find_checkpoint(ann), command=command_line(ctx), **given)
-    outcome = run_convert(request, say=_say)
-    print_table(outcome.layer_headings, outcome.layer_rows, repeat=1)
-    print_table(outcome.headings, outcome.rows, repeat=1)
-    click.echo(outcome.sentence)
     for path in outcome.files:
         click.echo(f"wrote: {path}")
 
@@ -362,4 +311,4 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-COMMANDS = (sample, evaluate, energy, guide, convert, import_, show)
+COMMANDS = (sample, evaluate, energy, guide, import_, show)

@@ -3,7 +3,10 @@
 Too low a threshold clips activations, too high a one leaves a few coarse levels: maximum and
 percentile are the two data-based choices of rate coding (Rueckauer et al. 2017, as in
 SpikingJelly's recipe). ``mse`` instead takes, for the number of spiking steps at hand, the
-threshold whose clipped and rounded activation is nearest to the parent's.
+threshold whose clipped and rounded activation is nearest to the parent's. ``channel-mse`` does
+so for every channel by itself. ``ltb`` is local threshold balancing (Bu et al. 2024,
+arXiv 2409.03368, as in SpikingJelly 2): a channel's threshold grows by twice the mean of what
+exceeds it, while the network runs on activations that it has clipped.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ MOST_VALUES = 1 << 21
 """Activations of a layer and batch that a statistic looks at; of more, an even selection."""
 FRACTIONS = tuple(0.05 * k for k in range(1, 25))
 """Thresholds that ``mse`` tries, as parts of the 99.99th percentile."""
+STATISTICS = ("max", "percentile", "mse", "channel-mse", "ltb")
+PER_CHANNEL = ("channel-mse", "ltb")
+"""Statistics that give every channel a threshold of its own."""
+LEAST = 1e-6
+"""Smallest threshold of ``ltb``."""
+
+See = Callable[[str, Tensor, Tensor], "Tensor | None"]
 
 
 def activations(net: nn.Module) -> dict[str, nn.Module]:
@@ -29,8 +39,9 @@ def activations(net: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def watched(net: nn.Module, see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Inside the block, ``see(name, input, output)`` is called after each activation."""
+def watched(net: nn.Module, see: See) -> Iterator[None]:
+    """Inside the block, ``see(name, input, output)`` is called after each activation; what it
+    returns, unless None, takes the output's place."""
     handles = [
         layer.register_forward_hook(lambda _m, given, out, name=name: see(name, given[0], out))
         for name, layer in activations(net).items()
@@ -43,22 +54,24 @@ def watched(net: nn.Module, see: Callable[[str, Tensor, Tensor], None]) -> Itera
 
 
 class Thresholds:
-    """Running statistics of a parent's activations, one threshold a layer.
+    """Running statistics of a parent's activations: a threshold a layer, or one a channel.
 
     Args:
-        method: ``max``: the largest activation; ``percentile``: the mean over batches of the
-            batch's percentile; ``mse``: as the module says, the mean over batches.
+        method: one of :data:`STATISTICS`. ``max``: the largest activation; ``percentile``: the
+            mean over batches of the batch's percentile; ``mse`` and ``channel-mse``: as the
+            module says, the mean over batches; ``ltb``: one update a batch.
         percentile: in (0, 100], over all activations of a layer, zeros included.
-        time_steps: for ``mse``.
+        time_steps: for ``mse`` and ``channel-mse``.
     """
 
     def __init__(self, method: str, percentile: float = 99.9, time_steps: int = 1) -> None:
-        if method not in ("max", "percentile", "mse"):
-            raise ValueError(f"method={method!r}: expected max, percentile or mse")
+        if method not in STATISTICS:
+            raise ValueError(f"method={method!r}: expected one of {', '.join(STATISTICS)}")
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile={percentile}: expected a number above 0, at most 100")
         self.method, self.percentile, self.time_steps = method, percentile, time_steps
-        self.values: dict[str, float] = {}
+        self.values: dict[str, Tensor] = {}
+        """By layer: a number, or ``[channels]``."""
         self.batches = 0
 
     @torch.no_grad()
@@ -70,25 +83,36 @@ class Thresholds:
         """
         if not len(noisy):
             raise ValueError("no calibration images: thresholds are measured on some")
-        share = 1 / (self.batches + 1)
-
-        def see(name: str, _given: Tensor, out: Tensor) -> None:
-            value, old = self._of(out.float()), self.values.get(name, 0.0)
-            new = max(old, value) if self.method == "max" else old + share * (value - old)
-            self.values[name] = new
-
         was_training = parent.training
         parent.eval()
         try:
-            with watched(parent, see):
+            with watched(parent, self._balance if self.method == "ltb" else self._measure):
                 parent(noisy, t)
         finally:
             parent.train(was_training)
         self.batches += 1
 
-    def _of(self, out: Tensor) -> float:
+    def _measure(self, name: str, _given: Tensor, out: Tensor) -> None:
+        value, old = self._of(out.float()), self.values.get(name)
+        if old is None:
+            self.values[name] = value
+        elif self.method == "max":
+            self.values[name] = torch.maximum(old, value)
+        else:
+            self.values[name] = old.lerp(value, 1 / (self.batches + 1))
+
+    def _balance(self, name: str, _given: Tensor, out: Tensor) -> Tensor:
+        """One update of local threshold balancing; the clipped activation goes on."""
+        old = self.values.get(name)
+        theta = balance(out.new_zeros(out.shape[1]) if old is None else old, out)
+        self.values[name] = theta
+        return out.minimum(theta[:, None, None])
+
+    def _of(self, out: Tensor) -> Tensor:
+        if self.method == "channel-mse":
+            return nearest_threshold(out.transpose(0, 1).flatten(1), self.time_steps)
         if self.method == "max":
-            return out.max().item()
+            return out.max()
         values = out.flatten()
         values = values[:: -(-values.numel() // MOST_VALUES)]
         if self.method == "percentile":
@@ -96,37 +120,57 @@ class Thresholds:
         return nearest_threshold(values, self.time_steps)
 
     def write(self, net: nn.Module) -> None:
-        """Set the thresholds of ``net``. A layer that was never active keeps its own."""
+        """Set the thresholds of ``net``. A layer that was never active keeps its own; a channel
+        that was never active has the mean of its layer's others."""
         for name, layer in activations(net).items():
-            value = self.values.get(name, 0.0)
-            if value > 0:
-                with torch.no_grad():
-                    layer.theta.fill_(value)
+            value = self.values.get(name)
+            if value is None:
+                continue
+            active = value[value > 2 * LEAST]
+            if not active.numel():
+                continue
+            with torch.no_grad():
+                layer.theta.fill_(active.mean())
+                if value.ndim:
+                    each = torch.where(value > 2 * LEAST, value, active.mean())
+                    layer.balance.copy_((each / layer.theta)[:, None, None])
 
 
-def percentile_of(values: Tensor, percentile: float) -> float:
-    """The smallest of ``values`` that ``percentile`` percent of them do not exceed; the largest
-    where that is 0, since a threshold must be above it."""
-    rank = min(values.numel(), max(1, -int(-percentile / 100 * values.numel() // 1)))
-    found = values.kthvalue(rank).values.item()
-    return found if found > 0 else values.max().item()
+def balance(theta: Tensor, out: Tensor) -> Tensor:
+    """Thresholds ``[channels]`` after activations ``[batch, channels, H, W]`` were seen: twice the
+    mean of what exceeds them is added."""
+    over = (out - theta[:, None, None]).clamp(min=0)
+    return (theta + 2 * over.mean((0, 2, 3))).clamp(min=LEAST)
 
 
-def nearest_threshold(values: Tensor, time_steps: int) -> float:
-    """The threshold at which ``values``, clipped and rounded to ``time_steps`` levels, change
-    least in the mean square."""
+def percentile_of(values: Tensor, percentile: float) -> Tensor:
+    """The smallest of ``values`` (along the last dimension) that ``percentile`` percent of them do
+    not exceed; the largest where that is 0, since a threshold must be above it."""
+    count = values.shape[-1]
+    rank = min(count, max(1, -int(-percentile / 100 * count // 1)))
+    found = values.kthvalue(rank).values
+    return torch.where(found > 0, found, values.amax(-1))
+
+
+def nearest_threshold(values: Tensor, time_steps: int) -> Tensor:
+    """The threshold at which ``values`` (along the last dimension), clipped and rounded to
+    ``time_steps`` levels, change least in the mean square; 0 where none is above 0."""
     top = percentile_of(values, 99.99)
-    if top <= 0:
-        return 0.0
-    values = values[:: max(1, values.numel() >> 17)]
+    values = values[..., :: max(1, values.shape[-1] >> 17)]
+    best, least = torch.zeros_like(top), torch.full_like(top, float("inf"))
+    for fraction in FRACTIONS:
+        theta = (top * fraction).clamp(min=torch.finfo(top.dtype).tiny)
+        unit = theta[..., None] / time_steps
+        rounded = (values / unit + 0.5).floor().clamp(0, time_steps)
+        error = (rounded * unit - values).square().mean(-1)
+        better = (error < least) & (top > 0)
+        best, least = torch.where(better, theta, best), torch.where(better, error, least)
+    return best
 
-    def error(theta: float) -> float:
-        rounded = (values / theta * time_steps + 0.5).floor().clamp(0, time_steps)
-        return (rounded * (theta / time_steps) - values).square().mean().item()
 
-    return min((top * fraction for fraction in FRACTIONS), key=error)
-
-
-def read_thetas(net: nn.Module) -> Mapping[str, float]:
-    """Threshold of every activation by name."""
-    return {name: layer.theta.item() for name, layer in activations(net).items()}
+def read_thetas(net: nn.Module) -> Mapping[str, Tensor]:
+    """Threshold of every activation by name: a number, or ``[channels, 1, 1]``."""
+    return {
+        name: layer.theta.detach() * getattr(layer, "balance", 1.0)
+        for name, layer in activations(net).items()
+    }

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from conversion.calibrate import activations, read_thetas, watched
+from conversion.schedule import ScheduledUNet, alike
 from sddpm.guidance import HeldOut
 from sddpm.unet import UNet
 
@@ -34,6 +35,7 @@ class LayerError:
 
     layer: str
     threshold: float
+    """Where each channel has its own, their mean."""
     relative_error: float
     inherited: float
     clipping: float
@@ -50,6 +52,7 @@ class Comparison:
     """A child against its parent on noised held-out images."""
 
     time_steps: int
+    """Where they follow a schedule, their mean."""
     images: int
     relative_error: float
     """Norm of the difference of the noise predictions over the norm of the parent's."""
@@ -67,7 +70,7 @@ class Comparison:
 
 
 def split_error(
-    parent: Tensor, current: Tensor, spikes: Tensor, theta: float, time_steps: int
+    parent: Tensor, current: Tensor, spikes: Tensor, theta: float | Tensor, time_steps: int
 ) -> dict[str, Tensor]:
     """The four parts of ``spikes.mean - parent`` by name, each of the parent's shape.
 
@@ -75,6 +78,7 @@ def split_error(
         parent: activation, ``[batch, ...]``.
         current: the child's input, ``[time_steps * batch, ...]``.
         spikes: its output, in the same shape.
+        theta: one threshold, or one a channel as ``[channels, 1, 1]``.
     """
     mean = current.unflatten(0, (time_steps, -1)).float().mean(0)
     fired = spikes.unflatten(0, (time_steps, -1)).float().mean(0)
@@ -110,7 +114,6 @@ def compare(
     if list(own) != list(theirs):
         odd = sorted(own.keys() ^ theirs.keys())
         raise ValueError(f"the networks have other activation layers: {', '.join(odd[:3])}")
-    steps = child.config.time_steps
     thetas = read_thetas(child)
     sums = {name: _Sums() for name in own}
     seen: dict[str, Tensor] = {}
@@ -119,14 +122,16 @@ def compare(
         seen[name] = out.float()
 
     def see_child(name: str, given: Tensor, out: Tensor) -> None:
-        sums[name].add(seen.pop(name), given, out, thetas[name], steps)
+        expected = seen.pop(name)
+        # How often each image is there says for how long its neurons integrate.
+        sums[name].add(expected, given, out, thetas[name], len(out) // len(expected))
 
     difference = scale = parent_loss = child_loss = 0.0
     was_training = parent.training, child.training
     parent.eval(), child.eval()
     try:
         with watched(parent, see_parent), watched(child, see_child):
-            for x, noise, t in held_out.batches(max(1, SLICES // steps)):
+            for x, noise, t in _batches(child, held_out):
                 expected, predicted = parent(x, t).float(), child(x, t).float()
                 difference += (predicted - expected).square().sum().item()
                 scale += expected.square().sum().item()
@@ -136,9 +141,9 @@ def compare(
     finally:
         parent.train(was_training[0]), child.train(was_training[1])
     count = len(held_out.t)
-    layers = tuple(row.finish(name, thetas[name]) for name, row in sums.items())
+    layers = tuple(row.finish(name, thetas[name].mean().item()) for name, row in sums.items())
     return Comparison(
-        time_steps=steps,
+        time_steps=child.config.time_steps,
         images=count,
         relative_error=_root(difference, scale),
         parent_loss=parent_loss / count,
@@ -146,6 +151,14 @@ def compare(
         firing_rate=sum(r.spikes for r in sums.values()) / sum(r.size for r in sums.values()),
         layers=layers,
     )
+
+
+def _batches(child: UNet, held_out: HeldOut) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(noisy, noise, t); in a batch all images have the same spiking time steps."""
+    for own in alike(child, held_out.t):
+        some = HeldOut(held_out.noisy[own], held_out.noise[own], held_out.t[own])
+        steps = child.steps_at(some.t[0]) if isinstance(child, ScheduledUNet) else None
+        yield from some.batches(max(1, SLICES // (steps or child.config.time_steps)))
 
 
 class _Sums:
@@ -157,7 +170,7 @@ class _Sums:
         self.above = self.neurons = self.spikes = self.size = 0
 
     def add(
-        self, parent: Tensor, current: Tensor, spikes: Tensor, theta: float, time_steps: int
+        self, parent: Tensor, current: Tensor, spikes: Tensor, theta: Tensor, time_steps: int
     ) -> None:
         parts = split_error(parent, current, spikes, theta, time_steps)
         for name, part in parts.items():

@@ -1,13 +1,15 @@
 """A trained ReLU denoiser as a spiking one: the same U-Net with rate neurons, no training.
 
 The parent's weights are loaded strictly into a U-Net with another activation; what remains to
-be found is one threshold a layer. Methods: ``rate-max`` and ``rate-percentile`` (a plain ReLU
-parent, data-based thresholds, soft reset, membrane at half the threshold at the start; Rueckauer
-et al. 2017, Li and Bu et al. 2021-22), ``rate-mse`` (ours: the threshold that suits the number
-of spiking steps), ``fast-snn`` (a quantised parent with learned clips, T = its levels;
-arXiv 2305.19868, and arXiv 2408.16467 for diffusion). Differences from the latter: BatchNorm,
-not GroupNorm, and the mean over spiking time is taken before the head, so that only the
-neurons err.
+be found is one threshold a layer or channel. Methods: ``rate-max`` and ``rate-percentile`` (a
+plain ReLU parent, data-based thresholds, soft reset, membrane at half the threshold at the start;
+Rueckauer et al. 2017, Li and Bu et al. 2021-22), ``rate-mse`` and ``rate-channel`` (ours: the
+threshold that suits the number of spiking steps, of a layer or of each channel), ``ltb`` (local
+threshold balancing, a threshold a channel; arXiv 2409.03368), ``fast-snn`` (a quantised parent
+with learned clips, T = its levels; arXiv 2305.19868, and arXiv 2408.16467 for diffusion) and
+``qcfs`` (learned clips as well, any T; arXiv 2303.04347). Differences from the published
+diffusion path: BatchNorm, not GroupNorm, and the mean over spiking time is taken before the
+head, so that only the neurons err.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.calibrate import Thresholds, read_thetas
+from conversion.calibrate import PER_CHANNEL, Thresholds, read_thetas
+from conversion.channels import load_parent, shared, with_channels
+from conversion.readout import READOUTS, WindowReadout
+from conversion.schedule import ScheduledUNet, mean_time_steps
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig
 from sddpm.neurons import check_time_steps, is_spiking
@@ -32,7 +37,10 @@ METHODS = {
     "rate-percentile": "percentile",
     "rate-max": "max",
     "rate-mse": "mse",
+    "rate-channel": "channel-mse",
+    "ltb": "ltb",
     "fast-snn": None,
+    "qcfs": None,
 }
 """Method -> the statistic that its thresholds are; None where the parent has learned them."""
 
@@ -51,6 +59,12 @@ class Config:
     """Of the parent's activations, for ``rate-percentile``."""
     calibration_steps: int = 8
     """Batches of training images on which thresholds are measured; later ones change nothing."""
+    readout: str = "mean"
+    """Over spiking time, before the head: the plain ``mean``, or a ``window`` that averages out
+    what the last membranes hold back, a parabola unless it was fitted."""
+    schedule: tuple[int, ...] = ()
+    """Spiking time steps in equal parts of the denoising, from noise to image, in place of
+    ``time_steps``, which is then their mean; empty: the same everywhere."""
     channels: int = 128
     """Base width of the U-Net."""
     multipliers: tuple[int, ...] = (1, 2, 2, 4)
@@ -98,8 +112,8 @@ class Converted(Denoiser):
             noisy = self.diffusion.add_noise(images, noise, t)
             # Every process sees the whole batch, so all arrive at the same thresholds.
             self.calibrate(step.gather(noisy), step.gather(t))
-        thetas = list(read_thetas(self.net).values())
-        return {"threshold": torch.tensor(thetas).mean()}
+        thetas = [theta.mean() for theta in read_thetas(self.net).values()]
+        return {"threshold": torch.stack(thetas).mean()}
 
     def calibrate(self, noisy: Tensor, t: Tensor) -> None:
         """Let the parent see ``noisy`` (``[batch, C, H, W]``) at steps ``t`` and set thresholds.
@@ -118,7 +132,7 @@ class Converted(Denoiser):
             self._parent = rectified(self.unet)
         if not self.thresholds.batches and self.batches:  # resumed: go on from what was measured
             self.thresholds.batches = int(self.batches)
-            self.thresholds.values = dict(read_thetas(self.net))
+            self.thresholds.values = {k: v.squeeze() for k, v in read_thetas(self.net).items()}
         self.thresholds.update(self._parent, noisy, t)
         self.thresholds.write(self.net)
         self.batches.fill_(self.thresholds.batches)
@@ -139,7 +153,7 @@ def rebuilt(net: UNet, activation: str, time_steps: int) -> UNet:
     """``net`` with another activation and the same state, loaded strictly."""
     config = replace(net.config, activation=activation, time_steps=time_steps)
     other = UNet(config).to(next(net.parameters()).device)
-    other.load_state_dict(copy.deepcopy(net.state_dict()), strict=True)
+    other.load_state_dict(copy.deepcopy(shared(net.state_dict())), strict=True)
     return other.train(net.training)
 
 
@@ -175,11 +189,23 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Co
     """
     unet = unet_config(config, shape)
     check_image_size(unet, shape.size)
-    net = UNet(unet)
+    schedule = tuple(config.schedule)
+    if schedule and mean_time_steps(schedule) != config.time_steps:
+        raise ValueError(
+            f"time_steps={config.time_steps}: the network has a schedule of {schedule}, whose mean "
+            f"is {mean_time_steps(schedule)}"
+        )
+    net = ScheduledUNet(unet, schedule) if schedule else UNet(unet)
+    if config.readout not in READOUTS:
+        raise ValueError(f"readout={config.readout!r}: expected one of {', '.join(READOUTS)}")
+    if config.readout == "window":
+        net.readout = WindowReadout(config.time_steps)
+    if METHODS[config.method] in PER_CHANNEL:
+        net = with_channels(net)
     if parent is not None:
         source = convertible(parent)
         check_parent(config, shape, parent, source)
-        net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
+        load_parent(net, source.state_dict())
     return Converted(net, shape, config)
 
 
@@ -208,8 +234,8 @@ def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet
         if own != theirs:
             raise ValueError(f"{field}={own}: the parent has {theirs}, a conversion keeps it")
     quantised = source.config.activation == "quant_relu"
-    if quantised != (config.method == "fast-snn"):
-        legal = "fast-snn" if quantised else ", ".join(n for n, s in METHODS.items() if s)
+    if quantised != (METHODS[config.method] is None):
+        legal = ", ".join(n for n, s in METHODS.items() if (s is None) == quantised)
         raise ValueError(
             f"method={config.method!r}: a parent with {source.config.activation!r} activations "
             f"takes {legal}"
@@ -241,7 +267,8 @@ def convertible(parent: System) -> UNet:
     ] or ["it is no U-Net of convolutions, BatchNorm and ReLU"]
     raise ValueError(
         f"the parent cannot be rate-coded exactly: {'; '.join(reasons)}. A spike rate is a clipped "
-        "ReLU and its mean passes only through linear layers: train a ReLU twin and convert that"
+        "ReLU and its mean passes only through linear layers: convert a ReLU twin instead, which "
+        "--distill PRESET trains on this network's predictions"
     )
 
 

@@ -43,11 +43,18 @@ class Config(DenoiserTraining):
 
 
 class Quantised(Denoiser):
-    """Trains like any denoiser, after its clips were measured on the first batch."""
+    """Trains like any denoiser, after its clips were measured on the first batch.
 
-    def __init__(self, net: UNet, shape: ImageShape, config: Config) -> None:
-        super().__init__(net, shape, config, DiffusionConfig(config.diffusion_steps))
-        self.percentile = config.percentile
+    Args:
+        net: a U-Net with quantised activations.
+        statistic: of the parent's activations, where the clips start.
+    """
+
+    def __init__(
+        self, net: UNet, shape: ImageShape, training: DenoiserTraining, statistic: Thresholds
+    ) -> None:
+        super().__init__(net, shape, training, DiffusionConfig(net.config.diffusion_steps))
+        self.statistic = statistic
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
         if step.number == 0:
@@ -58,11 +65,46 @@ class Quantised(Denoiser):
         assert isinstance(self.net, UNet)
         noise = step.randn(*images.shape)
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
-        thresholds = Thresholds("percentile", self.percentile)
         noisy = step.gather(self.diffusion.add_noise(images, noise, t))
-        thresholds.update(rectified(self.net), noisy, step.gather(t))
+        self.statistic.update(rectified(self.net), noisy, step.gather(t))
         for net in (self.net, self.generator):
-            thresholds.write(net)
+            self.statistic.write(net)
+
+
+def quantised_net(
+    widths: Any, shape: ImageShape, levels: int, parent: System | None = None
+) -> UNet:
+    """A U-Net with activations of ``levels`` levels above 0 and the weights of ``parent``.
+
+    Args:
+        widths: a Config with channels, multipliers, blocks and diffusion_steps.
+
+    Raises:
+        ValueError: the parent is not a ReLU twin of the same widths.
+    """
+    config = UNetConfig(
+        image_channels=shape.channels,
+        channels=widths.channels,
+        multipliers=tuple(widths.multipliers),
+        blocks=widths.blocks,
+        activation="quant_relu",
+        time_steps=1,
+        diffusion_steps=widths.diffusion_steps,
+        levels=levels,
+    )
+    check_image_size(config, shape.size)
+    net = UNet(config)
+    if parent is not None:
+        source = convertible(parent)
+        try:
+            net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
+        except RuntimeError as error:
+            theirs = source.config.channels, source.config.multipliers, source.config.blocks
+            raise ValueError(
+                f"the parent has other widths (channels, multipliers, blocks = {theirs}): "
+                "a quantised twin keeps them"
+            ) from error
+    return net
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Quantised:
@@ -73,29 +115,8 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Qu
     """
     if config.bits < 1:
         raise ValueError(f"bits={config.bits}: expected at least 1")
-    unet = UNetConfig(
-        image_channels=shape.channels,
-        channels=config.channels,
-        multipliers=tuple(config.multipliers),
-        blocks=config.blocks,
-        activation="quant_relu",
-        time_steps=1,
-        diffusion_steps=config.diffusion_steps,
-        levels=2**config.bits - 1,
-    )
-    check_image_size(unet, shape.size)
-    net = UNet(unet)
-    if parent is not None:
-        source = convertible(parent)
-        try:
-            net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
-        except RuntimeError as error:
-            widths = source.config.channels, source.config.multipliers, source.config.blocks
-            raise ValueError(
-                f"the parent has other widths (channels, multipliers, blocks = {widths}): "
-                "a quantised twin keeps them"
-            ) from error
-    return Quantised(net, shape, config)
+    net = quantised_net(config, shape, 2**config.bits - 1, parent)
+    return Quantised(net, shape, config, Thresholds("percentile", config.percentile))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

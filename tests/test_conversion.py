@@ -1,16 +1,11 @@
-"""Conversion: rate neurons against the quantised ReLU, thresholds and errors by hand, the CLI."""
+"""Conversion: rate neurons against the quantised ReLU, thresholds and errors by hand."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from baselines import ann_ddpm, ann_twin, pixel_gaussian
-from bench.cli import main
 from bench.meter import Meter
 from conversion import convert, quantised
 from conversion.calibrate import Thresholds, nearest_threshold, percentile_of
@@ -232,110 +227,3 @@ def test_refusals_say_why(twin) -> None:
     child = build(config_of(twin), shape, twin)
     with pytest.raises(ValueError, match="1 x 16 x 16"):
         child.calibrate(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.long))
-
-
-# The command.
-
-
-SUITE = """\
-name: tiny
-title: Few steps of a small network
-dataset: digits
-image_size: 8
-systems: [ann_twin, converted, quantised_twin]
-time_steps: [2, 4]
-sampling:
-  - {sampler: ddim, steps: 2, eta: 1}
-presets:
-  smoke:
-    budget: {train_steps: 6, batch_size: 8}
-    samples: 12
-    references: 20
-    energy_images: 1
-    config:
-      ann_twin: {channels: 8, multipliers: [1, 2], blocks: 1}
-      converted: {channels: 8, multipliers: [1, 2], blocks: 1}
-      quantised_twin: {channels: 8, multipliers: [1, 2], blocks: 1, bits: 2}
-"""
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SUITE)
-    return path
-
-
-def test_the_command_makes_checkpoints_that_others_take(suite: Path, tmp_path: Path) -> None:
-    home = tmp_path / "twin"
-    done = call("train", "--suite", suite, "--preset", "smoke", "--system", "ann_twin",
-                "--out", home)  # fmt: skip
-    assert done.exit_code == 0, done.output
-    ann, out = home / "checkpoint", tmp_path / "out"
-    small = ["--calibration-images", 8, "--held-out", 4, "--device", "cpu"]
-    done = call("convert", "--ann", ann, "--time-steps", "2,4", *small, "--out", out)
-    assert done.exit_code == 0, done.output
-    assert "relative error" in done.output
-    rows = list(csv.DictReader((out / "conversion.csv").open()))
-    assert [row["time_steps"] for row in rows] == ["-", "2", "4"]
-    assert float(rows[2]["relative_error"]) > 0
-    assert (out / "conversion.md").read_text().startswith("# rate-percentile")
-    layers = list(csv.DictReader((out / "layers.csv").open()))
-    assert {row["time_steps"] for row in layers} == {"2", "4"}
-
-    few = ["--num", 2, "--sampler", "ddim:2:1", "--device", "cpu"]
-    done = call("sample", "--ckpt", out / "T4", "--grid", tmp_path / "grid.png", *few)
-    assert done.exit_code == 0, done.output
-    done = call("energy", "--ckpt", out / "T4", "--time-steps", 3, *few)
-    assert done.exit_code == 0, done.output
-    assert "firing rate" in done.output
-
-    for bad, words in (
-        (["--ann", ann, "--out", out], "give a new folder"),
-        (["--ann", out / "T4", "--out", tmp_path / "x"], "spiking network already"),
-        (["--ann", ann, "--time-steps", 0, "--out", tmp_path / "x"], "at least 1"),
-        (["--ann", ann, "--calibration-images", 0, "--out", tmp_path / "x"], "x>=1"),
-        (["--ann", ann, "--method", "fast-snn", *small, "--out", tmp_path / "x"], "rate-max"),
-        (["--ann", tmp_path / "none", "--out", tmp_path / "x"], "not a checkpoint folder"),
-    ):
-        done = call("convert", *bad)
-        assert done.exit_code == 2, done.output
-        assert words in done.output
-        assert "Traceback" not in done.output
-    assert not (tmp_path / "x").exists()
-
-    foreign = tmp_path / "diffusers"
-    foreign.mkdir()
-    (foreign / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    done = call("convert", "--ann", foreign, "--out", tmp_path / "x")
-    assert done.exit_code == 2
-    assert "GroupNorm" in done.output
-
-
-def test_fast_snn_from_a_trained_quantised_twin(suite: Path, tmp_path: Path) -> None:
-    home = tmp_path / "quantised"
-    done = call("train", "--suite", suite, "--preset", "smoke", "--system", "quantised_twin",
-                "--out", home)  # fmt: skip
-    assert done.exit_code == 0, done.output
-    done = call("convert", "--ann", home / "checkpoint", "--method", "fast-snn", "--signed",
-                "--time-steps", 3, "--calibration-images", 8, "--held-out", 4,
-                "--finetune-steps", 1, "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
-    assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader((tmp_path / "out" / "layers.csv").open()))
-    first = next(row for row in rows if row["layer"] == "stem.act")
-    assert float(first["threshold"]) != 1, "the clips start at the parent's activations"
-
-
-def test_a_suite_calibrates_once_for_every_time_step(suite: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    done = call("run", "--suite", suite, "--preset", "smoke", "--out", out, "--system",
-                "converted", "--device", "cpu", "--extractor", "embedded")  # fmt: skip
-    assert done.exit_code == 0, done.output
-    trainings = sorted(path.name.split("-")[0] for path in (out / "trainings").iterdir())
-    assert trainings == ["ann_twin", "converted"]

@@ -1,0 +1,115 @@
+"""The distilled twin: a ReLU twin that learns another network's noise predictions.
+
+For teachers that cannot be rate-coded (GroupNorm, SiLU, attention), such as a published DDPM: the
+student is the U-Net that conversion starts from, and its loss the mean squared distance to what
+the teacher predicts on noised images. It is no conversion: the student is another network, and
+its distance to the teacher stands beside every figure of what is made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
+from sddpm.diffusion import DiffusionConfig
+from sddpm.protocol import ImageShape, Step, System
+from sddpm.unet import UNet, UNetConfig, check_image_size
+
+
+@dataclass(frozen=True)
+class Config(DenoiserTraining):
+    """The distilled twin. The defaults are the published widths."""
+
+    ema_decay: float = 0.9999
+    """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
+    channels: int = 128
+    """Base width of the U-Net."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    """Width of each level in units of ``channels``."""
+    blocks: int = 2
+    """Residual blocks a level on the way down."""
+    diffusion_steps: int = 1000
+    """Steps of the noise schedule: the teacher's."""
+
+
+class Distilled(Denoiser):
+    """Trains on a teacher's predictions.
+
+    Args:
+        teacher: ``eps = teacher(x, t)``; None once trained.
+    """
+
+    def __init__(
+        self, net: UNet, shape: ImageShape, config: Config, teacher: nn.Module | None
+    ) -> None:
+        super().__init__(net, shape, config, DiffusionConfig(config.diffusion_steps))
+        # In a tuple: no part of this system's state.
+        self._teacher = () if teacher is None else (teacher,)
+
+    def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
+        if not self._teacher:
+            raise ValueError("a distilled twin is trained on a teacher's predictions: give one")
+        t = step.randint(self.diffusion.config.diffusion_steps, len(images))
+        noise = step.randn(*images.shape)
+        noisy = self.diffusion.add_noise(images, noise, t)
+        teacher = self._teacher[0].to(images.device).eval()
+        with torch.no_grad():
+            wanted = teacher(noisy, t)
+        predicted = step.module("net")(noisy, t)
+        loss = (predicted - wanted).square().mean()
+        rate = learning_rate(self.training_config, step.number, step.total)
+        step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.net)
+        with torch.no_grad():
+            relative = (loss / wanted.square().mean()).sqrt()
+        return {"loss": loss.detach(), "relative_error": relative}
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Distilled:
+    """A ReLU twin for images of ``shape`` that learns from ``parent``, any denoiser.
+
+    Raises:
+        ValueError: the parent does not predict noise, was trained on images of another size, or
+            has another noise schedule.
+    """
+    if parent is not None:
+        if not isinstance(parent, Denoiser):
+            raise ValueError(f"a {type(parent).__name__} predicts no noise to learn from")
+        if parent.shape != shape:
+            theirs = f"{parent.shape.channels} x {parent.shape.size} x {parent.shape.size}"
+            raise ValueError(
+                f"the teacher was trained on images of {theirs}: give images of that size"
+            )
+        steps = parent.diffusion.config.diffusion_steps
+        if steps != config.diffusion_steps:
+            raise ValueError(
+                f"diffusion_steps={config.diffusion_steps}: the teacher has {steps}, and a "
+                "distillation keeps them"
+            )
+    unet = UNetConfig(
+        image_channels=shape.channels,
+        channels=config.channels,
+        multipliers=tuple(config.multipliers),
+        blocks=config.blocks,
+        activation="relu",
+        time_steps=1,
+        diffusion_steps=config.diffusion_steps,
+    )
+    check_image_size(unet, shape.size)
+    return Distilled(UNet(unet), shape, config, None if parent is None else parent.generator)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-3, warmup_steps=20,
+                  ema_decay=0.0),
+    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1, learning_rate=2e-3,
+                  warmup_steps=200, decay="linear", ema_decay=0.995),
+    "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
+                   ema_decay=0.999),
+    "paper": dict(),
+}  # fmt: skip

@@ -1,0 +1,93 @@
+"""How a rate-coded network is read out over spiking time.
+
+A neuron with soft reset is a first-order sigma-delta modulator: with membranes ``u[s]``, its
+spikes are its input plus ``u[s-1] - u[s]``. The plain mean over time keeps the last membrane's
+part of that, ``(u[0] - u[T]) / T``, and all that early steps got wrong. Weights ``w[s]`` leave
+``sum (w[s+1] - w[s]) u[s]`` instead, which a smooth window that ends at 0 spreads over many
+nearly independent membranes: its error falls as ``T^-3/2``, for no spike more. The window is a
+polynomial of the time, whose four coefficients are fitted by least squares to the parent's last
+features, so that it serves every number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from conversion.schedule import alike
+from sddpm.layers import declare
+from sddpm.neurons import check_time_steps
+from sddpm.unet import UNet
+
+READOUTS = ("mean", "window")
+PARABOLA = (1.5, 0.0, -1.5, 0.0)
+"""``3/2 (1 - s^2)``: best for membranes of one variance that start at their mean."""
+OWN = ".coefficients"
+"""Ends the name of what a child's readout has and its parent's has not."""
+
+
+class WindowReadout(nn.Module):
+    """The weighted mean over spiking time: in the middle ``s`` (from 0 to 1) of each step the
+    weight is ``sum c[k] s^k / T``. Its products are counted, as of real numbers."""
+
+    coefficients: Tensor
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = check_time_steps(time_steps)
+        self.register_buffer("coefficients", torch.tensor(PARABOLA))
+        declare(self, reads="real")
+
+    def powers(self) -> Tensor:
+        """``s^k / T``, ``[4, time_steps]``."""
+        steps = torch.arange(self.time_steps, device=self.coefficients.device)
+        s = (steps + 0.5) / self.time_steps
+        return torch.stack([s**k for k in range(len(PARABOLA))]) / self.time_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[time_steps * batch, ...]`` to ``[batch, ...]``."""
+        steps = x.unflatten(0, (self.time_steps, -1))
+        weights = (self.coefficients[:, None] * self.powers()).sum(0).to(x.dtype)
+        return (weights[None] @ steps.flatten(1)).reshape(steps.shape[1:])
+
+
+@torch.no_grad()
+def fit_window(parent: UNet, child: UNet, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set the window of ``child`` to what brings its last features nearest to the parent's.
+
+    Args:
+        batches: (x_t, t).
+
+    Raises:
+        ValueError: ``child`` is read out by the plain mean.
+    """
+    readout = child.readout
+    if not isinstance(readout, WindowReadout):
+        raise ValueError("the network is read out by the plain mean: there is no window to fit")
+    seen: dict[str, Tensor] = {}
+    handles = [
+        readout.register_forward_pre_hook(lambda _m, given: seen.update(child=given[0])),
+        parent.head.register_forward_pre_hook(lambda _m, given: seen.update(parent=given[0])),
+    ]
+    size = len(PARABOLA)
+    gram = torch.zeros(size, size, dtype=torch.float64, device=readout.coefficients.device)
+    moment = gram.new_zeros(size)
+    try:
+        for noisy, t in batches:
+            for own in alike(child, t):
+                parent(noisy[own], t[own]), child(noisy[own], t[own])
+                wanted = seen["parent"].flatten()
+                # While the child ran its steps may have been others than now.
+                now = WindowReadout(len(seen["child"]) // len(own)).to(wanted.device)
+                features = now.powers() @ seen["child"].unflatten(0, (now.time_steps, -1)).flatten(
+                    1
+                )
+                gram += (features @ features.T).double()
+                moment += (features @ wanted).double()
+    finally:
+        for handle in handles:
+            handle.remove()
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    readout.coefficients.copy_(torch.linalg.solve(gram + ridge, moment))
