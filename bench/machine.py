@@ -15,6 +15,8 @@ import torch
 from lightning_fabric import Fabric
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+_NODE_NUMBERS = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
+"""What Fabric, torchrun and SLURM call a machine's number."""
 _PACKAGES = ("torch", "spikingjelly", "diffusers", "torch-fidelity", "sddpm-bench")
 
 
@@ -23,28 +25,40 @@ class Machine:
 
     Args:
         device: ``auto`` takes CUDA where there is one.
-        devices: processes, one a device. With more than one, Fabric starts this command again
-            for each, and every process must come to the same calls.
+        devices: processes on each machine, one a device. With more than one, Fabric starts this
+            command again for each, and every process must come to the same calls.
+        nodes: machines, on each of which this command was started.
 
     Raises:
-        ValueError: CUDA is asked for and absent, or fewer devices are there than asked for.
+        ValueError: CUDA is asked for and absent, fewer devices are there than asked for, or
+            nothing tells which of several machines this is.
     """
 
-    def __init__(self, device: DeviceName = "auto", devices: int = 1) -> None:
+    def __init__(self, device: DeviceName = "auto", devices: int = 1, nodes: int = 1) -> None:
         available = torch.cuda.device_count()
         if device == "cuda" and not available:
             raise ValueError("--device cuda: no CUDA device is visible; use --device cpu or auto")
         self.kind = "cuda" if device != "cpu" and available else "cpu"
         if self.kind == "cuda" and devices > available:
             raise ValueError(f"--devices {devices}: {available} CUDA devices are visible")
-        self.devices = devices
+        if nodes > 1 and not any(name in os.environ for name in _NODE_NUMBERS):
+            raise ValueError(
+                f"--nodes {nodes}: which machine is this? set NODE_RANK (from 0), MASTER_ADDR and "
+                "MASTER_PORT, or start it with torchrun or srun"
+            )
+        self.devices, self.nodes = devices, nodes
         self._fabrics: dict[str, Fabric] = {}
         self._main = self.fabric("32-true")
 
     def fabric(self, precision: str) -> Fabric:
         """Fabric at ``precision``, its processes started."""
         if precision not in self._fabrics:
-            fabric = Fabric(accelerator=self.kind, devices=self.devices, precision=precision)
+            fabric = Fabric(
+                accelerator=self.kind,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                precision=precision,
+            )
             fabric.launch()
             self._fabrics[precision] = fabric
         return self._fabrics[precision]
@@ -77,7 +91,7 @@ class Machine:
     def name(self) -> str:
         """The GPU's or the processor's name."""
         if self.kind == "cuda":
-            count = f"{self.devices} x " if self.devices > 1 else ""
+            count = f"{self.world} x " if self.world > 1 else ""
             return count + torch.cuda.get_device_name(self.device)
         return _processor()
 

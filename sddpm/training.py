@@ -27,6 +27,7 @@ from sddpm.checkpoint import load_trainer, read_config, save_checkpoint
 from sddpm.convolutions import bfloat16_runs
 from sddpm.protocol import System, to_float
 from sddpm.rng import mix
+from sddpm.shared_norm import share_statistics
 
 _DATA, _NOISE, _LAYERS = 1, 2, 3  # which stream of a step
 
@@ -208,6 +209,9 @@ def fit(
         start, seconds, recent = state["step"], state["seconds"], state["losses"]
 
     # Wrap: one entry a player, as (callable under Fabric, optimiser under Fabric).
+    if fabric.world_size > 1:
+        for name in system.optimizers:
+            share_statistics(getattr(system, name))
     players = {
         name: fabric.setup(getattr(system, name), optimizer, move_to_device=False)
         for name, optimizer in system.optimizers.items()
@@ -244,6 +248,8 @@ def fit(
             losses = system.train_step(x, step)
             done = number + 1
             if done % config.log_every == 0 or done == config.steps:
+                # Each process knows the loss of its share of the batch.
+                losses = {name: fabric.all_reduce(value) for name, value in losses.items()}
                 values = {name: float(value) for name, value in losses.items()}
                 for name, value in values.items():
                     if value != value:
