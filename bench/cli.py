@@ -1,5 +1,7 @@
 """The command line: the group, and the commands on a suite. Click is known here and in
-:mod:`bench.commands` (on a checkpoint) and :mod:`bench.options` alone; only here ends a process.
+:mod:`bench.commands` and :mod:`bench.convert_commands` (on a checkpoint),
+:mod:`bench.check_commands` (on tables), :mod:`bench.report_commands` (on runs) and
+:mod:`bench.options` alone; only here ends a process.
 
 Library code raises ValueError, OSError or KeyError with one sentence; here it becomes one line
 on standard error and an exit code: 2 for bad input, 1 for a failure, 130 for an interrupt.
@@ -15,14 +17,15 @@ from typing import Any
 
 import click
 
-from bench import options
-from bench.commands import COMMANDS, command_line
+from bench import check_commands, commands, convert_commands, options, report_commands
+from bench.commands import command_line
 from bench.console import (
     FAILURE,
     INTERRUPTED,
     exit_code,
     one_line,
     print_configuration,
+    print_estimate,
     print_outcome,
     print_states,
     print_table,
@@ -49,7 +52,16 @@ class Group(click.Group):
             ctx.exit(exit_code(error))
 
 
-@click.group(cls=Group, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    commands=(
+        *commands.COMMANDS,
+        *convert_commands.COMMANDS,
+        *check_commands.COMMANDS,
+        *report_commands.COMMANDS,
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="sddpm-bench")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
@@ -85,14 +97,23 @@ def main(debug: bool) -> None:
 @options.energy_table
 @click.option("--checkpoint-seconds", type=click.FloatRange(0), default=120.0, show_default=True,
               help="Most training that a kill can lose.")  # fmt: skip
+@options.workers
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
+@click.option("--estimate", is_flag=True,
+              help="With --dry-run: measure a few steps of each network, and show operations and "
+              "hours that are left on this device.")  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context,
     device: Any,
     devices: int,
+    nodes: int,
     checkpoint_seconds: float,
+    workers: str | None,
+    worker_cpus: int,
+    worker_gpus: float,
     dry_run: bool,
+    estimate: bool,
     **given: Any,
 ) -> None:
     """Train, sample, score and measure every cell of a suite, then print the table.
@@ -107,28 +128,52 @@ def run(
       sddpm-bench run --suite cifar10 --preset medium --device cuda --time-steps 4,8
       sddpm-bench run --suite fashion_mnist --system sddpm --sampler ddim:20 --seed 0,1,2
       sddpm-bench run --suite my_suite.yaml --dry-run
+      sddpm-bench run --suite cifar10 --preset medium --dry-run --estimate
+      sddpm-bench run --suite cifar10 --preset medium --device cuda --workers ray
+      sddpm-bench run --suite cifar10 --preset medium --workers ray:10.0.0.1:6379 --out SHARED
     """
     from bench.plan import Options, make_plan
 
     # An option that was not given keeps the default that Options states.
     given = {name: value for name, value in given.items() if value is not None}
+    if estimate and not dry_run:
+        raise click.UsageError("--estimate: give it with --dry-run")
     plan = make_plan(Options(**given, command=command_line(ctx)), read_data=not dry_run)
     if dry_run:
         print_configuration(plan)
-        print_states(plan)
+        if estimate:
+            from bench.estimate import estimate_plan
+            from bench.machine import Machine
+
+            print_estimate(estimate_plan(plan, Machine(device)))
+        else:
+            print_states(plan)
         return
 
     from bench.machine import Machine
     from bench.run import Runner
 
+    spread = None
+    if workers is not None:
+        from bench.workers import Needs, on_ray, parse_workers
+
+        if devices * nodes > 1:
+            raise click.UsageError(
+                "--workers: a task takes one device; leave out --devices, --nodes"
+            )
+        needs = Needs(worker_cpus, worker_gpus)
+        spread = on_ray(parse_workers(workers), device, needs)
+        device = "cpu"  # the driver trains nothing
+
     def show(error: BaseException) -> None:
         if ctx.find_root().params["debug"]:
             traceback.print_exception(error)
 
-    machine = Machine(device, devices)
+    machine = Machine(device, devices, nodes)
     if machine.first:
         print_configuration(plan)
-        click.echo(f"device: {machine.name}, {machine.cores} cores", err=True)
+        if spread is None:
+            click.echo(f"device: {machine.name}, {machine.cores} cores", err=True)
     runner = Runner(
         plan,
         machine,
@@ -136,7 +181,7 @@ def run(
         on_failure=show,
         checkpoint_seconds=checkpoint_seconds,
     )
-    outcome = runner.run()
+    outcome = runner.run(spread)
     if machine.first:
         print_outcome(outcome)
     if outcome.failed:
@@ -160,6 +205,7 @@ def train(
     seed: int,
     device: Any,
     devices: int,
+    nodes: int,
     **given: Any,
 ) -> None:
     """Train one system as a suite says, and leave its checkpoint in OUT/checkpoint.
@@ -177,7 +223,7 @@ def train(
     chosen = () if time_steps is None else (time_steps,)
     plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
     images = load_split(plan, "train")
-    machine = Machine(device, devices)
+    machine = Machine(device, devices, nodes)
     checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
     if machine.first:
         click.echo(f"checkpoint: {checkpoint}")

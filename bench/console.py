@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from bench.estimate import Estimate
     from bench.plan import Plan
     from bench.run import Outcome
 
@@ -34,6 +35,51 @@ def print_states(plan: Plan) -> None:
     rows = stage_states(plan)
     print_table(list(rows[0]), [list(row.values()) for row in rows])
     print(f"folder: {plan.root}")
+
+
+def print_estimate(estimate: Estimate) -> None:
+    """Each cell with its state and what is left to do of it, and the sum."""
+    headings = [*estimate.costs[0].states, "MAC/image", "AC/image", "train MAC", "train time",
+                "sample MAC", "sample time"]  # fmt: skip
+    rows = []
+    for cost in estimate.costs:
+        measured = [
+            _quantity(cost.macs_per_image), _quantity(cost.acs_per_image),
+            _quantity(cost.train_macs), _duration(cost.train_hours),
+            _quantity(cost.sample_macs), _duration(cost.sample_hours),
+        ]  # fmt: skip
+        rows.append([*cost.states.values(), *(["-"] * 6 if cost.reason else measured)])
+    print_table(headings, rows)
+    for cell, reason in estimate.failed.items():
+        print(f"not measured: {cell}: {reason}")
+    print(
+        f"left to do: {_duration(estimate.hours)} on {estimate.device} (training "
+        f"{_duration(sum(cost.train_hours for cost in estimate.costs))}, sampling "
+        f"{_duration(sum(cost.sample_hours for cost in estimate.costs))}), "
+        f"{_quantity(estimate.macs)} dense MAC; measured in {estimate.measured_seconds:.0f} s"
+    )
+    print(
+        "A training that cells share, its parents before it, is in the first one's row. Training "
+        "counts three\nforward passes of the generator; accumulates are of a network that is "
+        "hardly trained yet, unless it is there\nalready. Scoring and reading the data set are "
+        "not in it."
+    )
+
+
+def _quantity(value: float | None) -> str:
+    """A number of operations with its SI prefix."""
+    if value is None:
+        return "-"
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -91,8 +91,13 @@ data_root = click.option(
 )  # fmt: skip
 device = click.option("--device", type=DEVICE, default="auto", show_default=True)
 devices = together(
-    device, click.option("--devices", type=COUNT, default=1, show_default=True, help="How many.")
-)
+    device,
+    click.option("--devices", type=COUNT, default=1, show_default=True, help="How many."),
+    click.option(
+        "--nodes", type=COUNT, default=1, show_default=True,
+        help="Machines with as many devices each; start the command on every one.",
+    ),
+)  # fmt: skip
 extractor = click.option(
     "--extractor", type=click.Choice(["auto", "inception", "embedded"]), default="auto",
     show_default=True,
@@ -132,3 +137,17 @@ references = click.option(
 batch = click.option(
     "--batch", type=COUNT, default=100, show_default=True, help="Images drawn at once."
 )
+workers = together(
+    click.option(
+        "--workers", metavar="ray[:ADDRESS]",
+        help="Run cells as Ray tasks, here or on the cluster at ADDRESS, whose machines share "
+        "--out.",
+    ),
+    click.option(
+        "--worker-cpus", type=COUNT, default=1, show_default=True, help="Cores of a Ray task."
+    ),
+    click.option(
+        "--worker-gpus", type=Positive(), default=1.0, show_default=True, metavar="X",
+        help="GPUs of a Ray task, where there are any; 0.25 lets four share one.",
+    ),
+)  # fmt: skip

@@ -32,6 +32,7 @@ from bench.statistics import HELD_OUT_IMAGES, settle
 from sddpm.checkpoint import atomic_write, read_config
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
+TRAINING_FAILED = "its training failed"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ class Runner:
         self._failed_trainings: dict[str, str] = {}
         self._records: list[Record] = []
 
-    def run(self) -> Outcome:
+    def run(self, spread: Callable[[Runner], Iterator[Record]] | None = None) -> Outcome:
         """Make what is missing, one record a cell; a failed cell does not stop the others.
+
+        Args:
+            spread: makes the records, in any order, instead of this process: on other processes
+                or machines (:mod:`bench.workers`).
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -91,13 +96,17 @@ class Runner:
                 self._records = read_records(plan.root / RECORDS)
             self.machine.barrier()  # all have read before the first one writes
             self._write_configuration()
-            for number, cell in enumerate(plan.cells, start=1):
-                self.say(f"[{number}/{len(plan.cells)}] {cell.label}")
-                record = self._cell(cell)
+            before, made = self._records, dict[str, Record]()
+            for record in spread(self) if spread else map(self._cell, plan.cells):
                 if self.machine.first:
-                    self._records = merge(self._records, [record])
+                    made[record.config_hash] = record
+                    # In the plan's order, whichever is made first.
+                    new = [made[cell.hash] for cell in plan.cells if cell.hash in made]
+                    self._records = merge(before, new)
                     write_records(plan.root / RECORDS, self._records)
                     self._write_table()
+            if spread and self.machine.first:
+                _sweep(plan.root)  # of workers that were lost
         return self._outcome()
 
     @cached_property
@@ -136,25 +145,36 @@ class Runner:
         }
 
     def _cell(self, cell: Cell) -> Record:
-        """The record of ``cell``, after making what it lacks."""
-        known = self._known(cell)
+        self.say(f"[{self.plan.cells.index(cell) + 1}/{len(self.plan.cells)}] {cell.label}")
+        known = self.known(cell)
         if known is not None:
             self.say("  done before")
             return known
+        return self.make(cell)
+
+    def make(self, cell: Cell) -> Record:
+        """The record of ``cell``, after making what it lacks."""
         try:
             return self._measure(cell)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
-            self.on_failure(error)
-            text = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, ValueError | OSError):
-                text = f"{type(error).__name__}: {text}"
-            self.say(f"  failed: {text}")
-            facts = cell_facts(cell, self._made_by)
-            return Record(**facts, status="failed", reason=text, extractor=self.extractor.key)
+            return self.failure(cell, self.reason(error))
 
-    def _known(self, cell: Cell) -> Record | None:
+    def reason(self, error: Exception) -> str:
+        """Why a stage failed, as one line; a full disk is raised again, since it stops the run."""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise error
+        self.on_failure(error)
+        text = " ".join(str(error).split()) or type(error).__name__
+        expected = isinstance(error, ValueError | OSError)
+        return text if expected else f"{type(error).__name__}: {text}"
+
+    def failure(self, cell: Cell, reason: str) -> Record:
+        """The record of a cell that could not be made."""
+        self.say(f"  failed: {reason}")
+        facts = cell_facts(cell, self._made_by)
+        return Record(**facts, status="failed", reason=reason, extractor=self.extractor.key)
+
+    def known(self, cell: Cell) -> Record | None:
         """The record of an earlier run, if it is of this very cell and everything stands."""
         folder, preset = self.plan.cell_folder(cell), self.plan.preset
         stand = (
@@ -177,7 +197,7 @@ class Runner:
 
     def _measure(self, cell: Cell) -> Record:
         plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
-        self._train(cell.training)
+        self.train(cell.training)
         checkpoint = plan.checkpoint(cell.training)
         loaded: list[Any] = []
 
@@ -225,14 +245,14 @@ class Runner:
         """Images that no training saw, for what is measured between training and sampling."""
         return load_split(self.plan, "test", HELD_OUT_IMAGES)
 
-    def _train(self, training: Training) -> None:
+    def train(self, training: Training) -> None:
         """Train ``training``, its parents first."""
         folder = self.plan.training_folder(training)
         if training.hash in self._failed_trainings:
-            raise ValueError(f"its training failed: {self._failed_trainings[training.hash]}")
+            raise ValueError(f"{TRAINING_FAILED}: {self._failed_trainings[training.hash]}")
         parent = None
         if training.parent is not None:
-            self._train(training.parent)
+            self.train(training.parent)
             parent = self.plan.checkpoint(training.parent)
         try:
             stages.train(

@@ -21,7 +21,11 @@ FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py")
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 # Parts that several prior systems are made of. They are no systems (no registry line leads to
 # them), so sharing them ties no baseline to another.
-SHARED = {"baselines.spiking_layers", "baselines.pyramid"}
+SHARED = {
+    "baselines.spiking_layers", "baselines.pyramid",
+    "baselines.gan_parts", "baselines.gan_training",
+    "baselines.fsddim_unet", "baselines.vq_autoencoder", "baselines.absorbing_diffusion",
+}  # fmt: skip
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
     "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "guidance",
@@ -94,11 +98,14 @@ def test_every_module_loads(module: str) -> None:
 
 
 def test_only_the_command_line_knows_click() -> None:
-    # The group, the commands on a checkpoint, and the options that both share.
+    # The group, the commands on a checkpoint, on tables and on runs, and the options they share.
     assert {m for p, m in zip(FILES, MODULES, strict=True) if "click" in imported(p)} == {
+        "bench.check_commands",
         "bench.cli",
         "bench.commands",
+        "bench.convert_commands",
         "bench.options",
+        "bench.report_commands",
     }
 
 
@@ -151,7 +158,14 @@ def test_every_option_has_a_reader(options: type) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["guide", "--help"], ["list", "systems"], ["list", "suites"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["guide", "--help"],
+        ["report", "--help"],
+        ["list", "systems"],
+        ["list", "suites"],
+    ],
 )
 def test_help_and_lists_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (
@@ -165,5 +179,5 @@ def test_help_and_lists_do_not_wait_for_torch(arguments: list[str]) -> None:
 
 
 def test_tables_import_no_torch() -> None:
-    code = "import sys, bench.tables, bench.records; assert 'torch' not in sys.modules"
+    code = "import sys, bench.check, bench.tables; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
