@@ -246,7 +246,7 @@ def is_metered(folder: Path, images: int) -> bool:
     if not path.is_file():
         return False
     stored = read_json(path)
-    return bool(stored["images"] == images and "traffic" in stored["per_image"])
+    return bool(stored["images"] == images and "traffic" in stored.get("per_image", {}))
 
 
 def meter_energy(

@@ -166,7 +166,7 @@ def test_states_are_done_missing_or_blocked_by_a_parent(suite: Suite, tmp_path: 
     folder.mkdir(parents=True)
     for name in ("samples.npy", "samples.json", "scores-x.json"):
         (folder / name).touch()
-    (folder / "energy.json").write_text('{"images": 1}')
+    (folder / "energy.json").write_text('{"images": 1, "per_image": {"traffic": []}}')
     state = stage_states(plan)[0]
     assert (state["sample"], state["energy"], state["score"]) == ("done", "done", "done (x)")
 
