@@ -111,7 +111,10 @@ class Probe:
             layer.updates += steps[0].numel()
             raster = self.raster
             if raster and raster.layer == name and self.evaluations in self._moments:
-                raster.moments[self.evaluations] = (steps[:, 0] != 0).cpu()
+                seen = (steps[:, 0] != 0).cpu()
+                # Neurons behind a linear layer have no height and width.
+                seen = seen if seen.ndim == 4 else seen.flatten(1)[:, :, None, None]
+                raster.moments[self.evaluations] = seen
 
         return hook
 
