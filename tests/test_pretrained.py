@@ -10,6 +10,7 @@ import torch
 
 import sddpm
 from sddpm import system, tsm
+from sddpm.checkpoint import shipped_checkpoints
 from sddpm.guidance import GUIDANCE
 from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape
@@ -108,3 +109,23 @@ def test_missing_folder_and_bad_count() -> None:
         SDDPM.from_pretrained("no-such")
     with pytest.raises(ValueError, match="count=0"):
         model().sample(0)
+
+
+@pytest.mark.parametrize("name", list(shipped_checkpoints()))
+def test_shipped_checkpoints_are_small_documented_and_draw(name: str) -> None:
+    folder = shipped_checkpoints()[name]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 10e6
+    record = json.loads((folder / "record.jsonl").read_text())
+    model = SDDPM.from_pretrained(name)
+    # The record is of these very weights, and says what made them and how good they are.
+    assert record["training_hash"] == model.facts["hash"]
+    assert record["train_images"] == record["train_steps"] * record["batch_size"] > 0
+    assert record["metrics"]["kid_efflite0"] > 0
+    images = model.sample(4, steps=4, eta=1.0).float()
+    # Four different pictures, dark in the corners as the data are and noise is not.
+    assert all((images[i] - images[j]).abs().mean() > 5 for i in range(4) for j in range(i))
+    assert images[..., :3, :3].mean() < 0.5 * images[..., 12:20, 12:20].mean()
+
+
+def test_something_is_shipped() -> None:
+    assert "fashion-mnist" in shipped_checkpoints()
