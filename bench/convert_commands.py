@@ -83,7 +83,8 @@ class Schedules(click.ParamType):
               help="For qcfs from a ReLU twin: training of clips and weights, once for all "
               "T.")  # fmt: skip
 @click.option("--levels", type=options.COUNT, default=16, show_default=True,
-              help="For the same: levels of an activation.")  # fmt: skip
+              help="For the same: levels of an activation; best is the T that "
+              "matters.")  # fmt: skip
 @click.option("--distill", metavar="PRESET",
               help="Train a ReLU twin of this preset on the network's predictions "
               "first.")  # fmt: skip

@@ -78,7 +78,7 @@ def open_parent(request: Request, machine: Machine) -> Parent:
         system = load_system(clipped, machine)
         notes.append(
             f"Clips and weights were trained first, for {request.clip_steps:,} steps of {BATCH} "
-            f"images at {request.levels} levels."
+            f"images, for {request.levels} spiking time steps."
         )
     return Parent(system, reference, ann, facts, notes)
 
@@ -163,7 +163,11 @@ def train_clips(
         The trained network's checkpoint.
     """
     name = find_preparer("clips")
-    config = load_module(name).config_for(parent, levels=request.levels)
+    # A window reads about four times as finely as the plain mean of as many steps.
+    finer = 4 if request.readout == "window" else 1
+    config = load_module(name).config_for(
+        parent, levels=finer * request.levels, start_levels=request.levels
+    )
     facts = {
         "system": name,
         "config": json.loads(json.dumps(asdict(config))),

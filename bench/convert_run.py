@@ -41,8 +41,8 @@ from sddpm.protocol import System, to_float
 
 TABLE, LAYERS, REPORT, PLOT = "conversion.csv", "layers.csv", "conversion.md", "conversion.png"
 ROW = "comparison.json"
-METERED_IMAGES = 2
-"""Evaluations whose operations are counted."""
+METERED_IMAGES = 8
+"""Evaluations whose operations are counted: one of each diffusion step of the held-out images."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ def _write(
     plot_costs(costs, out / PLOT)
     for cost, picture in zip(children, pictures, strict=True):
         plot_layers(layer_headings, cost, picture)
-    title = f"{request.method}{', signed spikes' if request.signed else ''}"
+    words = [request.method, *["signed spikes"] * request.signed]
+    words += ["read through a window"] if request.readout == "window" else []
     data = parent.facts.get("dataset_label") or parent.facts["dataset"]
     tuned = f"{request.finetune_steps:,} steps of fine-tuning"
     if request.finetune_steps and request.finetune == "blocks":
@@ -239,7 +240,12 @@ def _write(
         TABLE: rows_csv(costs),
         LAYERS: layers_csv(layer_headings, children),
         REPORT: to_markdown(
-            title, facts, request.command, costs, layer_headings, (PLOT, pictures[-1].name)
+            ", ".join(words),
+            facts,
+            request.command,
+            costs,
+            layer_headings,
+            (PLOT, pictures[-1].name),
         ),
     }
     for file, text in texts.items():

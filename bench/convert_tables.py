@@ -184,7 +184,8 @@ def to_markdown(
             *(f"![]({plot})" for plot in plots),
             f"\n## Layers at T={last.label}\n",
             "Errors are relative to the parent's activation. Inherited: from the layers before; "
-            "clipping: above the threshold; rounding: to T levels; unevenness: spike timing.\n",
+            "clipping: above the threshold; rounding: to T levels; unevenness: spike timing. All "
+            "are of plain means over time.\n",
             table(layer_headings, last.layers),
             "",
         ]

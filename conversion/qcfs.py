@@ -36,7 +36,11 @@ class Config(DenoiserTraining):
     decay: Literal["constant", "linear"] = "linear"
     """What the step size does after the warm-up: ``constant``, or ``linear`` to 0 at the end."""
     levels: int = 16
-    """Levels of an activation above 0: best is the number of spiking steps to come."""
+    """Levels of an activation above 0: best is the number of spiking steps to come, or four times
+    that where the network will be read through a window."""
+    start_levels: int = 16
+    """The clips start where rounding to so many levels errs least: best is the number of spiking
+    steps to come."""
     parent_weight: float = 0.5
     """Share in the loss of the distance to the ReLU twin's prediction; the rest is to the noise."""
     channels: int = 128
@@ -57,7 +61,7 @@ class ClipFloorShift(Quantised):
     """
 
     def __init__(self, net: UNet, shape: ImageShape, config: Config, teacher: UNet | None) -> None:
-        super().__init__(net, shape, config, Thresholds("mse", time_steps=config.levels))
+        super().__init__(net, shape, config, Thresholds("mse", time_steps=config.start_levels))
         self.config = config
         # In a tuple: no part of this system's state.
         self._teacher = () if teacher is None else (teacher,)
@@ -92,8 +96,9 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Cl
     Raises:
         ValueError: the parent is not a ReLU twin of the same widths, or a field is out of range.
     """
-    if config.levels < 1:
-        raise ValueError(f"levels={config.levels}: expected at least 1")
+    for field in ("levels", "start_levels"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}={getattr(config, field)}: expected at least 1")
     if not 0 <= config.parent_weight <= 1:
         raise ValueError(f"parent_weight={config.parent_weight}: expected a number from 0 to 1")
     net = quantised_net(config, shape, config.levels, parent)
@@ -113,7 +118,7 @@ def config_for(parent: System, **chosen: Any) -> Config:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, levels=4),
+    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, levels=4, start_levels=4),
     "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1),
     "medium": dict(channels=64, learning_rate=4e-4),
     "paper": dict(learning_rate=2e-4, warmup_steps=1000),

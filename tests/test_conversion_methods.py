@@ -11,18 +11,20 @@ from conftest import GeneratedImages
 from spikingjelly.activation_based.ann2snn.recipes.local_threshold_balancing import (
     LocalThresholdBalancingHook,
 )
+from torch import nn
 
 from baselines import ann_ddpm, ann_twin, pixel_gaussian
 from bench.meter import Meter
 from conversion import distilled, qcfs
 from conversion.calibrate import Thresholds, activations, nearest_threshold, read_thetas
 from conversion.channels import ChannelRateIF, SignedChannelRateIF, shared
-from conversion.command import needs_clips, prepare
+from conversion.command import needs_clips, prediction_error, prepare
 from conversion.compare import compare
 from conversion.convert import build, config_of
 from conversion.finetune import averaged, blocks_of, finetune_blocks, run_until
 from conversion.readout import WindowReadout, fit_window
 from conversion.schedule import ScheduledUNet, mean_time_steps
+from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import Diffusion, DiffusionConfig
 from sddpm.guidance import HeldOut
 from sddpm.neurons import RateIF, SignedRateIF
@@ -208,7 +210,7 @@ def test_clips_are_trained_beside_their_parent(twin, tmp_path) -> None:
     assert not needs_clips(twin, "rate-max")
     images = GeneratedImages(32, 1, 8)
     short, long = (qcfs.build(config, SHAPE, twin) for _ in range(2))
-    for system, steps in ((short, 1), (long, 40)):
+    for system, steps in ((short, 1), (long, 30)):
         settings = TrainConfig(steps=steps, batch_size=32)
         fit(system, images, config=settings, folder=tmp_path / str(steps), description={},
             progress=False)  # fmt: skip
@@ -260,6 +262,29 @@ def test_a_schedule_integrates_as_long_as_it_says(twin, held_out: HeldOut) -> No
 
 
 # Distillation.
+
+
+class Opposite(nn.Module):
+    """``-x / 2``: of the other sign than the noise in ``x``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.scale * x
+
+
+def test_a_twin_learns_what_its_teacher_says_and_not_the_noise(tmp_path) -> None:
+    teacher = Denoiser(Opposite(), SHAPE, DenoiserTraining())
+    config = distilled.Config(**WIDTHS, ema_decay=0.0, learning_rate=5e-3, decay="linear")
+    torch.manual_seed(0)
+    student, images = distilled.build(config, SHAPE, teacher), GeneratedImages(32, 1, 8)
+    nn.init.xavier_uniform_(student.net.head.conv.weight)  # starts near 0: learns slowly
+    fit(student, images, config=TrainConfig(steps=60, batch_size=32), folder=tmp_path,
+        description={}, progress=False)  # fmt: skip
+    assert prediction_error(teacher, student.eval(), to_float(images.images), seed=0) < 0.9
+    assert teacher.net.scale == -0.5
 
 
 def test_a_twin_is_distilled_from_denoisers_of_its_kind_only() -> None:
