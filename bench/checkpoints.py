@@ -111,7 +111,7 @@ def open_checkpoint(
     entry = find(name)
     if how.time_steps is not None and entry.time_axis == "none":
         raise ValueError(f"--time-steps {how.time_steps}: {name} has no spiking time")
-    if how.threshold is not None and not is_guidable(name):
+    if how.threshold is not None and not entry.guidable:
         raise ValueError(f"--threshold {how.threshold:g}: {name} has no threshold to move")
     for option, value in (("--sampler", how.sampler), ("--engine", how.engine)):
         if value is not None and not entry.samplers:
@@ -142,12 +142,6 @@ def open_checkpoint(
             raise type(error)(f"--data-root: {needs}: {error}") from error
 
     return system, settle(options, lambda: system, checkpoint, held_out, say)
-
-
-def is_guidable(system: str) -> bool:
-    """Whether the system named so denoises with spiking neurons, whose threshold can move."""
-    entry = find(system)
-    return entry.samplers and entry.time_axis != "none"
 
 
 def describe_thresholds(thresholds: Thresholds) -> str:

@@ -14,7 +14,6 @@ from bench.cells import parse_sampler
 from bench.checkpoints import (
     DEFAULT_SAMPLER,
     How,
-    is_guidable,
     load_images,
     open_checkpoint,
     read_facts,
@@ -34,6 +33,7 @@ from bench.guide import (
 from bench.guide_tables import cells, costs, headings, to_csv, to_markdown
 from bench.machine import DeviceName, Machine, git_commit
 from bench.plots import plot_guidance
+from bench.registry import SYSTEMS, find
 from bench.scoring import Ledger, Scorer
 from bench.tables import solver
 from sddpm.checkpoint import atomic_write
@@ -87,8 +87,12 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
     """
     begun, folder = time.monotonic(), request.checkpoint
     name = read_facts(folder)["system"]
-    if not is_guidable(name):
-        raise ValueError(f"--ckpt {folder}: {name} has no firing threshold to guide")
+    if not find(name).guidable:
+        guidable = ", ".join(key for key, entry in SYSTEMS.items() if entry.guidable)
+        raise ValueError(
+            f"--ckpt {folder}: {name} has no firing threshold that may move while it samples; "
+            f"those of {guidable} can be guided"
+        )
     wanted = parse_sampler(request.sampler or DEFAULT_SAMPLER)
     wanted = wanted if isinstance(wanted, str) else wanted.sampler
     if SAMPLERS[wanted].needs_gamma:

@@ -33,6 +33,8 @@ class Entry:
     """The system whose checkpoint this one is built from."""
     samplers: bool = False
     """Whether it denoises, so that a sampler and its steps apply."""
+    guidable: bool = False
+    """Whether its firing thresholds may move while it samples."""
     converter: str | None = None
     """Module that turns a trained parent into this system: ``prepare``, ``needs_clips`` and
     ``prediction_error``."""
@@ -53,6 +55,7 @@ SYSTEMS: dict[str, Entry] = {
         "Cao et al. 2024, arXiv 2306.17046",
         "trained",
         samplers=True,
+        guidable=True,
         importer="sddpm.pretrained:import_published",
     ),
     "sddpm_tsm": Entry(
@@ -62,6 +65,7 @@ SYSTEMS: dict[str, Entry] = {
         "trained",
         parent="sddpm",
         samplers=True,
+        guidable=True,
     ),
     "ann_twin": Entry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
@@ -73,6 +77,7 @@ SYSTEMS: dict[str, Entry] = {
         "free",
         parent="ann_twin",
         samplers=True,
+        guidable=True,
         converter="conversion.command",
     ),
     "quantised_twin": Entry(

@@ -120,3 +120,11 @@ def test_only_what_samples_is_counted(name: str) -> None:
         handle.remove()
     unused = expected - touched
     assert not unused, f"counted as generator but never run: {sorted(unused)[:5]}"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SYSTEMS.items() if entry.guidable])
+def test_a_guidable_systems_threshold_moves_its_samples(name: str) -> None:
+    system = make(name, ImageShape(1, 8)).eval()
+    trained = system.sample([3, 1], options(SYSTEMS[name]))
+    lowered = system.sample([3, 1], {**(options(SYSTEMS[name]) or {}), "threshold": 0.25})
+    assert not torch.equal(trained, lowered)
