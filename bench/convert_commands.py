@@ -97,6 +97,7 @@ class Schedules(click.ParamType):
               help="Images behind mJ/image, for --evaluate.")  # fmt: skip
 @options.references
 @options.sampler
+@options.engine
 @options.extractor
 @options.batch
 @options.energy_table

@@ -24,8 +24,8 @@ from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 
 
-def read_sampler(text: str | None) -> dict[str, Any]:
-    """The options of ``--sampler``.
+def read_sampler(text: str | None, engine: str | None = None) -> dict[str, Any]:
+    """The options of ``--sampler`` and ``--engine``.
 
     Raises:
         ValueError: an unknown sampler, or one whose statistics depend on the network.
@@ -38,7 +38,7 @@ def read_sampler(text: str | None) -> dict[str, Any]:
             f"--sampler {text}: its statistics would have to be measured anew for every T; "
             "compare with another sampler"
         )
-    return choice.model_dump() | {"threshold": None}
+    return choice.model_dump() | {"threshold": None, "engine": engine or "exact"}
 
 
 @dataclass(frozen=True)

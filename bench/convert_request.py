@@ -44,6 +44,7 @@ class Request:
     evaluate: bool = False
     samples: int = 200
     sampler: str | None = None
+    engine: str | None = None
     energy_images: int = 2
     references: int = 10000
     extractor: str = "auto"

@@ -66,7 +66,7 @@ def run_convert(request: Request, say: Callable[[str], None]) -> Outcome:
         FileNotFoundError: no checkpoint, or no images to calibrate on.
     """
     choose("energy table", request.energy_table, TABLES)
-    sampling = read_sampler(request.sampler)
+    sampling = read_sampler(request.sampler, request.engine)
     check_folder(request)
     machine = Machine(request.device)
     name, converter = load_converter()
@@ -231,10 +231,11 @@ def _write(
         f"{request.held_out} held-out ones; {tuned}.",
     ]
     if request.evaluate:
+        solver = request.sampler or "the default solver"
         facts.append(
-            f"Quality: {request.samples} samples of each, {request.sampler or 'the default solver'}"
-            f", against at most {request.references:,} training images; mJ/image is of a finished "
-            "image."
+            f"Quality: {request.samples} samples of each, {solver}, {request.engine or 'exact'} "
+            f"engine, against at most {request.references:,} training images; mJ/image is of a "
+            "finished image."
         )
     texts = {
         TABLE: rows_csv(costs),
