@@ -79,6 +79,11 @@ def main(debug: bool) -> None:
     A better firing threshold, and a look inside:
       sddpm-bench guide --ckpt CHECKPOINT
       sddpm-bench show --ckpt CHECKPOINT --out figures
+    From a trained ANN to a spiking network:
+      sddpm-bench convert --ann CHECKPOINT --out converted
+    A page of figures from finished runs, and a regression check:
+      sddpm-bench report runs/digits-small --out report
+      sddpm-bench check --baseline OLD/table.csv --candidate NEW/table.csv
     """
 
 
