@@ -15,10 +15,10 @@ from typing import Any
 
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.layers import declare
 from sddpm.protocol import ImageShape, System
 
@@ -43,17 +43,20 @@ class Config(DenoiserTraining):
     """Share of features dropped in training."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
 
 
-class NoiseNet(nn.Module):
+class NoiseNet(NoiseNetwork):
     """diffusers' U-Net as ``eps = net(x, t)``; everything in it reads real numbers."""
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: UNet2DModel, output: NoiseOutput) -> None:
         super().__init__()
         self.unet = declare(unet, reads="real")
+        self.output = output
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.unet(x, t).sample
+        return self.output(self.unet(x, t).sample, x, t)
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
@@ -84,7 +87,9 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
         freq_shift=1,
         norm_eps=1e-6,
     )
-    return Denoiser(NoiseNet(unet), shape, config, DiffusionConfig(config.diffusion_steps))
+    diffusion = DiffusionConfig(config.diffusion_steps)
+    net = NoiseNet(unet, NoiseOutput(config.prediction, diffusion))
+    return Denoiser(net, shape, config, diffusion)
 
 
 def from_diffusers(folder: str | Path) -> Denoiser:
@@ -121,8 +126,9 @@ def from_diffusers(folder: str | Path) -> Denoiser:
     shape = ImageShape(settings.in_channels, settings.sample_size)
     # The loaded weights sample as they are: they are already averaged ones.
     training = Config(ema_decay=0.0, diffusion_steps=_train_steps(folder))
-    net = NoiseNet(unet)
-    return Denoiser(net, shape, training, DiffusionConfig(training.diffusion_steps))
+    diffusion = DiffusionConfig(training.diffusion_steps)
+    net = NoiseNet(unet, NoiseOutput(training.prediction, diffusion))
+    return Denoiser(net, shape, training, diffusion)
 
 
 def _train_steps(folder: Path) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.protocol import ImageShape, System
 from sddpm.unet import UNet, UNetConfig, check_image_size
 
@@ -30,6 +30,8 @@ class Config(DenoiserTraining):
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
@@ -42,6 +44,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
         activation="relu",
         time_steps=1,
         diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
     )
     check_image_size(unet, shape.size)
     return Denoiser(UNet(unet), shape, config, DiffusionConfig(config.diffusion_steps))

@@ -44,7 +44,7 @@ from torch import Tensor
 
 from baselines.fsddim_unet import Shape, SpikingUNet, check_image_size
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, NoiseOutput
 from sddpm.neurons import DirectEncoding, MeanReadout
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
@@ -128,31 +128,27 @@ def current_losses(
 class FSDDIM(Denoiser):
     """Trains the U-Net's currents to be ``v`` and constant, and samples on currents."""
 
-    signal: Tensor
-    noise_level: Tensor
     constancy: Tensor
 
     def __init__(self, config: Config, shape: ImageShape, net: SpikingUNet) -> None:
         super().__init__(net, shape, config, CosineSchedule(config.diffusion_steps))
         self.encode = DirectEncoding(config.time_steps)
         self.decode = MeanReadout(config.time_steps)
-        abar = self.diffusion.alphas_cumprod.double()
-        tables = {
-            "signal": abar.sqrt(),
-            "noise_level": (1 - abar).sqrt(),
-            "constancy": constancy_weights(abar),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table.float(), persistent=False)
+        self.output = NoiseOutput("v_prediction", self.diffusion.config)
+        constancy = constancy_weights(self.diffusion.alphas_cumprod.double())
+        self.register_buffer("constancy", constancy.float(), persistent=False)
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
         training = self.training_config
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
-        signal, level = _at(self.signal, t), _at(self.noise_level, t)
-        noisy, target = signal * images + level * noise, signal * noise - level * images
+        noisy, target = (
+            self.diffusion.add_noise(images, noise, t),
+            self.output.target(images, noise, t),
+        )
         currents = step.module("net")(self.encode(noisy), t)
-        error, change = current_losses(currents, target, self.signal[t].square(), self.constancy[t])
+        weight = self.output.weight(t).flatten()
+        error, change = current_losses(currents, target, 1 / weight, self.constancy[t])
         loss = error + change
         rate = learning_rate(training, step.number, step.total)
         step.update("net", loss, lr=rate, clip=training.gradient_clip)
@@ -189,7 +185,7 @@ class FSDDIM(Denoiser):
         self.generator.eval()
         # A stream for every spiking step, with the image's own seed: noise is drawn encoded.
         encoded = list(seeds) * self.decode.time_steps
-        device = self.signal.device
+        device = self.constancy.device
         currents = sample(
             self._noise, self.shape, encoded, self.diffusion.config, settings, device,
             gamma=self.gamma, on_step=watch,
@@ -212,11 +208,7 @@ class FSDDIM(Denoiser):
         """``eps = sqrt(1 - abar) x + sqrt(abar) v`` of currents and steps, both encoded."""
         images = len(t) // self.decode.time_steps
         v = self.generator(currents, t[:images])
-        return _at(self.noise_level, t) * currents + _at(self.signal, t) * v
-
-
-def _at(table: Tensor, t: Tensor) -> Tensor:
-    return table[t][:, None, None, None]
+        return self.output(v, currents, t)
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> FSDDIM:

@@ -27,7 +27,7 @@ from conversion.channels import load_parent, shared, with_channels
 from conversion.readout import READOUTS, WindowReadout
 from conversion.schedule import ScheduledUNet, mean_time_steps
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.neurons import check_time_steps, is_spiking
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import mix
@@ -73,6 +73,8 @@ class Config:
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class Converted(Denoiser):
@@ -174,6 +176,7 @@ def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
         activation="signed_rate_if" if config.signed else "rate_if",
         time_steps=check_time_steps(config.time_steps),
         diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
     )
 
 
@@ -217,6 +220,7 @@ def config_of(parent: System, **chosen: Any) -> Config:
         multipliers=theirs.multipliers,
         blocks=theirs.blocks,
         diffusion_steps=theirs.diffusion_steps,
+        prediction=theirs.prediction,
         **chosen,
     )
 
@@ -229,7 +233,9 @@ def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet
             f"not {_times(image_size(shape))}: a conversion keeps the size"
         )
     wanted = unet_config(config, shape)
-    for field in ("image_channels", "channels", "multipliers", "blocks", "diffusion_steps"):
+    for field in (
+        "image_channels", "channels", "multipliers", "blocks", "diffusion_steps", "prediction",
+    ):  # fmt: skip
         own, theirs = getattr(wanted, field), getattr(source.config, field)
         if own != theirs:
             raise ValueError(f"{field}={own}: the parent has {theirs}, a conversion keeps it")

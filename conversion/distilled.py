@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction, noise_loss
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet, UNetConfig, check_image_size
 
@@ -34,6 +34,8 @@ class Config(DenoiserTraining):
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule: the teacher's."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, or v (``v_prediction``)."""
 
 
 class Distilled(Denoiser):
@@ -60,13 +62,13 @@ class Distilled(Denoiser):
         with torch.no_grad():
             wanted = teacher(noisy, t)
         predicted = step.module("net")(noisy, t)
-        loss = (predicted - wanted).square().mean()
+        loss = noise_loss(self.net, predicted, wanted, t)
         rate = learning_rate(self.training_config, step.number, step.total)
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
         with torch.no_grad():
-            relative = (loss / wanted.square().mean()).sqrt()
+            relative = ((predicted - wanted).square().mean() / wanted.square().mean()).sqrt()
         return {"loss": loss.detach(), "relative_error": relative}
 
 
@@ -99,6 +101,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Di
         activation="relu",
         time_steps=1,
         diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
     )
     check_image_size(unet, shape.size)
     return Distilled(UNet(unet), shape, config, None if parent is None else parent.generator)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from conversion.schedule import ScheduledUNet
+from sddpm.diffusion import noise_loss
 from sddpm.unet import UNet
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
@@ -52,7 +53,7 @@ def finetune(
         noisy, t = draw(number)
         with torch.no_grad():
             wanted = parent(noisy, t)
-        loss = (child(noisy, t) - wanted).square().mean()
+        loss = noise_loss(child, child(noisy, t), wanted, t)
         gradients = torch.autograd.grad(_finite(loss, number), parameters)
         _descend(optimizer, parameters, gradients, gradient_clip)
         optimizer.param_groups[0]["lr"] = learning_rate * (steps - number - 1) / steps

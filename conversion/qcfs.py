@@ -21,6 +21,7 @@ from conversion.calibrate import Thresholds
 from conversion.convert import convertible
 from conversion.quantised import Quantised, quantised_net
 from sddpm.denoising import DenoiserTraining, learning_rate
+from sddpm.diffusion import Prediction, noise_loss
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet
 
@@ -51,6 +52,8 @@ class Config(DenoiserTraining):
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class ClipFloorShift(Quantised):
@@ -79,8 +82,8 @@ class ClipFloorShift(Quantised):
         with torch.no_grad():
             wanted = teacher(noisy, t)
         predicted = step.module("net")(noisy, t)
-        to_parent = (predicted - wanted).square().mean()
-        to_noise = (predicted - noise).square().mean()
+        to_parent = noise_loss(self.net, predicted, wanted, t)
+        to_noise = noise_loss(self.net, predicted, noise, t)
         weight = self.config.parent_weight
         loss = weight * to_parent + (1 - weight) * to_noise
         rate = learning_rate(self.config, step.number, step.total)
@@ -113,6 +116,7 @@ def config_for(parent: System, **chosen: Any) -> Config:
         multipliers=theirs.multipliers,
         blocks=theirs.blocks,
         diffusion_steps=theirs.diffusion_steps,
+        prediction=theirs.prediction,
         **chosen,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from conversion.calibrate import Thresholds
 from conversion.convert import convertible, rectified
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet, UNetConfig, check_image_size
 
@@ -40,6 +40,8 @@ class Config(DenoiserTraining):
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class Quantised(Denoiser):
@@ -77,7 +79,7 @@ def quantised_net(
     """A U-Net with activations of ``levels`` levels above 0 and the weights of ``parent``.
 
     Args:
-        widths: a Config with channels, multipliers, blocks and diffusion_steps.
+        widths: a Config with channels, multipliers, blocks, diffusion_steps and prediction.
 
     Raises:
         ValueError: the parent is not a ReLU twin of the same widths.
@@ -91,6 +93,7 @@ def quantised_net(
         time_steps=1,
         diffusion_steps=widths.diffusion_steps,
         levels=levels,
+        prediction=widths.prediction,
     )
     check_image_size(config, shape.size)
     net = UNet(config)

@@ -78,7 +78,7 @@ class Denoiser(System):
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
         predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
-        loss = noise_loss(predicted, noise)
+        loss = noise_loss(self.net, predicted, noise, t)
         rate = learning_rate(self.training_config, step.number, step.total)
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:

@@ -1,13 +1,16 @@
-"""The diffusion process: noise schedule, forward process, noise-prediction loss."""
+"""The diffusion process: noise schedule, forward process, what a network predicts, its loss."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
+
+Prediction = Literal["epsilon", "v_prediction"]
+"""What a network's last layer stands for, in diffusers' words; see :class:`NoiseOutput`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,73 @@ class Diffusion:
         return self._scheduler.add_noise(images, noise, t)
 
 
-def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise, over every element, in float32."""
-    return torch.nn.functional.mse_loss(predicted.float(), noise.float())
+class NoiseOutput(nn.Module):
+    """A network's raw output, as the noise that samplers and losses ask for.
+
+    ``epsilon``: the output is the noise, as SDDPM is published. ``v_prediction``: it is
+    ``v = sqrt(abar) eps - sqrt(1 - abar) x_0`` (Salimans and Ho 2022, arXiv 2202.00512), so that
+    ``eps = sqrt(abar) v + sqrt(1 - abar) x_t``. At high noise ``eps`` is nearly the input, which
+    spikes must carry through the whole network digit by digit; ``v`` asks them for the image.
+
+    Raises:
+        ValueError: the prediction is unknown.
+    """
+
+    signal: Tensor
+    noise_level: Tensor
+
+    def __init__(self, prediction: Prediction, diffusion: DiffusionConfig) -> None:
+        super().__init__()
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction={prediction!r}: expected 'epsilon' or 'v_prediction'")
+        self.prediction = prediction
+        abar = Diffusion(diffusion).alphas_cumprod.double()
+        # Fixed by the schedule: no part of a checkpoint.
+        self.register_buffer("signal", abar.sqrt().float(), persistent=False)
+        self.register_buffer("noise_level", (1 - abar).sqrt().float(), persistent=False)
+
+    def forward(self, raw: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The noise in ``x`` (``[batch, C, H, W]``) at steps ``t`` (``[batch]``), of ``raw``."""
+        if self.prediction == "epsilon":
+            return raw
+        return _at(self.noise_level, t) * x + _at(self.signal, t) * raw
+
+    def target(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the raw output should be for ``images`` and the ``noise`` in them."""
+        if self.prediction == "epsilon":
+            return noise
+        return _at(self.signal, t) * noise - _at(self.noise_level, t) * images
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What turns a squared error of the noise into one of the raw output,
+        ``[batch, 1, 1, 1]``."""
+        signal = _at(self.signal, t)
+        return torch.ones_like(signal) if self.prediction == "epsilon" else signal.square().pow(-1)
+
+    def extra_repr(self) -> str:
+        return self.prediction
+
+
+class NoiseNetwork(nn.Module):
+    """A network ``eps = net(x, t)`` that says what its last layer predicts."""
+
+    output: NoiseOutput
+
+
+def noise_loss(net: nn.Module, predicted: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
+    """Mean squared error, over every element and in float32, of what ``net``'s last layer stands
+    for: of the noise itself where ``net`` does not say otherwise.
+
+    Args:
+        predicted: noise, ``[batch, C, H, W]``.
+        wanted: the true noise, or a teacher's.
+        t: diffusion steps, ``[batch]``.
+    """
+    squared = (predicted.float() - wanted.float()).square()
+    if isinstance(net, NoiseNetwork):
+        squared = squared * net.output.weight(t)
+    return squared.mean()
+
+
+def _at(table: Tensor, t: Tensor) -> Tensor:
+    return table[t][:, None, None, None]

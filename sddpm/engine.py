@@ -28,6 +28,7 @@ from sddpm.convolutions import (
     bfloat16_runs,
     fold,
 )
+from sddpm.diffusion import NoiseOutput
 from sddpm.engine_layers import Activation, Block, Precision, Resize
 from sddpm.layers import TimeEmbedding
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
@@ -94,7 +95,7 @@ def _is_plain(net: UNet) -> bool:
     subclass or a hook may compute something else."""
     containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
     known = (
-        *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, nn.Identity),
+        *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, NoiseOutput, nn.Identity),
         *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
     return all(
@@ -147,6 +148,7 @@ class OptimizedUNet:
         self.project_sizes = [x.embed.out_features for x in blocks]
         self._prepare_head(net.head)
         self.readout = copy.deepcopy(net.readout).eval()
+        self.output = net.output
 
     def _layer(self, layer: nn.Module, skip: int) -> Block | Resize:
         if isinstance(layer, ResidualBlock):
@@ -235,7 +237,8 @@ class OptimizedUNet:
                 continue
             spikes, inputs = self._concatenate(layer, pair, stored.pop())
             pair = layer(spikes, inputs, next(per_image))
-        return self._head(pair[0] if pair[1] is None else pair[0] + pair[1])
+        raw = self._head(pair[0] if pair[1] is None else pair[0] + pair[1])
+        return self.output(raw, x, t)
 
     def _enter(
         self, layer: Block | Resize, pair: tuple[Tensor, Tensor | None], keep: bool = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.neurons import is_spiking
 from sddpm.protocol import ImageShape, System
 from sddpm.unet import UNet, UNetConfig, check_image_size
@@ -36,6 +36,8 @@ class Config(DenoiserTraining):
     """Residual blocks a level on the way down."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
 
 
 def unet_config(config: Config, shape: ImageShape, *, temporal_scaling: bool = False) -> UNetConfig:
@@ -52,6 +54,7 @@ def unet_config(config: Config, shape: ImageShape, *, temporal_scaling: bool = F
         threshold=config.threshold,
         diffusion_steps=config.diffusion_steps,
         temporal_scaling=temporal_scaling,
+        prediction=config.prediction,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
 from sddpm.neurons import (
@@ -55,6 +56,8 @@ class UNetConfig:
     """TSM: scale every convolution's current by a learned scalar per spiking step."""
     levels: int = 4
     """Levels above 0 of the quantised ReLU."""
+    prediction: Prediction = "epsilon"
+    """What the last layer stands for: the noise, or v; the network returns the noise."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ class Head(nn.Module):
         return h + silu(self.temporal_bn(self.temporal_conv(h)))
 
 
-class UNet(nn.Module):
+class UNet(NoiseNetwork):
     """Noise prediction ``eps = net(x, t)``.
 
     Args:
@@ -234,6 +237,7 @@ class UNet(nn.Module):
         self.rate_coded = is_rate_coded(config.activation)
         readout = MeanReadout if self.rate_coded else MembraneReadout
         self.readout: nn.Module = readout(config.time_steps)
+        self.output = NoiseOutput(config.prediction, DiffusionConfig(config.diffusion_steps))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in ``x`` (``[batch, image_channels, H, W]``) at diffusion steps ``t``
@@ -252,8 +256,8 @@ class UNet(nn.Module):
             else:
                 h = module(h)
         if self.rate_coded:  # the head is not linear: an ANN's value goes into it, and once
-            return self.head(self.readout(h))
-        return self.readout(self.head(h))
+            return self.output(self.head(self.readout(h)), x, t)
+        return self.output(self.readout(self.head(h)), x, t)
 
 
 def _check(config: UNetConfig) -> None:

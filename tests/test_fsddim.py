@@ -29,7 +29,7 @@ class Answers(nn.Module):
 
     def __init__(self, system: fsddim.FSDDIM) -> None:
         super().__init__()
-        self.signal, self.level = system.signal, system.noise_level
+        self.signal, self.level = system.output.signal, system.output.noise_level
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         s = torch.arange(4.0).repeat_interleave(len(t))[:, None, None, None]
@@ -182,7 +182,7 @@ def test_statistics_for_analytic_samplers_can_be_measured(system: fsddim.FSDDIM)
     system.net = Zero()
     system.diffusion = type(system.diffusion)(fsddim.CosineSchedule(5))
     abar = system.diffusion.alphas_cumprod
-    system.noise_level = (1 - abar).sqrt()
+    system.output.noise_level = (1 - abar).sqrt()
     images = torch.rand(30, 1, 8, 8) * 2 - 1
     gamma = estimate_gamma(system.prepared("exact"), images, abar)
     power = images.square().mean()
