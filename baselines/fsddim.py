@@ -228,7 +228,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> FS
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(time_steps=4, channels=8, multipliers=(1, 2), blocks=1, learning_rate=2e-3),
     "small": dict(
-        time_steps=4, channels=16, multipliers=(1, 2, 4), blocks=1, learning_rate=2e-3,
+        time_steps=4, channels=16, multipliers=(1, 1, 2, 4), blocks=1, learning_rate=2e-3,
         warmup_steps=200, decay="linear", ema_decay=0.995, gradient_clip=1.0,
     ),
     "medium": dict(channels=64, ema_decay=0.999, decay="linear"),

@@ -293,7 +293,7 @@ def noised(
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, calibration_steps=2, time_steps=16),
-    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1),
+    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction"),
     "medium": dict(channels=64),
     "paper": dict(),
 }

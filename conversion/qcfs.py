@@ -123,7 +123,7 @@ def config_for(parent: System, **chosen: Any) -> Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, levels=4, start_levels=4),
-    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1),
+    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction"),
     "medium": dict(channels=64, learning_rate=4e-4),
     "paper": dict(learning_rate=2e-4, warmup_steps=1000),
 }

@@ -125,8 +125,8 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Qu
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-4, warmup_steps=20,
                   ema_decay=0.0),
-    "small": dict(channels=32, multipliers=(1, 2, 2), blocks=1, learning_rate=1e-3,
-                  warmup_steps=200, decay="linear", ema_decay=0.995),
+    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
+                  learning_rate=1e-3, warmup_steps=200, decay="linear", ema_decay=0.995),
     "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
                    ema_decay=0.999),
     "paper": dict(),
