@@ -123,6 +123,52 @@ void fire(const In* y, const In* residual, In* sum, Out* spikes, const Shape sha
   }
 }
 
+// Rate neurons, for inference: soft reset, membranes that start at half the threshold, spikes of
+// theta; `take_back` also emits -theta where a membrane is below 0 after earlier spikes. Each
+// current is divided by its channel's balance first and each spike multiplied by it (null: 1).
+template <class In>
+void fire_rate(const In* y, In* spikes, const Shape shape, const float* balance, bool take_back,
+               float theta, int threads) {
+  const int64_t rows = shape.rows(), width = rows * shape.channels;
+  const int64_t tasks = shape.images * shape.blocks();
+#pragma omp parallel num_threads(threads) if (shape.size() > PARALLEL_FROM)
+  {
+    std::vector<float> buffer(4 * width, 1.0f);
+    float *balances = buffer.data(), *u = balances + width, *x = u + width, *net = x + width;
+    if (balance)
+      for (int64_t row = 0; row < rows; row++)
+        std::copy(balance, balance + shape.channels, balances + row * shape.channels);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < tasks; task++) {
+      const int64_t image = task / shape.blocks(), pixel = task % shape.blocks() * rows;
+      const int64_t count = std::min(rows, shape.pixels - pixel) * shape.channels;
+      const int64_t start = (image * shape.pixels + pixel) * shape.channels;
+      std::fill(u, u + count, theta / 2);
+      std::fill(net, net + count, 0.0f);
+      for (int64_t s = 0; s < shape.steps; s++) {
+        const int64_t at = s * shape.step() + start;
+        SIMD for (int64_t i = 0; i < count; i++) x[i] = load(y[at + i]);
+        if (balance)
+          SIMD for (int64_t i = 0; i < count; i++) x[i] /= balances[i];
+        SIMD for (int64_t i = 0; i < count; i++) {
+          const float charged = u[i] + x[i], spike = charged - theta >= 0 ? 1.0f : 0.0f;
+          u[i] = charged - spike * theta;
+          x[i] = spike;
+        }
+        if (take_back)
+          SIMD for (int64_t i = 0; i < count; i++) {
+            const float back = (u[i] < 0) & (net[i] > 0) ? 1.0f : 0.0f;
+            u[i] += back * theta;
+            x[i] -= back;
+            net[i] += x[i];
+          }
+        SIMD for (int64_t i = 0; i < count; i++)
+          store(spikes + at + i, x[i] * theta * balances[i]);
+      }
+    }
+  }
+}
+
 // Gradient of `fire` with respect to the neuron's input currents, from the currents alone:
 // membranes are computed again. sums: [images, 2, channels] receives the sums over steps and
 // pixels of the gradient and of gradient times y (null: not wanted); totals: [2] receives the
@@ -295,6 +341,16 @@ void sddpm_fire(int in, int out, const void* y, const void* residual, void* sum,
   else
     fire_to<bf16>(out, y, residual, sum, spikes, shape, affine, y_step, spikes_pixel, neuron,
                   leak, theta, threads);
+}
+
+void sddpm_fire_rate(int in, const void* y, void* spikes, int64_t steps, int64_t images,
+                     int64_t pixels, int64_t channels, const float* balance, int take_back,
+                     float theta, int threads) {
+  const Shape shape{steps, images, pixels, channels};
+  if (in == 0)
+    fire_rate((const float*)y, (float*)spikes, shape, balance, take_back, theta, threads);
+  else
+    fire_rate((const bf16*)y, (bf16*)spikes, shape, balance, take_back, theta, threads);
 }
 
 void sddpm_fire_backward(int in, const void* y, const void* grad_spikes, void* grad, double* sums,

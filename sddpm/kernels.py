@@ -115,9 +115,10 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.sddpm_fire_backward.argtypes = (
         *(i32, p, p, p, p, p), *shape, *affine, i32, f32, f32, f32, i32
     )  # fmt: skip
+    loaded.sddpm_fire_rate.argtypes = [i32, p, p, *shape, p, i32, f32, i32]
     loaded.sddpm_channel_sums.argtypes = [i32, p, p, p, p, i64, i64, i32]
     loaded.sddpm_combine.argtypes = [i32, p, p, p, p, p, p, i64, i64, i32]
-    for name in ("fire", "fire_backward", "channel_sums", "combine"):
+    for name in ("fire", "fire_rate", "fire_backward", "channel_sums", "combine"):
         getattr(loaded, f"sddpm_{name}").restype = None
     return loaded
 
@@ -206,6 +207,29 @@ def fire(
         *(neuron.kind, neuron.leak, neuron.theta, torch.get_num_threads()),
     )
     return spikes, sums
+
+
+def fire_rate(
+    y: Tensor, time_steps: int, theta: float, *, signed: bool, balance: Tensor | None = None
+) -> Tensor:
+    """Spikes of rate neurons (:class:`sddpm.neurons.RateIF`), without a gradient.
+
+    Args:
+        y: currents ``[time_steps * images, ...]``; 4-d with ``balance``.
+        theta: the threshold, and the value of a spike.
+        signed: spikes may be taken back.
+        balance: each channel's threshold over ``theta``, ``[channels]`` in float32.
+    """
+    y = dense(y) if balance is None else channels_last(y)
+    images, pixels, channels = _shape(y, len(y) // time_steps, balance is not None)
+    spikes = torch.empty_like(y)
+    _loaded().sddpm_fire_rate(
+        _CODES[y.dtype],
+        *map(_pointer, (y, spikes)),
+        *(time_steps, images, pixels, channels),
+        *(_pointer(balance), signed, theta, torch.get_num_threads()),
+    )
+    return spikes
 
 
 def fire_backward(

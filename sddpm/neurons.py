@@ -171,6 +171,19 @@ class RateIF(SpikingNeuron):
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         return v + x
 
+    def _fused(self, x: Tensor) -> Tensor | None:
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.theta.requires_grad)
+        if learns or self.theta.numel() != 1 or not kernels.usable(x):
+            return None
+        balance = getattr(self, "balance", None)
+        return kernels.fire_rate(
+            x,
+            self.time_steps,
+            self._threshold(),
+            signed=self.signed,
+            balance=None if balance is None else balance.float().flatten(),
+        )
+
     def integrate(self, x: Tensor) -> Tensor:
         """Spikes of ``[time_steps * batch, ...]``: 0, ``theta``; where signed also ``-theta``."""
         currents = x.unflatten(0, (self.time_steps, -1))

@@ -11,9 +11,18 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
+from conversion.channels import ChannelRateIF, SignedChannelRateIF
 from sddpm import kernels
 from sddpm.fused_norm import normalise, normalise_and_fire
-from sddpm.neurons import IF, LIF, ParametricLIF, SpikingNeuron, add_per_image
+from sddpm.neurons import (
+    IF,
+    LIF,
+    ParametricLIF,
+    RateIF,
+    SignedRateIF,
+    SpikingNeuron,
+    add_per_image,
+)
 
 NEURONS = {"if": IF, "lif": LIF, "plif": ParametricLIF}
 SHAPES = [(1, 3), (2, 5, 3, 7), (3, 64, 4, 4), (1, 1, 1, 1), (2, 700, 2, 1), (1, 33, 29, 31)]
@@ -213,3 +222,36 @@ def test_every_neuron_is_known_to_the_kernels() -> None:
     for kind in NEURONS.values():
         module: SpikingNeuron = kind(2)
         assert module.dynamics() is not None
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (3, 64, 4, 4), (1, 33, 29, 31)], ids=str)
+@pytest.mark.parametrize("time_steps", [1, 3, 16])
+@pytest.mark.parametrize("kind", [RateIF, SignedRateIF, ChannelRateIF, SignedChannelRateIF])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_rate_neurons_equal_the_loop(
+    kind: type, time_steps: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    if kernels.library() is None:
+        pytest.skip("no C++ compiler")
+    generator = torch.Generator().manual_seed(time_steps)
+    images, channels, *size = shape
+    x = torch.randn(time_steps * images, channels, *size, generator=generator).to(dtype)
+    module = kind(time_steps, threshold=0.75)
+    if issubclass(kind, ChannelRateIF):
+        module.balance = torch.rand(channels, 1, 1, generator=generator) + 0.5
+    for y in (x, x.to(memory_format=torch.channels_last)):
+        expected = module.integrate(y)
+        with torch.no_grad():
+            spikes = module(y)
+        assert spikes.dtype == dtype
+        assert torch.equal(spikes, expected)
+        assert expected.count_nonzero()
+    if module.signed and time_steps > 1:
+        assert (expected < 0).any()
+
+
+def test_rate_neurons_keep_their_gradient() -> None:
+    x = torch.randn(8, 3, 4, 4, requires_grad=True)
+    RateIF(4)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.count_nonzero()
