@@ -35,11 +35,13 @@ from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images
 from bench.registry import choose, load_converter
-from bench.stages import read_json
+from bench.stages import read_json, write_json
+from bench.tables import solver
 from sddpm.checkpoint import atomic_write, save_checkpoint
 from sddpm.protocol import System, to_float
 
 TABLE, LAYERS, REPORT, PLOT = "conversion.csv", "layers.csv", "conversion.md", "conversion.png"
+EVALUATION = "evaluation.json"
 ROW = "comparison.json"
 METERED_IMAGES = 8
 """Evaluations whose operations are counted: one of each diffusion step of the held-out images."""
@@ -231,12 +233,14 @@ def _write(
         f"{request.held_out} held-out ones; {tuned}.",
     ]
     if request.evaluate:
-        solver = request.sampler or "the default solver"
+        sampling = read_sampler(request.sampler, request.engine)
+        told = solver({**sampling, "sampler_steps": sampling["steps"]})
         facts.append(
-            f"Quality: {request.samples} samples of each, {solver}, {request.engine or 'exact'} "
-            f"engine, against at most {request.references:,} training images; mJ/image is of a "
+            f"Quality: {request.samples} samples of each, {told}, "
+            f"against at most {request.references:,} training images; mJ/image is of a "
             "finished image."
         )
+        write_json(out / EVALUATION, {"solver": told, "samples": request.samples})
     texts = {
         TABLE: rows_csv(costs),
         LAYERS: layers_csv(layer_headings, children),

@@ -17,11 +17,16 @@ from typing import Any, Literal
 
 from bench.records import Energy, Record
 from bench.registry import SYSTEMS
-from bench.report_sources import HASH_CHARACTERS, Conversion, Planned, Published, Sources
+from bench.report_sources import (
+    HASH_CHARACTERS,
+    METRICS,
+    Conversion,
+    Planned,
+    Published,
+    Sources,
+)
 from bench.tables import solver
 
-METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
-"""Kinds in the order of their columns. The first one that a board has ranks it."""
 LOWER_IS_BETTER = ("fid", "fd", "kid")
 
 
@@ -85,6 +90,15 @@ class Row:
         def read(record: Record) -> float | None:
             energy: Energy | None = getattr(record, f"energy_{accounting}")
             return energy.per_image_mj if energy else None
+
+        return self.stat(read)
+
+    def evaluation_energy(self, accounting: str) -> Stat | None:
+        """The same for one network evaluation of one image."""
+
+        def read(record: Record) -> float | None:
+            energy: Energy | None = getattr(record, f"energy_{accounting}")
+            return energy.per_evaluation_mj if energy else None
 
         return self.stat(read)
 

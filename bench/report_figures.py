@@ -6,16 +6,16 @@ Hollow marks are networks without spikes. Figures stand alone, never in pyplot's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from bench.report import LOWER_IS_BETTER, Board, Report, Row, Section, accountings, kind, pareto
+from bench.report import LOWER_IS_BETTER, Board, Report, Row, accountings, kind, pareto
+from bench.report_conversions import plot_conversions
 from bench.report_style import (
     INK,
     MARKS,
     ORDER,
-    PAPER,
+    Drawing,
     Look,
     bars_note,
     figure_of,
@@ -40,23 +40,9 @@ from bench.tables import solver
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MANY = 8
 """Rows that a figure of lines can hold."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A finished figure and what is said about it."""
-
-    name: str
-    """For files: unique within the report."""
-    title: str
-    caption: str
-    alt: str
-    """For those who cannot see it."""
-    figure: Figure
 
 
 def draw(
@@ -262,59 +248,6 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         f"Colours are samplers here, not systems.{bars_note(shown)}",
         f"Line plot of {metric_heading(metric)} over network evaluations per image, one line for "
         f"each of {join(names)}.",
-        figure,
-    )
-
-
-def plot_conversions(section: Section) -> Drawing:
-    """Error, loss and energy of every conversion against spiking time steps."""
-    import seaborn
-
-    colours = seaborn.color_palette("colorblind").as_hex()
-    styles = [(colours[c], m) for c, m, _ in zip(cycle(ORDER), cycle(MARKS), section.conversions,
-                                                 strict=False)]  # fmt: skip
-    steps = sorted({p.time_steps for c in section.conversions for p in c.points if p.time_steps})
-    with figure_of(2.7, ncols=3) as (figure, axes):
-        error, loss, energy = axes[0]
-        for (colour, mark), conversion in zip(styles, section.conversions, strict=True):
-            x = [point.time_steps for point in conversion.points]
-            style: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 4,
-                                     "linewidth": 1.2}  # fmt: skip
-            error.plot(x, [100 * point.relative_error for point in conversion.points], **style)
-            loss.plot(x, [point.loss_ratio for point in conversion.points], **style)
-            energy.plot(x, [point.published_mj for point in conversion.points], **style)
-            energy.plot(x, [point.strict_mj for point in conversion.points], linestyle="--",
-                        **{**style, "markerfacecolor": PAPER})  # fmt: skip
-        for parent in {c.parent.strict_mj for c in section.conversions}:
-            energy.axhline(parent, color=INK, linewidth=1, linestyle=":")
-        loss.axhline(1, color=INK, linewidth=1, linestyle=":")
-        for ax in axes[0]:
-            steps_axis(ax, steps)
-            ax.set_xlabel("spiking time steps T")
-        points = [p for c in section.conversions for p in c.points]
-        y_scale(error, [100 * point.relative_error for point in points])
-        y_scale(loss, [1.0, *(point.loss_ratio for point in points)])
-        y_scale(energy, [mj for p in points for mj in (p.published_mj, p.strict_mj)])
-        error.set_ylabel("relative error (%)")
-        loss.set_ylabel("denoising loss / parent's")
-        energy.set_ylabel("mJ per evaluation")
-        kinds = [
-            handle(INK, "o", True, "-"),
-            handle(INK, "o", False, "--"),
-            handle(INK, "", True, ":"),
-        ]
-        energy.legend(kinds, ["published", "strict", "the ANN"], frameon=False, fontsize=7)
-        names = [plain(conversion.name) for conversion in section.conversions]
-        handles = [handle(colour, mark, True, "-") for colour, mark in styles]
-        figure.legend(handles, names, frameon=False, ncols=2, loc="outside upper center")
-    return Drawing(
-        f"conversion-{section.name}",
-        "Conversion from ANN to SNN",
-        "Left: error of the predicted noise relative to the parent's. Middle: denoising loss as a "
-        "multiple of the parent's. Right: energy per network evaluation, published (solid) and "
-        "strict (dashed), beside the ANN (dotted).",
-        "Three line plots over spiking time steps: relative error, loss ratio and energy, for "
-        f"{join(conversion.name for conversion in section.conversions)}.",
         figure,
     )
 

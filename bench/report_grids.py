@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bench.grids import GAP_PIXELS, SIDE, SMALLEST_TILE_PIXELS
 from bench.report import Board, Row
-from bench.report_figures import Drawing
-from bench.report_style import WIDTH, figure_of, name_of, plain
+from bench.report_style import WIDTH, Drawing, figure_of, name_of, plain
 
 SHOWN_ROWS = 12
 """Of the figure; the page shows all."""

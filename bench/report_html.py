@@ -18,10 +18,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report import Report
-from bench.report_figures import Drawing
 from bench.report_grids import Samples
 from bench.report_provenance import provenance
-from bench.report_style import FAINT, INK, PAPER, looks
+from bench.report_style import FAINT, INK, PAPER, Drawing, looks
 from bench.report_tables import conversion_table, energies, glance, literature, ranking
 from sddpm.version import __version__
 

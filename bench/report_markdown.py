@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report import Board, Report
-from bench.report_figures import Drawing
 from bench.report_provenance import provenance
+from bench.report_style import Drawing
 from bench.report_tables import (
     TableText,
     conversion_table,

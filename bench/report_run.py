@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench.report import Report, make_report
-from bench.report_figures import Drawing, draw
+from bench.report_figures import draw
 from bench.report_grids import draw_samples, read_samples
 from bench.report_html import to_html
 from bench.report_latex import to_latex
 from bench.report_markdown import to_markdown
 from bench.report_sources import read_published, read_sources
+from bench.report_style import Drawing
 from bench.report_tables import TableText, conversion_table, energies, literature, ranking
 
 PAGE, MARKDOWN, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"

@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from typing import Any
 from bench.records import Record, read_records
 
 RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
+EVALUATION = "evaluation.json"
+METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
+"""What a metric's column begins with, in the order of the tables."""
 PUBLISHED = "published.csv"
 HASH_CHARACTERS = 8
 """Of a cell's hash in the name of its folder."""
@@ -50,6 +53,16 @@ class ConversionPoint:
     firing_rate: float | None
     published_mj: float
     strict_mj: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Quality of its samples by the extractor's columns; empty where none were drawn."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the samples of a conversion were drawn and scored."""
+
+    solver: str
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,13 @@ class Conversion:
     parent: ConversionPoint
     points: Sequence[ConversionPoint]
     """By spiking time steps, fewest first."""
+    evaluation: Evaluation | None = None
+    """None where no samples were drawn."""
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The column of the Frechet distance."""
+        return next((m for m in self.parent.metrics if m.split("_")[0] in ("fid", "fd")), None)
 
 
 @dataclass(frozen=True)
@@ -202,7 +222,7 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
 
 def _conversion(folder: Path) -> Conversion:
     path = folder / CONVERSION
-    names = list(ConversionPoint.__dataclass_fields__)
+    names = [f.name for f in fields(ConversionPoint) if f.default_factory is MISSING]
     points = []
     for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
         if set(names) - set(row) or any(row[name] is None for name in names):
@@ -217,7 +237,12 @@ def _conversion(folder: Path) -> Conversion:
             raise ValueError(f"{where}: a figure is missing; only T and the rate may be a dash")
         if values["time_steps"] is not None:
             values["time_steps"] = int(values["time_steps"])
-        points.append(ConversionPoint(**values))
+        scored = {
+            name: _number(text, f"{where}: {name}")
+            for name, text in row.items()
+            if name.split("_")[0] in METRICS and "_std" not in name and text != "-"
+        }
+        points.append(ConversionPoint(**values, metrics=scored))
     parents = [point for point in points if point.time_steps is None]
     children = sorted(
         (point for point in points if point.time_steps is not None),
@@ -233,7 +258,20 @@ def _conversion(folder: Path) -> Conversion:
     steps = made.get("finetune_steps")
     words += [f"{steps:,} steps of fine-tuning"] if steps else []
     dataset = facts.get("dataset_label") or facts.get("dataset")
-    return Conversion(", ".join(words), dataset, _command(folder), parents[0], children)
+    return Conversion(
+        ", ".join(words), dataset, _command(folder), parents[0], children, _evaluation(folder)
+    )
+
+
+def _evaluation(folder: Path) -> Evaluation | None:
+    path = folder / EVALUATION
+    if not path.is_file():
+        return None
+    content = _json(path)
+    solver, samples = content.get("solver"), content.get("samples")
+    if not isinstance(solver, str) or not isinstance(samples, int):
+        raise ValueError(f"{path}: expected a solver and a number of samples")
+    return Evaluation(solver, samples)
 
 
 def _conversion_facts(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bench.report import Report, Row, Stat
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 WIDTH = 6.3
 """Inches: the text width of a one-column paper."""
@@ -38,6 +39,19 @@ def looks(report: Report) -> dict[str, Look]:
     palette = seaborn.color_palette("colorblind").as_hex()
     pairs = zip(report.systems, cycle(ORDER), cycle(MARKS), strict=False)
     return {system: Look(palette[colour], mark) for system, colour, mark in pairs}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure and what is said about it."""
+
+    name: str
+    """For files: unique within the report."""
+    title: str
+    caption: str
+    alt: str
+    """For those who cannot see it."""
+    figure: Figure
 
 
 @contextmanager

@@ -178,6 +178,8 @@ def conversion_table(section: Section) -> TableText:
     """What every conversion of a data set's networks costs at each number of time steps."""
     headings = ["Conversion", "T", "Relative error", "Denoising loss", "Loss / parent's",
                 "Firing rate", "Published mJ/evaluation", "Strict mJ/evaluation"]  # fmt: skip
+    metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
+    headings += [metric_heading(metric)] if metric else []
 
     def line(name: str, point: ConversionPoint) -> Line:
         child = point.time_steps is not None
@@ -191,6 +193,7 @@ def conversion_table(section: Section) -> TableText:
                 _number(point.firing_rate, _fixed(4)),
                 _number(point.published_mj, significant),
                 _number(point.strict_mj, significant),
+                *([_number(point.metrics.get(metric), _fixed(2))] if metric else []),
             ]
         )
 
@@ -201,7 +204,16 @@ def conversion_table(section: Section) -> TableText:
         "the same noised images; energies per network evaluation.",
         columns=[Column(text, number > 0) for number, text in enumerate(headings)],
         lines=lines,
-        notes=[f"{c.name}: {c.command}" for c in section.conversions if c.command],
+        notes=[
+            *(f"{c.name}: {c.command}" for c in section.conversions if c.command),
+            *sorted(
+                {
+                    f"Quality: {c.evaluation.samples:,} samples of each, {c.evaluation.solver}."
+                    for c in section.conversions
+                    if c.evaluation
+                }
+            ),
+        ],
     )
 
 

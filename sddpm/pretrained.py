@@ -182,6 +182,7 @@ A spiking denoising diffusion model (arXiv 2306.17046).
 | network | width {config["channels"]} x [{multipliers}], {config["blocks"]} block(s) a level, \
 {parameters:,} parameters |
 | neurons | {config["neuron"]}, threshold {config["threshold"]}, {config["time_steps"]} time steps |
+| predicts | {config.get("prediction", "epsilon")} |
 | training | {trained} |
 
 ```python
