@@ -36,6 +36,8 @@ class Config(DenoiserTraining):
     """Steps of the noise schedule: the teacher's."""
     prediction: Prediction = "epsilon"
     """What the last layer stands for: the noise, or v (``v_prediction``)."""
+    linear_head: bool = False
+    """Start with a linear output: see :class:`sddpm.unet.UNetConfig`; published: no."""
 
 
 class Distilled(Denoiser):
@@ -102,6 +104,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Di
         time_steps=1,
         diffusion_steps=config.diffusion_steps,
         prediction=config.prediction,
+        linear_head=config.linear_head,
     )
     check_image_size(unet, shape.size)
     return Distilled(UNet(unet), shape, config, None if parent is None else parent.generator)
@@ -111,7 +114,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-3, warmup_steps=20,
                   ema_decay=0.0),
     "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
-                  learning_rate=2e-3, warmup_steps=200, decay="linear", ema_decay=0.995),
+                  linear_head=True, learning_rate=2e-3, warmup_steps=200, decay="linear",
+                  ema_decay=0.995),
     "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
                    ema_decay=0.999),
     "paper": dict(),

@@ -38,6 +38,8 @@ class Config(DenoiserTraining):
     """Steps of the noise schedule."""
     prediction: Prediction = "epsilon"
     """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
+    linear_head: bool = False
+    """Start with a linear output: see :class:`sddpm.unet.UNetConfig`; published: no."""
 
 
 def unet_config(config: Config, shape: ImageShape, *, temporal_scaling: bool = False) -> UNetConfig:
@@ -55,6 +57,7 @@ def unet_config(config: Config, shape: ImageShape, *, temporal_scaling: bool = F
         diffusion_steps=config.diffusion_steps,
         temporal_scaling=temporal_scaling,
         prediction=config.prediction,
+        linear_head=config.linear_head,
     )
 
 
@@ -69,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-3, warmup_steps=20),
     "small": dict(
         channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
-        learning_rate=2e-3, warmup_steps=200, decay="linear", ema_decay=0.995,
+        linear_head=True, learning_rate=2e-3, warmup_steps=200, decay="linear", ema_decay=0.995,
     ),
     "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
                    ema_decay=0.999),

@@ -58,6 +58,10 @@ class UNetConfig:
     """Levels above 0 of the quantised ReLU."""
     prediction: Prediction = "epsilon"
     """What the last layer stands for: the noise, or v; the network returns the noise."""
+    linear_head: bool = False
+    """Start the temporal head at 0 (its norm's weight), so that the output begins as a linear map.
+    As published it starts at 1: its Swish is never below -0.28, and short trainings do not learn
+    to predict large negative values."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ class Head(nn.Module):
         nn.init.xavier_uniform_(self.conv.weight, gain=1e-5)
         self.temporal_conv = conv3x3(image_channels, image_channels, reads="real")
         self.temporal_bn = nn.BatchNorm2d(image_channels)
+        if recipe.config.linear_head:
+            nn.init.zeros_(self.temporal_bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(silu(self.bn(x)))

@@ -146,3 +146,15 @@ def test_a_conversion_keeps_its_parents_prediction() -> None:
 def test_an_unknown_prediction_is_refused() -> None:
     with pytest.raises(ValueError, match="prediction='sample': expected 'epsilon' or"):
         NoiseOutput("sample", DiffusionConfig())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_linear_head_starts_as_a_linear_map(linear: bool) -> None:
+    """Published, the temporal head's Swish bends the output from the first step on."""
+    torch.manual_seed(0)
+    head = UNet(UNetConfig(1, 8, (1, 2), 1, linear_head=linear)).head
+    h = 100 * head.conv(torch.randn(64, 8, 4, 4))
+    out = h + nn.functional.silu(head.temporal_bn(head.temporal_conv(h)))
+    assert torch.equal(out, h) == linear
+    head(torch.randn(64, 8, 4, 4)).sum().backward()
+    assert head.temporal_bn.weight.grad.count_nonzero()  # it learns from there
