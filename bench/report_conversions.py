@@ -32,6 +32,8 @@ ENERGIES = (("published_mj", "-", True), ("strict_mj", "--", False))
 """Energy of a point -> its line, and whether its mark is filled."""
 DIRECT = "*"
 """Mark of a network that was trained with its spikes."""
+SCHEDULED = "x"
+"""Mark of one whose spiking steps depend on the diffusion step, at their mean."""
 
 
 def plot_conversions(section: Section) -> Drawing:
@@ -69,6 +71,9 @@ def plot_conversions(section: Section) -> Drawing:
         if rivals:
             names.append(f"trained directly: {join(sorted({row.title for row in rivals}))}")
             handles.append(handle(INK, DIRECT, True, ""))
+        if any(point.schedule for point in points):
+            names.append("steps by diffusion step, at their mean")
+            handles.append(handle(INK, SCHEDULED, True, ""))
         figure.legend(handles, names, frameon=False, ncols=2, loc="outside upper center")
     middle = (
         f"Middle: {metric_heading(metric)} of {_protocol(scored)}; dotted: the ANN."
@@ -106,9 +111,13 @@ def direct(section: Section, metric: str) -> list[Row]:
 
 def _lines(ax: Axes, conversions: Sequence[Conversion], styles: Any, of: Any) -> None:
     for (colour, mark), conversion in zip(styles, conversions, strict=True):
-        x = [point.time_steps or 0 for point in conversion.points]
-        y = [of(point) for point in conversion.points]
+        constant = [point for point in conversion.points if not point.schedule]
+        x = [point.time_steps or 0 for point in constant]
+        y = [of(point) for point in constant]
         ax.plot(x, y, color=colour, marker=mark, markersize=4, linewidth=1.2)
+        for point in conversion.points:
+            if point.schedule:
+                ax.plot(point.time_steps or 0, of(point), SCHEDULED, color=colour, markersize=5)
 
 
 def _quality(
@@ -131,9 +140,10 @@ def _energy(
     ax: Axes, conversions: Sequence[Conversion], styles: Any, rivals: Sequence[Row]
 ) -> None:
     for (colour, mark), conversion in zip(styles, conversions, strict=True):
-        x = [point.time_steps or 0 for point in conversion.points]
+        constant = [point for point in conversion.points if not point.schedule]
+        x = [point.time_steps or 0 for point in constant]
         for name, line, filled in ENERGIES:
-            ax.plot(x, [getattr(p, name) for p in conversion.points], color=colour, marker=mark,
+            ax.plot(x, [getattr(p, name) for p in constant], color=colour, marker=mark,
                     markersize=4, linewidth=1.2, linestyle=line,
                     markerfacecolor=colour if filled else PAPER)  # fmt: skip
     for parent in {c.parent.strict_mj for c in conversions}:

@@ -55,6 +55,14 @@ class ConversionPoint:
     strict_mj: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Quality of its samples by the extractor's columns; empty where none were drawn."""
+    schedule: str = ""
+    """Spiking time steps in equal parts of the denoising, as ``4/8/12``; ``time_steps`` is then
+    their mean. Empty where they are the same everywhere."""
+
+    @property
+    def label(self) -> str:
+        """Its time steps, for people."""
+        return self.schedule or str(self.time_steps)
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
 
 def _conversion(folder: Path) -> Conversion:
     path = folder / CONVERSION
-    names = [f.name for f in fields(ConversionPoint) if f.default_factory is MISSING]
+    names = [f.name for f in fields(ConversionPoint) if f.default_factory is f.default is MISSING]
     points = []
     for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
         if set(names) - set(row) or any(row[name] is None for name in names):
@@ -242,7 +250,9 @@ def _conversion(folder: Path) -> Conversion:
             for name, text in row.items()
             if name.split("_")[0] in METRICS and "_std" not in name and text != "-"
         }
-        points.append(ConversionPoint(**values, metrics=scored))
+        schedule = row.get("schedule") or "-"
+        schedule = "" if schedule == "-" else schedule
+        points.append(ConversionPoint(**values, metrics=scored, schedule=schedule))
     parents = [point for point in points if point.time_steps is None]
     children = sorted(
         (point for point in points if point.time_steps is not None),
@@ -254,7 +264,9 @@ def _conversion(folder: Path) -> Conversion:
     config, made = facts.get("config", {}), facts.get("conversion", {})
     words = [str(config.get("method", folder.name))]
     words += ["signed"] if config.get("signed") else []
-    words += [f"{config['percentile']:g} %"] if "percentile" in config else []
+    words += ["window"] if config.get("readout") == "window" else []
+    # Every configuration has one; it is read where the method is named for it.
+    words += [f"{config['percentile']:g} %"] if words[0].endswith("percentile") else []
     steps = made.get("finetune_steps")
     words += [f"{steps:,} steps of fine-tuning"] if steps else []
     dataset = facts.get("dataset_label") or facts.get("dataset")

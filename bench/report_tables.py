@@ -186,7 +186,7 @@ def conversion_table(section: Section) -> TableText:
         return Line(
             [
                 Entry(name if child else f"{name}: its ANN", name),
-                Entry(str(point.time_steps), point.time_steps) if child else Entry(DASH),
+                Entry(point.label, point.time_steps) if child else Entry(DASH),
                 _number(point.relative_error if child else None, lambda v: f"{100 * v:.2f} %"),
                 _number(point.denoising_loss, _fixed(5)),
                 _number(point.loss_ratio, _fixed(3)),

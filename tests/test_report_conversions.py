@@ -66,6 +66,21 @@ def test_only_what_was_drawn_alike_stands_beside_it(inputs: list[Path]) -> None:
     assert "100 samples, ddim 10 eta=1" in drawing.caption
 
 
+def test_a_schedule_stands_off_the_line(inputs: list[Path]) -> None:
+    path = inputs[0] / "conversion.csv"
+    heading, ann, *rows = path.read_text().splitlines()
+    scheduled = "8" + rows[0][1:]
+    lines = [f"{heading},schedule", f"{ann},-", *(f"{row},-" for row in rows)]
+    path.write_text("\n".join([*lines, f"{scheduled},4/12"]) + "\n")
+    (section,) = make_report(read_sources(inputs), []).sections
+    shown = [line.entries[1].text for line in conversion_table(section).lines]
+    assert shown == ["-", "4", "4/12", "16"]
+    quality = plot_conversions(section).figure.axes[1]
+    lines_ = [line for line in quality.lines if len(line.get_xdata()) > 1]
+    assert [list(line.get_xdata()) for line in lines_ if line.get_marker() == "o"] == [[4, 16]]
+    assert [list(line.get_xdata()) for line in quality.lines if line.get_marker() == "x"] == [[8]]
+
+
 def test_without_samples_the_loss_is_shown(tmp_path: Path) -> None:
     make_conversion(tmp_path / "bare")
     (section,) = make_report(read_sources([tmp_path / "bare"]), []).sections
