@@ -43,7 +43,8 @@ class Step(Protocol):
         """The system's attribute ``name``, wrapped for precision and gradient exchange."""
 
     def update(self, name: str, loss: Tensor, *, lr: float, clip: float | None = None) -> None:
-        """Backpropagate ``loss`` and step the optimiser of the attribute ``name``."""
+        """Backpropagate ``loss`` and step the optimiser of the attribute ``name``; a group of
+        parameters with an ``lr_factor`` moves by that much more than ``lr``."""
 
     def gather(self, values: Tensor) -> Tensor:
         """This process's rows of the batch and every other process's, in the batch's order."""

@@ -107,7 +107,7 @@ class TrainStep:
         if clip is not None:
             self._fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         optimizer.step()
 
     def gather(self, values: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ AndyCao1125/SDM (no licence; nothing is copied). Every convolution's current is 
 learned p[s] per spiking step, which starts at 1, so the network starts as its parent is; then
 weights and p are fine-tuned for less than a tenth of the parent's steps. Differences: the
 first convolution's products run once for all steps (only its scale differs), and the last
-layer's small initial gain plays no part, since trained weights replace it.
+layer's small initial gain plays no part, since trained weights replace it; p may take larger
+steps than the weights do (``p_rate``), without which a short fine-tuning leaves it at 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sddpm import system
@@ -29,6 +31,9 @@ class Config(system.Config):
 
     learning_rate: float = 1e-5
     """Adam's step size after the warm-up; the papers do not state stage 2's."""
+    p_rate: float = 1.0
+    """Step size of ``p`` over that of the weights. Adam moves a number by at most its step size
+    a step, so one that suits weights hardly moves ``p`` away from 1 in a short run."""
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
@@ -37,14 +42,27 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
     Without a parent the weights are fresh, to be loaded from a checkpoint.
 
     Raises:
-        ValueError: the parent is another network than the configuration says.
+        ValueError: the parent is another network than the configuration says, or ``p_rate`` is 0.
     """
     unet = system.unet_config(config, shape, temporal_scaling=True)
     check_image_size(unet, shape.size)
+    if not config.p_rate > 0:
+        raise ValueError(f"p_rate={config.p_rate}: expected a number above 0")
     net = UNet(unet)
     if parent is not None:
         load_parent(net, parent.generator)
-    return Denoiser(net, shape, config, DiffusionConfig(config.diffusion_steps))
+    denoiser = Denoiser(net, shape, config, DiffusionConfig(config.diffusion_steps))
+    denoiser.optimizers["net"] = torch.optim.Adam(groups(net, config.p_rate), config.learning_rate)
+    return denoiser
+
+
+def groups(net: nn.Module, p_rate: float) -> list[dict[str, Any]]:
+    """The parameters as an optimiser takes them: the weights, and every ``p``, which moves
+    ``p_rate`` times as fast."""
+    scaling = {id(p) for name, p in net.named_parameters() if name.split(".")[-1] == "p"}
+    weights = [p for p in net.parameters() if id(p) not in scaling]
+    scales = [p for p in net.parameters() if id(p) in scaling]
+    return [{"params": weights}, {"params": scales, "lr_factor": p_rate}]
 
 
 def load_parent(net: UNet, parent: nn.Module) -> None:
@@ -70,7 +88,7 @@ def scales(net: nn.Module) -> dict[str, Tensor]:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {**system.PRESETS["smoke"], "learning_rate": 2e-4},
-    "small": {**system.PRESETS["small"], "learning_rate": 2e-4},
-    "medium": {**system.PRESETS["medium"], "learning_rate": 4e-5},
+    "small": {**system.PRESETS["small"], "learning_rate": 2e-4, "p_rate": 100.0, "ema_decay": 0.98},
+    "medium": {**system.PRESETS["medium"], "learning_rate": 4e-5, "p_rate": 10.0},
     "paper": {},
 }

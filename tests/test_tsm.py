@@ -49,6 +49,29 @@ def test_fine_tuning_moves_every_scale(tmp_path: Path) -> None:
         assert (p != 1).any(), name
 
 
+def test_p_rate_moves_p_that_much_faster_and_weights_as_before(tmp_path: Path) -> None:
+    """Adam's first step is its step size in every number that has a gradient."""
+    parent = trained_parent(tmp_path / "parent")
+    moved = {}
+    for rate in (1.0, 50.0):
+        child = tsm.build(tsm.Config(**WIDTHS, learning_rate=1e-4, p_rate=rate), SHAPE, parent)
+        before = {name: value.clone() for name, value in child.net.named_parameters()}
+        fit(child, GeneratedImages(), config=TrainConfig(1, 8), folder=tmp_path / str(rate),
+            description={}, progress=False)  # fmt: skip
+        moved[rate] = {n: float((v - before[n]).abs().max().detach())
+                       for n, v in child.net.named_parameters()}  # fmt: skip
+    for name, distance in moved[50.0].items():
+        assert distance <= 1.01 * (5e-3 if name.endswith(".p") else 1e-4), name
+    scales = [name for name in moved[1.0] if name.endswith(".p")]
+    assert max(moved[1.0][name] for name in scales) == pytest.approx(1e-4, rel=0.05)
+    assert max(moved[50.0][name] for name in scales) == pytest.approx(5e-3, rel=0.05)
+
+
+def test_p_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="p_rate"):
+        tsm.build(tsm.Config(**WIDTHS, p_rate=0.0), SHAPE)
+
+
 def test_current_is_scaled_step_by_step_bias_included() -> None:
     conv = TemporalConv2d(1, 1, 1, time_steps=3)
     with torch.no_grad():
