@@ -184,8 +184,13 @@ def test_every_form_shows_the_same_table(made: tuple[Path, list[Record]]) -> Non
         assert body
         lines = [line.strip() for line in body[1].splitlines() if line.strip().endswith(r"\\")]
         latex = [line.removesuffix(r"\\").strip().split(" & ") for line in lines]
+        # Headings are broken at their spaces and slashes.
+        latex[0] = [re.sub(r"^\\shortstack\[.\]\{(.*)\}$", r"\1", cell).replace(r"\\", "")
+                    for cell in latex[0]]  # fmt: skip
         bare = [[re.sub(r"^\\textbf\{(.*)\}$", r"\1", cell) for cell in row] for row in latex]
-        assert bare == [[escape(text) for text in row] for row in shown], path.name
+        wanted = [[escape(text) for text in row] for row in shown]
+        assert bare[1:] == wanted[1:], path.name
+        assert [c.replace(" ", "") for c in bare[0]] == [c.replace(" ", "") for c in wanted[0]]
         for row in shown:
             assert row in in_markdown, row
 
