@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from bench.report import Report
 from bench.report_grids import Samples
+from bench.report_pivots import conversion_pivots, pivots
 from bench.report_provenance import provenance
 from bench.report_style import FAINT, INK, PAPER, Drawing, looks
 from bench.report_tables import conversion_table, energies, glance, literature, ranking
@@ -63,8 +64,10 @@ def to_html(
         colours={system: look.colour for system, look in looks(report).items()},
         glance=glance(report),
         rankings={board.name: ranking(board) for board in report.boards},
+        pivots={board.name: pivots(board) for board in report.boards},
         energies={board.name: energies(board) for board in report.boards if board.done},
         literature={s.dataset: literature(s) for s in report.sections if s.published},
+        conversion_pivots={s.dataset: conversion_pivots(s) for s in report.sections},
         conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
         drawings={name: drawings.get(name, []) for name in [*boards, *drawings]},
         reasons={name: reasons.get(name, []) for name in boards},

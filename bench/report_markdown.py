@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report import Board, Report
+from bench.report_pivots import conversion_pivots, pivots
 from bench.report_provenance import provenance
 from bench.report_style import Drawing
 from bench.report_tables import (
@@ -44,6 +45,7 @@ def to_markdown(
         for board in section.boards:
             parts.append(f"### {escape(board.protocol)}")
             parts.append(table_text(ranking(board)))
+            parts += [table_text(table) for table in pivots(board)]
             if board.name in samples:
                 parts.append(_figure(samples[board.name]))
             parts += [_figure(drawing) for drawing in drawings.get(board.name, [])]
@@ -53,6 +55,7 @@ def to_markdown(
             parts.append(_provenance(board))
         if section.conversions:
             parts.append("### Conversion from ANN to SNN")
+            parts += [table_text(table) for table in conversion_pivots(section)]
             parts.append(table_text(conversion_table(section)))
             parts += [_figure(drawing) for drawing in drawings.get(section.dataset, [])]
         if section.published:

@@ -17,6 +17,7 @@ from bench.report_grids import draw_samples, read_samples
 from bench.report_html import to_html
 from bench.report_latex import to_latex
 from bench.report_markdown import to_markdown
+from bench.report_pivots import conversion_pivots, pivots
 from bench.report_sources import read_published, read_sources
 from bench.report_style import Drawing
 from bench.report_tables import TableText, conversion_table, energies, literature, ranking
@@ -101,8 +102,10 @@ def render(drawing: Drawing, ending: str) -> bytes:
 def _tables(report: Report) -> list[TableText]:
     return [
         *(ranking(board) for board in report.boards),
+        *(table for board in report.boards for table in pivots(board)),
         *(energies(board) for board in report.boards if board.done),
         *(literature(section) for section in report.sections if section.published),
+        *(table for s in report.sections if s.conversions for table in conversion_pivots(s)),
         *(conversion_table(section) for section in report.sections if section.conversions),
     ]
 
