@@ -268,7 +268,8 @@ def _conversion(folder: Path) -> Conversion:
     # Every configuration has one; it is read where the method is named for it.
     words += [f"{config['percentile']:g} %"] if words[0].endswith("percentile") else []
     steps = made.get("finetune_steps")
-    words += [f"{steps:,} steps of fine-tuning"] if steps else []
+    each = " a block" if made.get("finetune") == "blocks" else ""
+    words += [f"{steps:,} steps of fine-tuning{each}"] if steps else []
     dataset = facts.get("dataset_label") or facts.get("dataset")
     return Conversion(
         ", ".join(words), dataset, _command(folder), parents[0], children, _evaluation(folder)

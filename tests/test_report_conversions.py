@@ -93,3 +93,24 @@ def test_a_damaged_evaluation_is_one_sentence(inputs: list[Path]) -> None:
     (inputs[0] / "evaluation.json").write_text("{}")
     with pytest.raises(ValueError, match=r"evaluation.json: expected a solver and a number"):
         read_sources(inputs)
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        ({"finetune": "end-to-end", "finetune_steps": 0}, "ltb, signed"),
+        (
+            {"finetune": "end-to-end", "finetune_steps": 150},
+            "ltb, signed, 150 steps of fine-tuning",
+        ),
+        (
+            {"finetune": "blocks", "finetune_steps": 20},
+            "ltb, signed, 20 steps of fine-tuning a block",
+        ),
+    ],
+)
+def test_a_name_says_how_it_was_tuned(inputs: list[Path], made: dict, name: str) -> None:
+    facts = {"config": {"method": "ltb", "signed": True}, "conversion": made}
+    (inputs[0] / "T4" / "config.json").write_text(json.dumps({**facts, "dataset": "digits"}))
+    (conversion,) = read_sources(inputs).conversions
+    assert conversion.name == name
