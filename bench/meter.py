@@ -13,7 +13,8 @@ attribute ``reads`` (:func:`sddpm.layers.declare`) decides how a product counts:
   that land inside the output, times output channels / groups; a linear layer costs nonzeros *
   output features. In a matrix product the left operand is the input.
 
-Not counted: biases, elementwise operators, normalisation, pooling, the neurons' own updates.
+Not counted: biases, elementwise operators, normalisation, pooling, the neurons' own updates,
+and a solver's arithmetic between two evaluations (:func:`sddpm.layers.solver_arithmetic`).
 A product that no module declares, a product without a rule, and an operator from outside
 PyTorch that is not part of a neuron are errors; there is no lenient mode.
 """
@@ -41,7 +42,7 @@ from bench.products import (
     looks_like_product,
     nonzeros,
 )
-from sddpm.layers import Reads
+from sddpm.layers import Reads, in_solver
 
 
 class Meter:
@@ -104,6 +105,11 @@ class Meter:
             self._mode.__exit__(kind, error, traceback)
         finally:
             self._unhook()
+
+    @property
+    def inside(self) -> bool:
+        """Whether the metered module is running."""
+        return bool(self._stack)
 
     @property
     def firing_rates(self) -> dict[str, float]:
@@ -305,6 +311,8 @@ class _Listener(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if in_solver() and not self.meter.inside:
+            return func(*args, **kwargs)
         kind = self.kinds.get(func)
         if kind is None:
             kind = self.kinds[func] = _kind(func)

@@ -8,7 +8,9 @@ and the meter in :mod:`bench.meter` checks the statement against the numbers it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, TypeVar
 
 import torch
@@ -32,6 +34,25 @@ def declare(module: Module, *, reads: Reads) -> Module:
         raise ValueError(f"reads={reads!r}: expected 'spikes' or 'real'")
     module.reads = reads  # type: ignore[assignment]
     return module
+
+
+_solving: ContextVar[bool] = ContextVar("solving", default=False)
+
+
+@contextmanager
+def solver_arithmetic() -> Iterator[None]:
+    """Around what a solver does between two evaluations of the network: sums of a few images,
+    which no accounting here prices, in whichever operators it writes them."""
+    token = _solving.set(True)
+    try:
+        yield
+    finally:
+        _solving.reset(token)
+
+
+def in_solver() -> bool:
+    """Whether a solver is computing (:func:`solver_arithmetic`)."""
+    return _solving.get()
 
 
 def conv3x3(

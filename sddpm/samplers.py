@@ -24,6 +24,7 @@ from torch import Tensor
 from sddpm.analytic import JumpScheduler
 from sddpm.diffusion import DiffusionConfig
 from sddpm.guidance import Thresholds
+from sddpm.layers import solver_arithmetic
 from sddpm.protocol import ImageShape
 from sddpm.rng import ImageStreams
 
@@ -171,7 +172,8 @@ def sample(
         for done, t in enumerate(scheduler.timesteps, start=1):
             step = t.to(device=device, dtype=torch.long).expand(len(x))
             eps = denoise(scheduler.scale_model_input(x, t), step)
-            out = scheduler.step(eps.to(x.dtype), t, x, **options)
+            with solver_arithmetic():
+                out = scheduler.step(eps.to(x.dtype), t, x, **options)
             x = out.prev_sample
             if on_step:
                 on_step(done, x, getattr(out, "pred_original_sample", x))

@@ -14,7 +14,10 @@ from torch.nn import functional
 
 from bench.meter import Counts, LayerCounts, Meter
 from bench.products import RULES, looks_like_product
-from sddpm.layers import Reads, declare
+from sddpm.diffusion import DiffusionConfig
+from sddpm.layers import Reads, declare, solver_arithmetic
+from sddpm.protocol import ImageShape
+from sddpm.samplers import SAMPLERS, Sampling, sample
 from sddpm.unet import UNet, UNetConfig
 
 GRADIENT_MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
@@ -289,6 +292,34 @@ def test_product_outside_the_metered_module() -> None:
     layer = declare(nn.Linear(3, 5), reads="real")
     with Meter(layer), pytest.raises(ValueError, match="outside the metered module"):
         torch.ones(2, 2) @ torch.ones(2, 2)
+
+
+def test_a_solver_is_free_and_what_it_calls_is_not() -> None:
+    layer = declare(nn.Linear(3, 5), reads="real")
+    with Meter(layer) as meter:
+        layer(torch.ones(2, 3))
+        with solver_arithmetic():
+            torch.linalg.solve(torch.eye(2), torch.ones(2)) @ torch.ones(2)
+            layer(torch.ones(2, 3))
+    assert (meter.counts(images=2).macs, meter.evaluations) == (2 * 15, 2)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_costs_its_evaluations_and_nothing_else(sampler: str) -> None:
+    net = UNet(UNetConfig(1, 4, (1,), 1, activation="relu", time_steps=1, diffusion_steps=1000))
+    net.eval()
+
+    def macs(steps: int) -> float:
+        with Meter(net) as meter:
+            sample(net, ImageShape(1, 8), [0, 1], DiffusionConfig(1000), Sampling(sampler, steps),
+                   gamma=torch.linspace(0.5, 1, 1001))  # fmt: skip
+        counts = meter.counts(images=2)
+        assert counts.evaluations == steps
+        return counts.macs
+
+    with Meter(net) as once, torch.no_grad():
+        net(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
+    assert macs(7) == 7 * once.counts(images=2).macs
 
 
 @pytest.mark.parametrize("mode", GRADIENT_MODES)
