@@ -146,8 +146,14 @@ def plot_strip(frames: NDArray[np.uint8], path: Path, columns: int = STRIP_COLUM
         figure.supxlabel("denoising steps done (0: noise)", fontsize=9)
 
 
-def plot_training(log: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
-    """The logged losses against training steps: each point faint, their running mean above."""
+def plot_training(
+    log: Mapping[str, Sequence[tuple[int, float]]], path: Path, predicted: str | None = None
+) -> None:
+    """The logged losses against training steps: each point faint, their running mean above.
+
+    Args:
+        predicted: what a denoiser's last layer predicts, whose squared error ``loss`` is.
+    """
     losses = {name: points for name, points in log.items() if name != "images_per_second"}
     with _figure(path, 2.6 * len(losses), len(losses), sharex=True) as (_, axes):
         for number, (name, points) in enumerate(losses.items()):
@@ -158,12 +164,13 @@ def plot_training(log: Mapping[str, Sequence[tuple[int, float]]], path: Path) ->
             mean = np.convolve(values, np.ones(span) / span, "valid")
             ax.plot(
                 steps[(span - 1) // 2 :][: len(mean)], mean, color=_colours()[0], linewidth=1.6,
-                label=f"mean of {span} points",
+                label=f"mean of {span} points" if span > 1 else None,
             )  # fmt: skip
             if values.min() > 0 and values.max() > 5 * np.median(values):
                 ax.set_yscale("log")
                 ax.grid(visible=True, which="minor", color=".96")
-            ax.set_ylabel("denoising loss (MSE of the noise)" if name == "loss" else name)
+            denoising = name == "loss" and predicted is not None
+            ax.set_ylabel(f"denoising loss (MSE of {predicted})" if denoising else name)
             ax.legend(frameon=False)
         axes[-1, 0].set_xlabel("training step")
 

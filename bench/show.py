@@ -18,6 +18,7 @@ from bench.inspect import (
 )
 from bench.plots import plot_raster, plot_rates, plot_scales, plot_strip, plot_training
 from bench.trace import Recorder
+from sddpm.diffusion import NoiseNetwork
 from sddpm.protocol import System
 from sddpm.rng import image_seeds
 
@@ -101,7 +102,10 @@ def draw_everything(
         seen.left_out.append(f"denoising strip: {name} does not denoise")
     log = training_log(checkpoint)
     if log:
-        plot_training(log, file("training"))
+        net = system.generator
+        kinds = {"epsilon": "the noise", "v_prediction": "v"}
+        predicted = kinds[net.output.prediction] if isinstance(net, NoiseNetwork) else None
+        plot_training(log, file("training"), predicted)
     else:
         seen.left_out.append("training curve: there is no TensorBoard log beside the checkpoint")
     scales = temporal_scales(name, system.generator)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from bench.cli import main
 from bench.guide import Findings
 from bench.inspect import Probe, firing_rate, temporal_scales, training_log
 from bench.meter import Meter
-from bench.plots import plot_guidance, plot_scales
+from bench.plots import plot_guidance, plot_scales, plot_training
 from bench.scoring import Row
 from bench.trace import LAST_FRAME_MS, Recorder, moments, save_animation, save_strip
 from sddpm import system, tsm
@@ -273,3 +275,17 @@ def test_an_imported_checkpoint_works_with_the_other_commands(
         call("import", golden, "--threshold", "0", "--out", tmp_path / "x")
     )
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "label"), [("v", "denoising loss (MSE of v)"), (None, "loss")]
+)
+def test_a_training_curve_says_what_its_loss_measures(
+    predicted: str | None, label: str, tmp_path: Path
+) -> None:
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_training({"loss": [(20, 0.5), (40, 0.25)]}, tmp_path / "plot.svg", predicted)
+    texts = re.findall(r">([^<>]*)</text>", (tmp_path / "plot.svg").read_text())
+    assert label in texts
+    # Two points have no running mean.
+    assert not [text for text in texts if text.startswith("mean of")]
