@@ -18,7 +18,6 @@ from bench.inspect import (
 )
 from bench.plots import plot_raster, plot_rates, plot_scales, plot_strip, plot_training
 from bench.trace import Recorder
-from sddpm.diffusion import NoiseNetwork
 from sddpm.protocol import System
 from sddpm.rng import image_seeds
 
@@ -102,9 +101,10 @@ def draw_everything(
         seen.left_out.append(f"denoising strip: {name} does not denoise")
     log = training_log(checkpoint)
     if log:
-        net = system.generator
+        # A denoiser's last layer says what it predicts.
+        output = getattr(system.generator, "output", None)
         kinds = {"epsilon": "the noise", "v_prediction": "v"}
-        predicted = kinds[net.output.prediction] if isinstance(net, NoiseNetwork) else None
+        predicted = kinds.get(str(getattr(output, "prediction", None)))
         plot_training(log, file("training"), predicted)
     else:
         seen.left_out.append("training curve: there is no TensorBoard log beside the checkpoint")
