@@ -32,6 +32,8 @@ ENERGIES = (("published_mj", "-", True), ("strict_mj", "--", False))
 """Energy of a point -> its line, and whether its mark is filled."""
 DIRECT = "*"
 """Mark of a network that was trained with its spikes."""
+LINE = 46
+"""Letters of a name that has half of the figure's width."""
 SCHEDULED = "x"
 """Mark of one whose spiking steps depend on the diffusion step, at their mean."""
 
@@ -50,7 +52,16 @@ def plot_conversions(section: Section) -> Drawing:
     scored = [c for c in conversions if c.ranked_by]
     metric = scored[0].ranked_by if scored else None
     rivals = direct(section, metric) if metric else []
-    with figure_of(2.7, ncols=3) as (figure, axes):
+    names = [plain(conversion.name) for conversion in conversions]
+    handles = [handle(colour, mark, True, "-") for colour, mark in styles]
+    if rivals:
+        names.append(f"trained directly: {join(sorted({row.title for row in rivals}))}")
+        handles.append(handle(INK, DIRECT, True, ""))
+    if any(point.schedule for point in points):
+        names.append("steps by diffusion step, at their mean")
+        handles.append(handle(INK, SCHEDULED, True, ""))
+    across = 2 if max(map(len, names)) <= LINE else 1
+    with figure_of(2.1 + 0.17 * -(-len(names) // across), ncols=3) as (figure, axes):
         error, quality, energy = axes[0]
         _lines(error, conversions, styles, lambda p: 100 * p.relative_error)
         y_scale(error, [100 * p.relative_error for p in points])
@@ -66,15 +77,7 @@ def plot_conversions(section: Section) -> Drawing:
         for ax in axes[0]:
             steps_axis(ax, steps)
             ax.set_xlabel("spiking time steps T")
-        names = [plain(conversion.name) for conversion in conversions]
-        handles = [handle(colour, mark, True, "-") for colour, mark in styles]
-        if rivals:
-            names.append(f"trained directly: {join(sorted({row.title for row in rivals}))}")
-            handles.append(handle(INK, DIRECT, True, ""))
-        if any(point.schedule for point in points):
-            names.append("steps by diffusion step, at their mean")
-            handles.append(handle(INK, SCHEDULED, True, ""))
-        figure.legend(handles, names, frameon=False, ncols=2, loc="outside upper center")
+        figure.legend(handles, names, frameon=False, ncols=across, loc="outside upper center")
     middle = (
         f"Middle: {metric_heading(metric)} of {_protocol(scored)}; dotted: the ANN."
         if metric

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report import LOWER_IS_BETTER, Board, Report, Row, accountings, kind, pareto
 from bench.report_conversions import plot_conversions
+from bench.report_pivots import sampler_of
 from bench.report_style import (
     INK,
     MARKS,
@@ -36,7 +37,6 @@ from bench.report_style import (
     y_scale,
 )
 from bench.report_tables import energy_name, metric_heading
-from bench.tables import solver
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,10 +195,8 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     panels: dict[tuple[str, int | None], dict[str, list[Row]]] = {}
     for row in board.done:
         if metric and row.solver and row.metric(metric):
-            facts = {**vars(row.records[0]), "sampler_steps": ""}
-            name = " ".join(str(solver(facts)).split())
             lines = panels.setdefault((row.system, row.time_steps), {})
-            lines.setdefault(name, []).append(row)
+            lines.setdefault(sampler_of(row), []).append(row)
 
     def steps(row: Row) -> int:
         return row.records[0].sampler_steps or 0

@@ -11,6 +11,7 @@ from bench.report_tables import (
     Entry,
     Line,
     TableText,
+    fixed,
     metric_heading,
     metric_text,
     significant,
@@ -55,12 +56,12 @@ def conversion_pivots(section: Section) -> list[TableText]:
     energy."""
     metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
     readings: list[tuple[str, str, Callable[[ConversionPoint], float | None], Callable]] = [
-        ("error", "relative error of the noise, %", lambda p: 100 * p.relative_error, _fixed(1)),
-        ("loss", "denoising loss over the parent's", lambda p: p.loss_ratio, _fixed(3)),
+        ("error", "relative error of the noise, %", lambda p: 100 * p.relative_error, fixed(1)),
+        ("loss", "denoising loss over the parent's", lambda p: p.loss_ratio, fixed(3)),
         ("energy", "strict energy of an evaluation, mJ", lambda p: p.strict_mj, significant),
     ]
     if metric:
-        quality = (metric_heading(metric), lambda p: p.metrics.get(metric), _fixed(2))
+        quality = (metric_heading(metric), lambda p: p.metrics.get(metric), fixed(2))
         readings.insert(0, ("quality", *quality))
     steps = sorted(
         {
@@ -120,7 +121,3 @@ def _pivot(
     texts = [*(Column(text, figures=False) for text in headings)]
     texts += [Column(f"{unit}{column}") for column in columns]
     return TableText(name, caption, texts, lines)
-
-
-def _fixed(decimals: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{decimals}f}"

@@ -93,12 +93,12 @@ def ranking(board: Board) -> TableText:
         seen = _rounded_stat(row.stat(lambda r: r.train_images), _thousands)
         entries += [seen if row.status == "ok" else Entry(DASH)] if len(budgets) > 1 else []
         for metric in board.metrics:
-            shown = _fixed(_DECIMALS[kind(metric)])
+            shown = fixed(_DECIMALS[kind(metric)])
             entry = _rounded_stat(row.metric(metric), shown)
             entries.append(Entry(entry.text, entry.value, best[metric] is row))
-        entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), _fixed(3)))
+        entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
         entries += [_energy_entry(row.energy(name)) for name in priced]
-        entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), _fixed(3)))
+        entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), fixed(3)))
         return Line(entries, row)
 
     return TableText(
@@ -157,9 +157,9 @@ def literature(section: Section) -> TableText:
                 Entry(figure.system, figure.system.casefold()),
                 Entry(figure.kind, figure.kind),
                 Entry(DASH) if steps is None else Entry(str(steps), steps),
-                _number(figure.params_millions, _fixed(2)),
+                _number(figure.params_millions, fixed(2)),
                 _number(figure.inception_score, lambda v: f"{v:g}"),
-                _number(figure.fid, _fixed(2)),
+                _number(figure.fid, fixed(2)),
                 Entry(figure.source, figure.source),
                 Entry(_measured(section, figure) or DASH),
             ]
@@ -188,12 +188,12 @@ def conversion_table(section: Section) -> TableText:
                 Entry(name if child else f"{name}: its ANN", name),
                 Entry(point.label, point.time_steps) if child else Entry(DASH),
                 _number(point.relative_error if child else None, lambda v: f"{100 * v:.2f} %"),
-                _number(point.denoising_loss, _fixed(5)),
-                _number(point.loss_ratio, _fixed(3)),
-                _number(point.firing_rate, _fixed(4)),
+                _number(point.denoising_loss, fixed(5)),
+                _number(point.loss_ratio, fixed(3)),
+                _number(point.firing_rate, fixed(4)),
                 _number(point.published_mj, significant),
                 _number(point.strict_mj, significant),
-                *([_number(point.metrics.get(metric), _fixed(2))] if metric else []),
+                *([_number(point.metrics.get(metric), fixed(2))] if metric else []),
             ]
         )
 
@@ -252,7 +252,7 @@ def metric_heading(metric: str) -> str:
 
 def metric_text(metric: str, stat: Stat) -> str:
     """A metric's figure as every table shows it."""
-    return _rounded_stat(stat, _fixed(_DECIMALS[kind(metric)])).text
+    return _rounded_stat(stat, fixed(_DECIMALS[kind(metric)])).text
 
 
 def significant(value: float, like: float | None = None) -> str:
@@ -354,7 +354,8 @@ def _number(value: float | None, shown: Callable[[float], str]) -> Entry:
     return Entry(DASH) if value is None else Entry(shown(value), value)
 
 
-def _fixed(decimals: int) -> Callable[[float], str]:
+def fixed(decimals: int) -> Callable[[float], str]:
+    """A way to show a number: with this many decimals."""
     return lambda value: f"{value:.{decimals}f}"
 
 

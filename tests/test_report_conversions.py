@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from test_report import cell, make_conversion
 from bench.records import write_records
 from bench.report import make_report
 from bench.report_conversions import direct, plot_conversions
+from bench.report_run import render
 from bench.report_sources import read_sources
 from bench.report_tables import conversion_table
 
@@ -64,6 +66,26 @@ def test_only_what_was_drawn_alike_stands_beside_it(inputs: list[Path]) -> None:
     stars = [line for line in energy.lines if line.get_marker() == "*"]
     assert len(stars) == 2
     assert "100 samples, ddim 10 eta=1" in drawing.caption
+
+
+@pytest.mark.parametrize("tuned", [0, 150])
+def test_the_legend_is_inside_the_figure_however_long_its_names(
+    inputs: list[Path], tuned: int
+) -> None:
+    facts = {"config": {"method": "rate-channel", "signed": True, "readout": "window"},
+             "conversion": {"finetune": "blocks", "finetune_steps": tuned},
+             "dataset": "digits"}  # fmt: skip
+    (inputs[0] / "T4" / "config.json").write_text(json.dumps(facts))
+    copies = [inputs[0].with_name(f"copy{number}") for number in range(3)]
+    for copy in copies:
+        shutil.copytree(inputs[0], copy)
+    plot = plot_conversions(make_report(read_sources([*inputs, *copies]), []).sections[0])
+    render(plot, "png")  # which lays it out
+    figure = plot.figure
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert box.y0 >= max(ax.get_window_extent().y1 for ax in figure.axes)
 
 
 def test_a_schedule_stands_off_the_line(inputs: list[Path]) -> None:
