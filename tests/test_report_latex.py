@@ -12,6 +12,15 @@ import pytest
 from bench.report_latex import to_latex
 from bench.report_tables import Column, Entry, Line, TableText
 
+
+def has_latex() -> bool:
+    """Whether pdflatex is here, and the packages that the tables ask for."""
+    if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
+        return False
+    packages = ["kpsewhich", "booktabs.sty", "longtable.sty", "graphicx.sty"]
+    return subprocess.run(packages, capture_output=True, check=False).returncode == 0
+
+
 HEADINGS = ["System", "T", "FD (efflite0) ↓", "Strict mJ/evaluation", "Loss / parent's"]
 HOSTILE = r"50% of $x_1$ & \{more\} ~ ^ # <b> | `q` × ±"
 
@@ -42,7 +51,7 @@ def test_headings_are_broken_where_they_are_wider_than_figures() -> None:
     assert text.count("shortstack") == 3
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+@pytest.mark.skipif(not has_latex(), reason="no LaTeX with booktabs and longtable here")
 @pytest.mark.parametrize("lines", [3, 90])
 def test_latex_sets_it(lines: int, tmp_path: Path) -> None:
     (tmp_path / "part.tex").write_text(to_latex(table(lines)), encoding="utf-8")
