@@ -18,6 +18,11 @@ DASH = "-"
 _FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
 _NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
 _LOWER_IS_BETTER = ("fid", "fd", "kid")
+_CELL = (
+    "dataset", "system", "title", "time_steps", "solver", "train_steps", "batch_size", "samples",
+    "references", "suite", "preset",
+)  # fmt: skip
+"""Columns that are equal at all seeds of one cell."""
 _DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
 
 
@@ -61,12 +66,52 @@ def to_markdown(table: pd.DataFrame, records: Sequence[Record]) -> str:
 
 
 def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and rounded cells of the table that people read."""
+    """Headings and rounded cells of the table that people read: a row a cell, best mean first.
+
+    Of several seeds a figure is their mean and, where they differ, ``±`` the standard deviation
+    (n - 1 in the denominator). Seeds without a figure are not among those that are named, unless
+    none has one.
+    """
     headings, columns = [], []
+    rows = _over_seeds(table)
     for name, heading, shown in _columns(table):
         headings.append(heading)
-        columns.append([DASH if pd.isna(value) else shown(value) for value in table[name]])
+        if name == "seed":
+            columns.append([_seeds(row) for row in rows])
+        else:
+            columns.append([_mean_and_spread(row[name].dropna(), shown) for row in rows])
     return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of every cell, a row a seed, sorted as :func:`frame` sorts, by mean distances."""
+    facts = [name for name in _CELL if name in table]
+    groups: list[pd.DataFrame] = []
+    for _, group in table.groupby(facts, sort=False, dropna=False):
+        # One seed twice: two configurations, which have no mean.
+        same = group["seed"].is_unique
+        groups += [group] if same else [group.loc[[label]] for label in group.index]
+    distance = next((name for name in map(str, table) if _kind(name) in ("fid", "fd")), None)
+
+    def key(group: pd.DataFrame) -> tuple[str, float]:
+        mean = float("nan") if distance is None else group[distance].mean()
+        return str(group["dataset"].iloc[0]), float("inf") if pd.isna(mean) else float(mean)
+
+    return sorted(groups, key=key)
+
+
+def _seeds(row: pd.DataFrame) -> str:
+    done = row[row["status"] == "ok"] if "status" in row else row
+    seeds = (row if done.empty else done)["seed"].dropna().sort_values()
+    return ", ".join(map(_whole, seeds)) or DASH
+
+
+def _mean_and_spread(values: pd.Series[Any], shown: Callable[[Any], str]) -> str:
+    if values.empty:
+        return DASH
+    if values.nunique() == 1:
+        return shown(values.iloc[0])
+    return f"{shown(values.mean())} ± {shown(values.std())}"
 
 
 def solver(sampling: Mapping[str, Any]) -> str | None:
@@ -152,7 +197,7 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
         chosen.append(("dataset", "Data", str))
     chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
     if table["seed"].nunique() > 1:
-        chosen.append(("seed", "Seed", _whole))
+        chosen.append(("seed", "Seeds", _whole))
     for kind in _FIRST_METRICS:
         for column in map(str, table):
             if column == kind or (column.startswith(f"{kind}_") and "_std" not in column):

@@ -51,9 +51,9 @@ def record(system: str = "sddpm", fd: float | None = 10.0, **changes: object) ->
     return Record(**{**facts, **changes})
 
 
-def failed(system: str = "sddpm") -> Record:
+def failed(system: str = "sddpm", seed: int = 0) -> Record:
     return record(
-        system, None, status="failed", reason="it broke", params_millions=None,
+        system, None, seed=seed, status="failed", reason="it broke", params_millions=None,
         energy_published=None, energy_strict=None, firing_rate=None,
     )  # fmt: skip
 
@@ -143,6 +143,36 @@ def test_markdown_says_how_its_numbers_were_made() -> None:
         assert words in text, words
     # Equal facts of several rows stand once.
     assert text.count(kept.device) == 1
+
+
+def test_people_see_the_mean_and_spread_of_the_seeds_and_programs_each_seed() -> None:
+    records = [
+        record("a", 10.0), record("a", 14.0, seed=1), record("a", 12.0, seed=2),
+        record("b", 11.0), failed("b", seed=1), record("c", 11.5), failed("d"),
+    ]  # fmt: skip
+    table = frame(records, [{"system": "a", "title": "A", "dataset": "digits", "seed": 3}])
+    headings, rows = display(table)
+    at = [headings.index(name) for name in ("System", "Seeds", "FD (efflite0) ↓", "Params (M)")]
+    # (10 + 14 + 12) / 3 = 12; the squares of -2, 2, 0 sum to 8, over n - 1 = 2 give 4.
+    parameters = f"{records[0].params_millions:.3f}"
+    assert [[row[k] for k in at] for row in rows] == [
+        ["B", "0", "11.00", parameters],
+        ["C", "0", "11.50", parameters],
+        ["A", "0, 1, 2", "12.00 ± 2.00", parameters],
+        ["A", "3", "-", "-"],
+        ["D", "0", "-", "-"],
+    ]
+    lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [(line["system"], line["seed"]) for line in lines] == [
+        ("a", "0"), ("b", "0"), ("c", "0"), ("a", "2"), ("a", "1"), ("a", "3"), ("b", "1"),
+        ("d", "0"),
+    ]  # fmt: skip
+
+
+def test_one_seed_under_two_configurations_is_two_rows() -> None:
+    records = [record("a", 10.0), record("a", 14.0, config_hash="f" * 64), record("a", 1.0, seed=1)]
+    _, rows = display(frame(records))
+    assert len(rows) == 3
 
 
 def test_an_empty_table() -> None:
