@@ -30,7 +30,10 @@ reconstruction loss is that of the training pixels seen so far, because a system
 its data set beforehand; the published temperature is not recorded, so the default is the one of
 the authors' previews. In short runs most of the codebook is never
 chosen (5 of 128 codes, by perplexity, after 300 steps on Fashion-MNIST), so the presets below the
-published one revive codes. Grids other than 7 x 7 (images that are not 28 pixels wide) and colour
+published one revive codes; and in so few steps at the published step size the decoder's read-out
+stays further from the images than their mean is (on CIFAR-10 after 250 steps an error of 0.10
+where the pixels' variance is 0.062; 0.032 at four times the rate), so the small preset takes
+that. Grids other than 7 x 7 (images that are not 28 pixels wide) and colour
 follow the same rules; the release has neither, so its CIFAR-10 figure cannot be rebuilt.
 """
 
@@ -295,7 +298,9 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Sp
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(time_steps=4, channels=(8, 16), codes=16, denoiser_channels=8, revive_after=20),
-    "small": dict(time_steps=4, denoiser_channels=32, revive_after=20, decay="linear"),
+    "small": dict(
+        time_steps=4, denoiser_channels=32, revive_after=20, learning_rate=4e-3, decay="linear"
+    ),
     "medium": dict(revive_after=100, decay="linear"),
     "paper": dict(),
 }
