@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --editable '.[dev]'
 	touch $@
 
-demo: venv ## train SDDPM and its ANN twins on 8x8 digits and print the table (under 10 minutes)
+demo: venv ## train SDDPM and its ANN twins on 8x8 digits and print the table (10 to 30 minutes on 2 cores)
 	$(BIN)/sddpm-bench run --suite digits --out runs/demo
 
 test: venv ## run the tests

@@ -69,7 +69,7 @@ def main(debug: bool) -> None:
     harness: sample quality and energy in one table.
 
     \b
-    Start here (8x8 digits, no download, about ten minutes on two cores):
+    Start here (8x8 digits, no download, 10 to 30 minutes on two cores):
       sddpm-bench run --suite digits
     What there is:
       sddpm-bench list systems
