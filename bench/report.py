@@ -8,7 +8,6 @@ drawn or formatted here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from bench.report_sources import (
     Published,
     Sources,
 )
-from bench.tables import solver
+from bench.tables import cell_of, solver
 
 LOWER_IS_BETTER = ("fid", "fd", "kid")
 
@@ -262,7 +261,7 @@ def _boards(sources: Sources) -> list[Board]:
         )  # fmt: skip
         boards.setdefault(key, Board(*key))
         rows = groups.setdefault(key, {})
-        cell, again = _cell(record), 0
+        cell, again = cell_of(record), 0
         while record.seed in [r.seed for r in rows.get((*cell, again), [])]:
             again += 1  # the same settings on another parent: a row of its own
         rows.setdefault((*cell, again), []).append(record)
@@ -289,15 +288,6 @@ def _boards(sources: Sources) -> list[Board]:
         metric = board.ranked_by
         board.rows.sort(key=lambda row, m=metric: _order(m, row))  # type: ignore[misc]
     return found
-
-
-def _cell(record: Record) -> tuple[Any, ...]:
-    """What the seeds of one row have in common."""
-    return (
-        record.suite, record.preset, record.system, record.time_steps, record.sampler,
-        record.sampler_steps, record.eta, record.threshold, record.engine, record.train_steps,
-        record.batch_size, record.precision, json.dumps(record.config, sort_keys=True),
-    )  # fmt: skip
 
 
 def _home(

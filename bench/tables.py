@@ -6,6 +6,8 @@ without a result, and a figure that a cell does not have, is a dash.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +20,8 @@ DASH = "-"
 _FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
 _NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
 _LOWER_IS_BETTER = ("fid", "fd", "kid")
-_CELL = (
-    "dataset", "system", "title", "time_steps", "solver", "train_steps", "batch_size", "samples",
-    "references", "suite", "preset",
-)  # fmt: skip
-"""Columns that are equal at all seeds of one cell."""
+_CELL = ("dataset", "title", "time_steps", "solver", "samples", "references", "settings")
+"""Columns that are equal at all seeds of one cell, and differ between two."""
 _DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
 
 
@@ -88,7 +87,7 @@ def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
     facts = [name for name in _CELL if name in table]
     groups: list[pd.DataFrame] = []
     for _, group in table.groupby(facts, sort=False, dropna=False):
-        # One seed twice: two configurations, which have no mean.
+        # One seed twice: the same settings on another parent, which have no mean.
         same = group["seed"].is_unique
         groups += [group] if same else [group.loc[[label]] for label in group.index]
     distance = next((name for name in map(str, table) if _kind(name) in ("fid", "fd")), None)
@@ -112,6 +111,15 @@ def _mean_and_spread(values: pd.Series[Any], shown: Callable[[Any], str]) -> str
     if values.nunique() == 1:
         return shown(values.iloc[0])
     return f"{shown(values.mean())} ± {shown(values.std())}"
+
+
+def cell_of(record: Record) -> tuple[Any, ...]:
+    """What the seeds of one cell have in common, on one data set and against one reference."""
+    return (
+        record.suite, record.preset, record.system, record.time_steps, record.sampler,
+        record.sampler_steps, record.eta, record.threshold, record.engine, record.train_steps,
+        record.batch_size, record.precision, json.dumps(record.config, sort_keys=True),
+    )  # fmt: skip
 
 
 def solver(sampling: Mapping[str, Any]) -> str | None:
@@ -173,6 +181,7 @@ def _row(record: Record) -> dict[str, Any]:
         "extractor": record.extractor,
         "suite": record.suite,
         "preset": record.preset,
+        "settings": hashlib.sha256(repr(cell_of(record)).encode()).hexdigest()[:8],
         "config_hash": record.config_hash,
         "git_commit": record.git_commit,
     }

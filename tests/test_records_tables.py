@@ -169,9 +169,12 @@ def test_people_see_the_mean_and_spread_of_the_seeds_and_programs_each_seed() ->
     ]  # fmt: skip
 
 
-def test_one_seed_under_two_configurations_is_two_rows() -> None:
-    records = [record("a", 10.0), record("a", 14.0, config_hash="f" * 64), record("a", 1.0, seed=1)]
-    _, rows = display(frame(records))
+def test_other_settings_and_the_same_seed_again_are_rows_of_their_own() -> None:
+    other = record("a", 14.0, seed=1, config={"learning_rate": 1.0})
+    _, rows = display(frame([record("a", 10.0), other]))
+    assert len(rows) == 2
+    again = record("a", 14.0, config_hash="f" * 64)
+    _, rows = display(frame([record("a", 10.0), again, record("a", 1.0, seed=1)]))
     assert len(rows) == 3
 
 
