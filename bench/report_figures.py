@@ -117,7 +117,8 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             texts = {i: text for i in front if (text := point_label(priced[i], several))}
             colours = [look[row.system].colour for row in priced]
             place_labels(figure, ax, points, texts, colours)
-            ax.set_xlabel(f"{energy_name(name)} energy per image (mJ)")
+            # A line break: the longest name is as wide as a panel.
+            ax.set_xlabel(f"{energy_name(name)} energy\nper image (mJ)")
             fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
             if index % across == 0:
                 ax.set_ylabel(metric_heading(metric))

@@ -19,7 +19,8 @@ WIDTH = 6.3
 """Inches: the text width of a one-column paper."""
 INK, FAINT, PAPER = "#1c1d1f", "#e6e7e9", "#fefefe"
 """Text, grid and background: colours that occur nowhere else, so that a page can restyle them."""
-MARKS = ("o", "s", "D", "^", "v", "P", "X", "h", "<", ">")
+MARKS = ("o", "s", "D", "^", "v", "P", "X", "h", "<", ">", "*")
+"""One more than there are colours, so that a pair comes back after 110 systems, not after ten."""
 ORDER = (0, 1, 2, 3, 4, 9, 5, 7, 6, 8)
 """Of seaborn's colour-blind palette: the two palest come last."""
 
