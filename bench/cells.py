@@ -119,6 +119,7 @@ def expand(
     time_steps: Sequence[int] = (),
     samplers: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
+    precision: str | None = None,
 ) -> list[Cell]:
     """The cells of ``suite``, in its order; empty options mean what the suite says.
 
@@ -127,6 +128,7 @@ def expand(
         time_steps: in place of the suite's.
         samplers: ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS:ETA``; a bare name keeps the suite's
             entries of that name.
+        precision: in place of every budget's.
 
     Raises:
         ValueError: an unknown name, or a configuration that the system's Config refuses.
@@ -144,8 +146,9 @@ def expand(
             for count in steps if entry.time_axis != "none" else [None]:
                 trained_with = count if entry.time_axis == "trained" else None
                 training = plan_training(
-                    suite, preset_name, data, system, time_steps=trained_with, seed=seed
-                )
+                    suite, preset_name, data, system,
+                    time_steps=trained_with, seed=seed, precision=precision,
+                )  # fmt: skip
                 config = training.config if count is None else {
                     **training.config, "time_steps": count
                 }  # fmt: skip
@@ -165,8 +168,10 @@ def plan_training(
     *,
     time_steps: int | None = None,
     seed: int = 0,
+    precision: str | None = None,
 ) -> Training:
-    """The training of ``system`` under a preset, with its parents' before it."""
+    """The training of ``system`` under a preset, with its parents' before it; ``precision`` in
+    place of every budget's."""
     entry, preset = find(system), find_preset(suite, preset_name)
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
@@ -175,8 +180,9 @@ def plan_training(
         axis = find(entry.parent).time_axis
         parent_steps = time_steps if axis == "trained" else None
         parent = plan_training(
-            suite, preset_name, data, entry.parent, time_steps=parent_steps, seed=seed
-        )
+            suite, preset_name, data, entry.parent,
+            time_steps=parent_steps, seed=seed, precision=precision,
+        )  # fmt: skip
     overrides = dict(preset.config.get(system, {}))
     if time_steps is not None:
         overrides["time_steps"] = time_steps
@@ -185,6 +191,7 @@ def plan_training(
         return suite.where("presets", preset_name, "config", system, field)
 
     budget: Budget = preset.budgets.get(system, preset.budget)
+    precision = precision or budget.precision
     return Training(
         system=system,
         time_steps=time_steps,
@@ -192,7 +199,7 @@ def plan_training(
         data=data,
         steps=budget.steps,
         batch_size=budget.batch_size,
-        precision=fast_precision() if budget.precision == "auto" else budget.precision,
+        precision=fast_precision() if precision == "auto" else precision,
         seed=seed,
         parent=parent,
     )

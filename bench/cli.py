@@ -97,6 +97,9 @@ def main(debug: bool) -> None:
 @options.data_root
 @click.option("--out", type=options.PATH, metavar="DIR", help="[default: runs/SUITE-PRESET]")
 @click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "32-true", "bf16-mixed"]),
+              help="Of training, instead of the suite's; auto is what this machine does fast, so "
+              "seeds made on several machines want one named.")  # fmt: skip
 @options.devices
 @options.extractor
 @options.energy_table

@@ -31,6 +31,8 @@ class Options:
     samplers: tuple[str, ...] = ()
     """In place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
     seeds: tuple[int, ...] = (0,)
+    precision: str | None = None
+    """In place of every budget's: 32-true, bf16-mixed or auto."""
     data_root: str | None = None
     """Folder with a folder per data set; None: the Hub."""
     out: Path | None = None
@@ -121,6 +123,7 @@ def _expand(plan: Plan) -> list[Cell]:
         time_steps=options.time_steps,
         samplers=options.samplers,
         seeds=options.seeds,
+        precision=options.precision,
     )
 
 

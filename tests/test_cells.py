@@ -116,6 +116,15 @@ def test_options_replace_the_suite_s(suite: Suite) -> None:
     ]  # fmt: skip
 
 
+def test_a_named_precision_is_the_parents_too(suite: Suite) -> None:
+    cells = expand(suite, "smoke", DATA, precision="bf16-mixed")
+    assert {cell.training.precision for cell in cells} == {"bf16-mixed"}
+    parent = of(cells, "converted")[0].training.parent
+    assert parent is not None
+    assert parent.precision == "bf16-mixed"
+    assert {c.training.precision for c in expand(suite, "smoke", DATA)} == {"32-true"}
+
+
 def test_hashes_change_with_everything_that_decides_a_result(suite: Suite) -> None:
     cell = of(expand(suite, "smoke", DATA), "spiking")[0]
     training = cell.training
