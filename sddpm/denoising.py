@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from sddpm.averaging import Average
 from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
 from sddpm.engine import optimize
 from sddpm.guidance import guided, read_thresholds
@@ -47,6 +47,8 @@ class Denoiser(System):
         diffusion: noise schedule.
     """
 
+    graphable = frozenset({"net"})
+
     def __init__(
         self,
         net: nn.Module,
@@ -64,7 +66,7 @@ class Denoiser(System):
         self.shape = shape
         self.training_config = training
         self.diffusion = Diffusion(diffusion or DiffusionConfig())
-        self.averaged = _average(net, training.ema_decay) if training.ema_decay else None
+        self.averaged = Average(net, training.ema_decay) if training.ema_decay else None
         self.gamma: Tensor | None = None
         """Statistics for the samplers that need them (:func:`sddpm.analytic.estimate_gamma`)."""
         self._engine: tuple[Any, Denoise] | None = None
@@ -133,24 +135,3 @@ def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:
     if training.decay == "linear":
         return training.learning_rate * (total - number) / (total - warmup)
     return training.learning_rate
-
-
-def _average(net: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of parameters and of BatchNorm's statistics.
-
-    Averaged parameters with the current statistics ruin a BatchNorm network, so the buffers
-    are averaged too. Early on the decay is (1 + n) / (10 + n) after n updates, so a short run
-    does not sample its initial weights.
-    """
-
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), weight)
-        else:
-            torch._foreach_copy_(list(averaged), list(current))
-
-    averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
-    averaged.requires_grad_(False)
-    return averaged

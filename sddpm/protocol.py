@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class System(nn.Module, ABC):
 
     optimizers: dict[str, Optimizer]
     """Attribute name of a trained module -> its optimiser. Empty where nothing is descended."""
+    graphable: ClassVar[frozenset[str]] = frozenset()
+    """Trained modules that a step calls once, on tensors only, and that read no value back: a GPU
+    replays them (:class:`sddpm.graphed.GraphedModule`)."""
 
     @property
     @abstractmethod

@@ -20,11 +20,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from sddpm.checkpoint import load_trainer, read_config, save_checkpoint
 from sddpm.convolutions import bfloat16_runs
+from sddpm.graphed import GraphedModule
 from sddpm.protocol import System, to_float
 from sddpm.rng import mix
 from sddpm.shared_norm import share_statistics
@@ -213,7 +214,7 @@ def fit(
         for name in system.optimizers:
             share_statistics(getattr(system, name))
     players = {
-        name: fabric.setup(getattr(system, name), optimizer, move_to_device=False)
+        name: fabric.setup(_launched(system, name, fabric), optimizer, move_to_device=False)
         for name, optimizer in system.optimizers.items()
     }
     sampler = StepSampler(len(images), config, start, fabric.global_rank, fabric.world_size)
@@ -277,6 +278,14 @@ def fit(
         if logger is not None:
             logger.finalize("success")
     return _report(final)
+
+
+def _launched(system: System, name: str, fabric: Fabric) -> nn.Module:
+    """The module ``name``, as graphs where a GPU gains by them."""
+    module: nn.Module = getattr(system, name)
+    # Gradients that several processes exchange need the hooks of each parameter.
+    graphs = fabric.device.type == "cuda" and fabric.world_size == 1
+    return GraphedModule(module) if graphs and name in system.graphable else module
 
 
 def _as_is(batch: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from sddpm.cuda_engine import CapturedNetwork
 from sddpm.engine import optimize
 from sddpm.fused_neuron import fire_cuda
 from sddpm.neurons import IF, LIF, ParametricLIF, SpikingNeuron
-from sddpm.protocol import ImageShape
+from sddpm.protocol import ImageShape, Step
 from sddpm.published import load_published
 from sddpm.training import TrainConfig, fit
 
@@ -146,6 +147,42 @@ def test_a_system_trains_samples_and_is_measured(name: str, precision: str, tmp_
     assert there == pytest.approx(
         strict_mj(meter.counts(images=2), next(iter(TABLES.values()))), rel=0.02
     )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ["sddpm", "sddpm_tsm", "ann_twin", "ddpm", "fsddim"])
+def test_graphs_train_what_launches_train(
+    name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = GeneratedImages(32, 3, 32)
+    config = TrainConfig(steps=6, batch_size=8, log_every=1, precision=precision)
+    seen: dict[str, list[float]] = {}
+    for way in ("graphs", "launches"):
+        system = make(name, images.shape)
+        assert "net" in system.graphable
+        if way == "launches":
+            monkeypatch.setattr(type(system), "graphable", frozenset())
+        step, losses = system.train_step, []
+
+        def spy(x: Tensor, number: Step, step=step, losses=losses) -> dict[str, Tensor]:
+            values = step(x, number)
+            losses.append(float(values["loss"]))
+            return values
+
+        monkeypatch.setattr(system, "train_step", spy)
+        fabric = Fabric(accelerator="cuda", devices=1, precision=precision)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="no CUDA graph")
+            fit(
+                system, images, config=config, folder=tmp_path / way, description={},
+                fabric=fabric, progress=False,
+            )  # fmt: skip
+        seen[way] = losses
+        tracked = [b for n, b in system.net.named_buffers() if n.endswith("num_batches_tracked")]
+        assert all(int(b) == config.steps for b in tracked)  # a capture leaves them alone
+    # The first loss is of equal weights; later ones let rounding grow.
+    assert seen["graphs"][0] == pytest.approx(seen["launches"][0], rel=2e-3)
+    assert seen["graphs"] == pytest.approx(seen["launches"], rel=0.05)
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def network(activation: str = "if", time_steps: int = 4, **shape: object) -> UNe
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.eps = 0.0
+                layer.eps = 1e-30  # nothing beside a variance of 1; torch 2.11 refuses 0
                 layer.bias.copy_(torch.randint(-8, 24, layer.bias.shape) / 64)
                 layer.running_mean.copy_(torch.randint(-8, 8, layer.bias.shape) / 64)
             if isinstance(layer, nn.Conv2d):
