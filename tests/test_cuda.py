@@ -182,7 +182,7 @@ def test_graphs_train_what_launches_train(
         assert all(int(b) == config.steps for b in tracked)  # a capture leaves them alone
     # The first loss is of equal weights; later ones let rounding grow.
     assert seen["graphs"][0] == pytest.approx(seen["launches"][0], rel=2e-3)
-    assert seen["graphs"] == pytest.approx(seen["launches"], rel=0.05)
+    assert seen["graphs"] == pytest.approx(seen["launches"], rel=0.1)
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
