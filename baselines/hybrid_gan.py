@@ -25,9 +25,10 @@ Different from DCGAN:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam
 
 from baselines.gan_parts import AttentionGenerator, GanConfig
@@ -49,11 +50,17 @@ class Config(GanConfig):
     """Of the discriminator."""
     critic_channels: int = 64
     """Of the discriminator's first convolution; each of the next has twice as many."""
+    critic_norm: Literal["batch", "spectral"] = "batch"
+    """What keeps the discriminator in bounds: batch norm, as DCGAN has it, or spectral norm."""
 
 
 class Critic(nn.Module):
     """DCGAN's discriminator: convolutions of stride 2 with LeakyReLU, batch norm on all but the
-    first, down to 3 or 4 pixels, and one convolution over what is left."""
+    first, down to 3 or 4 pixels, and one convolution over what is left.
+
+    With spectral norm (Miyato et al. 2018, arXiv 1802.05957) in its place, every convolution's
+    largest singular value is 1, so that the logits' slope is bounded.
+    """
 
     def __init__(self, config: Config, shape: ImageShape) -> None:
         super().__init__()
@@ -61,14 +68,19 @@ class Critic(nn.Module):
         inputs, outputs, size = shape.channels, config.critic_channels, shape.size
         while size > 4:
             conv = nn.Conv2d(inputs, outputs, 4, 2, 1)
+            batch = bool(levels) and config.critic_norm == "batch"
             # It is never evaluated, so running statistics would have no reader.
-            norm = nn.BatchNorm2d(outputs, track_running_stats=False) if levels else nn.Identity()
+            norm = nn.BatchNorm2d(outputs, track_running_stats=False) if batch else nn.Identity()
             levels.append(nn.Sequential(conv, norm, nn.LeakyReLU(0.2)))
             inputs, outputs, size = outputs, 2 * outputs, size // 2
         self.levels = nn.Sequential(*levels)
         self.last = nn.Conv2d(inputs, 1, size)
         declare(self, reads="real")
         self.apply(_initial)
+        if config.critic_norm == "spectral":
+            for module in list(self.modules()):
+                if isinstance(module, nn.Conv2d):
+                    spectral_norm(module)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[batch]`` of images ``[batch, C, H, W]`` in [0, 1]; above 0 says "real"."""
