@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Optimizer
 
 from baselines.gan_parts import Block, ConstantBlock, GanConfig, LastMembrane, neuron
 from sddpm.layers import declare
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
+
+CriticNorm = Literal["none", "spectral"]
+"""What bounds the slope of :class:`SpikingCritic`: nothing, or spectral norm (Miyato et al. 2018,
+arXiv 1802.05957)."""
 
 
 class SpikingCritic(nn.Module):
@@ -30,9 +35,18 @@ class SpikingCritic(nn.Module):
     Args:
         channels: of the first convolution; the second has twice as many.
         hidden: width of the linear layer.
+        norm: of the linear layers: "none", as published, or "spectral", by which the score cannot
+            change by more than the spikes do.
     """
 
-    def __init__(self, time_steps: int, shape: ImageShape, channels: int, hidden: int) -> None:
+    def __init__(
+        self,
+        time_steps: int,
+        shape: ImageShape,
+        channels: int,
+        hidden: int,
+        norm: CriticNorm = "none",
+    ) -> None:
         super().__init__()
         padding, cut = (0, 4) if shape.size >= 28 else (2, 0)
         size = ((shape.size - cut) // 2 - cut) // 2
@@ -47,6 +61,9 @@ class SpikingCritic(nn.Module):
         self.fc1 = declare(nn.Linear(2 * channels * size * size, hidden), reads="real")
         self.neuron = neuron(time_steps)
         self.fc2 = declare(nn.Linear(hidden, 1), reads="spikes")
+        if norm == "spectral":
+            spectral_norm(self.fc1)
+            spectral_norm(self.fc2)
         self.readout = LastMembrane(time_steps, divided=True)
 
     def forward(self, images: Tensor) -> Tensor:

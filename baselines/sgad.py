@@ -36,7 +36,7 @@ from typing import Any
 from torch.optim import RMSprop
 
 from baselines.gan_parts import AttentionGenerator, GanConfig
-from baselines.gan_training import EarthMoverGAN, SpikingCritic
+from baselines.gan_training import CriticNorm, EarthMoverGAN, SpikingCritic
 from sddpm.protocol import ImageShape, System
 
 
@@ -48,6 +48,8 @@ class Config(GanConfig):
     """Of the critic's first convolution; the second has twice as many."""
     critic_hidden: int = 1024
     """Width of the critic's linear layer; doubled above 32 pixels."""
+    critic_norm: CriticNorm = "none"
+    """Of the critic's linear layers: none, as published, or spectral."""
 
 
 class SGAD(EarthMoverGAN):
@@ -56,7 +58,11 @@ class SGAD(EarthMoverGAN):
     def __init__(self, config: Config, shape: ImageShape) -> None:
         net = AttentionGenerator(config, shape)
         critic = SpikingCritic(
-            config.time_steps, shape, config.critic_channels, config.critic_hidden
+            config.time_steps,
+            shape,
+            config.critic_channels,
+            config.critic_hidden,
+            config.critic_norm,
         )
         super().__init__(config, net, critic, RMSprop)
 

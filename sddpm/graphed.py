@@ -50,13 +50,13 @@ class GraphedModule(nn.Module):
             enabled=torch.is_autocast_enabled(kind),
             cache_enabled=False,
         )
+        whole = _Whole(self.net)
         try:
             with _undisturbed(self.net), casts:
-                captured = torch.cuda.make_graphed_callables(
-                    _Whole(self.net), tuple(x.clone() for x in inputs), allow_unused_input=True
+                torch.cuda.make_graphed_callables(
+                    whole, tuple(x.clone() for x in inputs), allow_unused_input=True
                 )
-            replay: Callable[..., Any] = captured.forward
-            return replay
+            return whole.forward
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             warnings.warn(f"no CUDA graph, training is slower: {reason}", stacklevel=2)

@@ -178,6 +178,24 @@ def test_a_spiking_critic_forgets_the_images_before() -> None:
         assert torch.equal(critic(x), first)
 
 
+@pytest.mark.parametrize("module", [swgan, sgad, hybrid_gan])
+def test_a_critic_with_spectral_norm_is_bounded(module: ModuleType) -> None:
+    """Its last map moves a score by no more than its input moves, however long it is trained."""
+    config = module.Config(**{**module.PRESETS["smoke"], "critic_norm": "spectral"})
+    system = module.build(config, BLOBS.shape)
+    critic = system.critic.train()
+    optimizer = system.optimizers["critic"]
+    last = critic.last if module is hybrid_gan else critic.fc2
+    images = torch.rand(8, 1, 8, 8)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (critic(images).mean() - critic(1 - images).mean()).backward()
+        optimizer.step()
+    assert torch.linalg.matrix_norm(last.weight.flatten(1), 2) <= 1.02
+    plain = module.build(module.Config(**module.PRESETS["smoke"]), BLOBS.shape).critic
+    assert not any("parametrizations" in name for name, _ in plain.named_parameters())
+
+
 def test_sgans_critic_takes_an_image_as_its_frames() -> None:
     system = smoke(sgan)
     x = torch.rand(3, 1, 8, 8)
