@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from browser import find_chromium, open_page
 from click.testing import CliRunner, Result
-from PIL import Image
 from test_records_tables import failed, record
 
 from bench.cli import main
@@ -354,59 +353,6 @@ def test_a_grid_gives_its_images_back(tmp_path: Path) -> None:
         save_grid(images, tmp_path / "grid.png")
         tiles = read_tiles(tmp_path / "grid.png", size)
         np.testing.assert_array_equal(tiles, images.transpose(0, 2, 3, 1).squeeze())
-
-
-def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
-    run, out = tmp_path / "run", tmp_path / "out"
-    run.mkdir()
-    good = tmp_path / "good.jsonl"
-    write_records(good, [cell(0)])
-    texts = {
-        "empty.jsonl": "", "broken.jsonl": "{", "notes.txt": "", "bad.csv": "a,b\n1,2\n",
-        "run/run.json": "[]", "bytes/conversion.csv": "\udcff",
-        "short/conversion.csv": "time_steps\n4\n",
-    }  # fmt: skip
-    for name, text in texts.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(text.encode(errors="surrogateescape"))
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thesis.tex").write_text("years of work")
-    pictured = tmp_path / "pictured"
-    write_records(pictured / "records.jsonl", [cell(0)])
-    Image.new("L", (50, 50)).save(pictured / f"x-{HASHES[0][:8]}.png")
-    return {
-        "absent": ([tmp_path / "nowhere"], "nowhere: no such file or folder"),
-        "empty": ([tmp_path / "empty.jsonl"], "nothing to report"),
-        "broken": ([tmp_path / "broken.jsonl"], "line 1: not JSON"),
-        "text": ([tmp_path / "notes.txt"], "notes.txt: expected a records file"),
-        "folder": ([tmp_path / "used"], "not a run"),
-        "run.json": ([run], "run.json: expected a JSON object"),
-        "bytes": ([tmp_path / "bytes"], "conversion.csv: not a text file"),
-        "columns": ([tmp_path / "short"], "conversion.csv: expected the columns"),
-        "out": ([good, "--out", tmp_path / "used"], "is there already and no report"),
-        "file": ([good, "--out", good], "is there already"),
-        "grid": ([pictured], "not a grid of images of 8 pixels"),
-        "csv": ([good, "--published", tmp_path / "bad.csv"], "expected the columns dataset"),
-        "no csv": ([good, "--published", out], "no such file"),
-    }
-
-
-@pytest.mark.parametrize(
-    "case",
-    ["absent", "empty", "broken", "text", "folder", "run.json", "bytes", "columns", "out", "file",
-     "grid", "csv", "no csv"],
-)  # fmt: skip
-def test_bad_input_is_one_sentence(case: str, tmp_path: Path) -> None:
-    arguments, words = bad_inputs(tmp_path)[case]
-    if "--out" not in arguments:
-        arguments += ["--out", tmp_path / "new"]
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    assert words in line
-    assert (tmp_path / "used" / "thesis.tex").read_text() == "years of work"
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
