@@ -15,7 +15,9 @@ Kept although odd, because the published figures rest on it:
 
 Mended, as plain defects: what :mod:`baselines.sgad` mends, evaluation statistics for each step
 above all. Different: sizes and budgets, as there; for faces of 64 pixels the paper has 20 latent
-variables.
+variables. The small preset bounds the critic by spectral norm: without, one of three trainings on
+Fashion-MNIST ran away (a gap of 41 between scores of real and generated images, pictures of grey
+weave), and with it the same seed draws clothes.
 """
 
 from __future__ import annotations
@@ -81,8 +83,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": dict(time_steps=4, hidden=32, channels=16, critic_channels=8, critic_hidden=32),
     # A faster generator: few steps, and pixels that need large currents.
     "small": dict(
-        hidden=512, channels=64, critic_channels=16, critic_hidden=512, learning_rate=1e-3
+        hidden=512, channels=64, critic_channels=16, critic_hidden=512, critic_norm="spectral",
+        learning_rate=1e-3,
     ),
     "medium": dict(),
     "paper": dict(),
-}
+}  # fmt: skip
