@@ -8,8 +8,9 @@ drawn or formatted here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -64,11 +65,18 @@ class Row:
     """Samples of the first seed."""
     layer_rates: dict[str, float] = field(default_factory=dict)
     """Neuron layer -> spikes per neuron and time step, mean over seeds."""
+    variant: str = ""
+    """The settings that tell it from a row that would be called the same."""
+
+    @property
+    def label(self) -> str:
+        """The system, and which of several settings where a ranking has more than one."""
+        return self.title + (f": {self.variant}" if self.variant else "")
 
     @property
     def name(self) -> str:
         """System and spiking time steps."""
-        return self.title + (f", T = {self.time_steps}" if self.time_steps else "")
+        return self.label + (f", T = {self.time_steps}" if self.time_steps else "")
 
     @property
     def seeds(self) -> list[int]:
@@ -266,7 +274,7 @@ def _boards(sources: Sources) -> list[Board]:
             again += 1  # the same settings on another parent: a row of its own
         rows.setdefault((*cell, again), []).append(record)
     for key, rows in groups.items():
-        boards[key].rows = [_row(records, sources) for records in rows.values()]
+        boards[key].rows = _told_apart([_row(records, sources) for records in rows.values()])
     found = list(boards.values())
     for record in (r for r in sources.records if r.status == "failed"):
         run_of = (record.suite, record.preset)
@@ -332,6 +340,30 @@ def _row(records: Sequence[Record], sources: Sources) -> Row:
         grid=next((sources.grids[h] for h in hashes if h in sources.grids), None),
         layer_rates={layer: fmean(r[layer] for r in rates) for layer in layers},
     )
+
+
+def _told_apart(rows: list[Row]) -> list[Row]:
+    """The rows, those of one name with the settings that they differ in; the row of the suite that
+    most rows are of keeps the plain name."""
+    suites = Counter(row.records[0].suite for row in rows)
+    settings = {
+        row.hash: {"suite": row.records[0].suite, "steps": row.records[0].train_steps,
+                   "batch": row.records[0].batch_size, "precision": row.records[0].precision,
+                   **row.records[0].config}
+        for row in rows
+    }  # fmt: skip
+    told = []
+    for row in rows:
+        alike = [r for r in rows if (r.name, r.solver) == (row.name, row.solver)]
+        own = suites[row.records[0].suite]
+        plain = all(own > suites[r.records[0].suite] for r in alike if r is not row)
+        mine, others = settings[row.hash], [settings[r.hash] for r in alike]
+        differ = [k for k in mine if any(other.get(k) != mine[k] for other in others)]
+        # Suites are named only where nothing else tells two rows apart.
+        names = [k for k in differ if k != "suite"] or differ
+        variant = ", ".join(f"{k.replace('_', ' ')} {mine[k]}" for k in names)
+        told.append(row if plain else replace(row, variant=variant))
+    return told
 
 
 def _missing(cell: Planned) -> Row:

@@ -81,7 +81,7 @@ def ranking(board: Board) -> TableText:
         ranked = row.status == "ok" and board.ranked_by and row.metric(board.ranked_by)
         entries = [
             Entry(str(number), number) if ranked else Entry(DASH),
-            Entry(row.title, row.title.casefold()),
+            Entry(row.label, row.label.casefold()),
             Entry(DASH) if row.time_steps is None else Entry(str(row.time_steps), row.time_steps),
             Entry(row.solver or DASH, row.solver),
         ]
@@ -124,7 +124,7 @@ def energies(board: Board) -> TableText:
 
     def line(row: Row) -> Line:
         entries = [
-            Entry(row.title, row.title.casefold()),
+            Entry(row.label, row.label.casefold()),
             Entry(DASH) if row.time_steps is None else Entry(str(row.time_steps), row.time_steps),
             Entry(row.solver or DASH, row.solver),
             _rounded_stat(row.stat(lambda r: r.evaluations_per_image), _thousands),

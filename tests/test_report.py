@@ -327,6 +327,26 @@ def test_only_seeds_are_averaged() -> None:
     assert Stat((1.0, 2.0, 4.0)).spread == pytest.approx((7 / 3) ** 0.5)
 
 
+def test_rows_of_one_name_are_told_apart() -> None:
+    v, eps = {"prediction": "v", "channels": 8}, {"prediction": "epsilon", "channels": 8}
+    records = [
+        cell(0, config=v, seed=0), cell(1, config=v, seed=1), cell(2, "ddpm", config=v),
+        cell(3, config=eps, suite="another"), cell(4, config=v, time_steps=8),
+    ]  # fmt: skip
+    (board,) = make_report(Sources(records=records), []).boards
+    title = records[0].title
+    assert sorted(row.label for row in board.rows if row.system == "sddpm") == [
+        title, title, f"{title}: prediction epsilon",
+    ]  # fmt: skip
+    # Within one suite neither is the plain one; a suite is named where nothing else differs.
+    (board,) = make_report(
+        Sources(records=[cell(0, train_steps=60), cell(1, train_steps=61)]), []
+    ).boards
+    assert sorted(row.label for row in board.rows) == [f"{title}: steps 60", f"{title}: steps 61"]
+    (board,) = make_report(Sources(records=[cell(0, suite="a"), cell(1, suite="b")]), []).boards
+    assert sorted(row.label for row in board.rows) == [f"{title}: suite a", f"{title}: suite b"]
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     points = [tuple(point) for point in np.random.default_rng(1).integers(0, 9, (60, 2)).tolist()]
     for sign in (1, -1):
