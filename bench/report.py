@@ -361,9 +361,15 @@ def _told_apart(rows: list[Row]) -> list[Row]:
         differ = [k for k in mine if any(other.get(k) != mine[k] for other in others)]
         # Suites are named only where nothing else tells two rows apart.
         names = [k for k in differ if k != "suite"] or differ
-        variant = ", ".join(f"{k.replace('_', ' ')} {mine[k]}" for k in names)
+        variant = ", ".join(_setting(k.replace("_", " "), mine[k]) for k in names)
         told.append(row if plain else replace(row, variant=variant))
     return told
+
+
+def _setting(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
 
 
 def _missing(cell: Planned) -> Row:

@@ -308,7 +308,12 @@ def _standing(board: Board) -> list[str]:
             texts[2] = f"×{ratio[0] / ratio[1]:.2f}"
         a, b = ours.energy("strict"), theirs.energy("strict")
         if a and b and b.mean > 0:
-            texts[3] = f"{100 * a.mean / b.mean:.0f} % of {theirs.name}"
+            share = 100 * a.mean / b.mean
+            texts[3] = (
+                f"{share:.0f} % of {theirs.name}"
+                if share >= 1
+                else (f"{share:.2g} % of {theirs.name}")
+            )
     return texts
 
 
