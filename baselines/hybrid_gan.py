@@ -18,8 +18,8 @@ Different from DCGAN:
   At DCGAN's 2e-4 for both, small networks on Fashion-MNIST in batches of 32 had a discriminator
   loss of 0.05 after 40 steps and 0.003 after 200, and the images stayed grey; at these rates it
   went from 0.3 to 0.95 in 330 steps, and there were clothes. On CIFAR-10 batch norm does not hold
-  the discriminator: within a thousand steps of 128 its loss was 0.004, and the generator drew flat
-  grey. With spectral norm in its place (an option here, and what the suite of CIFAR-10 takes, the
+  the discriminator: by step 1,020 of 128 images its loss was 0.004, and much came out flat grey.
+  With spectral norm in its place (an option here, and what the suite of CIFAR-10 takes, the
   discriminator then at 2e-4) the losses stay level;
 - the last convolution covers what is left of the image (4 pixels; 3 where the image has 28), and
   its sigmoid is in the loss.

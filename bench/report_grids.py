@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from bench.grids import GAP_PIXELS, SIDE, SMALLEST_TILE_PIXELS
 from bench.report import Board, Row
 from bench.report_style import WIDTH, Drawing, figure_of, name_of, plain
 
+LABEL_CHARACTERS = 20
+"""Of a line of a row's name, which has a fifth of the width."""
 SHOWN_ROWS = 12
 """Of the figure; the page shows all."""
 LARGEST_PIXELS = 4096
@@ -110,7 +113,7 @@ def draw_samples(board: Board, samples: Sequence[Samples]) -> Drawing:
                           interpolation="nearest")  # fmt: skip
                 ax.set_axis_off()
             axes[line, 0].text(
-                -0.12, 0.5, plain(names[line]).replace(", ", ",\n", 1), fontsize=8, ha="right",
+                -0.12, 0.5, plain(fill(names[line], LABEL_CHARACTERS)), fontsize=7, ha="right",
                 va="center", transform=axes[line, 0].transAxes,
             )  # fmt: skip
     more = f" The {SHOWN_ROWS} best of {len(samples)} rows." if len(samples) > SHOWN_ROWS else ""

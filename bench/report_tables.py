@@ -309,11 +309,8 @@ def _standing(board: Board) -> list[str]:
         a, b = ours.energy("strict"), theirs.energy("strict")
         if a and b and b.mean > 0:
             share = 100 * a.mean / b.mean
-            texts[3] = (
-                f"{share:.0f} % of {theirs.name}"
-                if share >= 1
-                else (f"{share:.2g} % of {theirs.name}")
-            )
+            shown = f"{share:.0f}" if share >= 1 else f"{share:.2g}"
+            texts[3] = f"{shown} % of {theirs.name}"
     return texts
 
 

@@ -28,7 +28,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "SDDPM, T = 4, 64 channels": ("sddpm", {**UNET, "channels": 64}),
     "ANN twin, 32 channels": ("ann_twin", UNET),
     "FSDDIM, T = 4, 32 channels": ("fsddim", {"channels": 32, "time_steps": 4}),
-    "DDPM, 32 channels": ("ddpm", {"channels": 32, "groups": 8, "prediction": "v_prediction"}),
+    "DDPM, 32 channels": (
+        "ddpm",
+        {"channels": 32, "groups": 8, "dropout": 0.0, "prediction": "v_prediction"},
+    ),
 }
 
 

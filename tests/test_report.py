@@ -19,7 +19,7 @@ from test_records_tables import failed, record
 from bench.cli import main
 from bench.grids import save_grid
 from bench.records import Record, write_records
-from bench.report import Stat, make_report, pareto
+from bench.report import make_report
 from bench.report_grids import read_tiles
 from bench.report_latex import escape
 from bench.report_sources import PUBLISHED, Sources, read_published, read_sources
@@ -313,49 +313,6 @@ def test_the_later_record_counts_and_a_failure_hides_no_result(tmp_path: Path) -
         assert len(found) == 2
         assert by_hash[HASHES[0]].metrics["fd_efflite0"] == 2.0
         assert by_hash[HASHES[1]].metrics["fd_efflite0"] == (3.0 if order == "ab" else 1.0)
-
-
-def test_only_seeds_are_averaged() -> None:
-    records = [
-        cell(0, seed=0), cell(1, seed=1), cell(2, seed=0, train_steps=61), cell(3, precision="x"),
-        cell(4, time_steps=8), cell(5, config={"channels": 9}), cell(6, seed=0, title="SDDPM"),
-    ]  # fmt: skip
-    (board,) = make_report(Sources(records=records), []).boards
-    # The last has the settings and the seed of the first: another parent, so a row of its own.
-    assert sorted(len(row.records) for row in board.rows) == [1, 1, 1, 1, 1, 2]
-    assert Stat((1.0,)).spread is None
-    assert Stat((1.0, 2.0, 4.0)).spread == pytest.approx((7 / 3) ** 0.5)
-
-
-def test_rows_of_one_name_are_told_apart() -> None:
-    v, eps = {"prediction": "v", "channels": 8}, {"prediction": "epsilon", "channels": 8}
-    records = [
-        cell(0, config=v, seed=0), cell(1, config=v, seed=1), cell(2, "ddpm", config=v),
-        cell(3, config=eps, suite="another"), cell(4, config=v, time_steps=8),
-    ]  # fmt: skip
-    (board,) = make_report(Sources(records=records), []).boards
-    title = records[0].title
-    assert sorted(row.label for row in board.rows if row.system == "sddpm") == [
-        title, title, f"{title}: prediction epsilon",
-    ]  # fmt: skip
-    # Within one suite neither is the plain one; a suite is named where nothing else differs.
-    (board,) = make_report(
-        Sources(records=[cell(0, train_steps=60), cell(1, train_steps=61)]), []
-    ).boards
-    assert sorted(row.label for row in board.rows) == [f"{title}: steps 60", f"{title}: steps 61"]
-    (board,) = make_report(Sources(records=[cell(0, suite="a"), cell(1, suite="b")]), []).boards
-    assert sorted(row.label for row in board.rows) == [f"{title}: suite a", f"{title}: suite b"]
-
-
-def test_the_front_is_what_nothing_beats() -> None:
-    points = [tuple(point) for point in np.random.default_rng(1).integers(0, 9, (60, 2)).tolist()]
-    for sign in (1, -1):
-        front = {points[i] for i in pareto(points, lower_is_better=sign == 1)}
-        beaten = {
-            p for p in points for q in points
-            if q[0] <= p[0] and sign * q[1] <= sign * p[1] and q != p
-        }  # fmt: skip
-        assert front == set(points) - beaten
 
 
 def test_literature_measured_here_needs_the_same_time_steps() -> None:

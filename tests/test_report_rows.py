@@ -1,0 +1,71 @@
+"""Rows of a report: which records are one, what tells two apart, what beats what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_report import cell
+
+from bench.report import Stat, make_report, pareto
+from bench.report_grids import Samples, draw_samples
+from bench.report_sources import Sources
+
+
+def test_only_seeds_are_averaged() -> None:
+    records = [
+        cell(0, seed=0), cell(1, seed=1), cell(2, seed=0, train_steps=61), cell(3, precision="x"),
+        cell(4, time_steps=8), cell(5, config={"channels": 9}), cell(6, seed=0, title="SDDPM"),
+    ]  # fmt: skip
+    (board,) = make_report(Sources(records=records), []).boards
+    # The last has the settings and the seed of the first: another parent, so a row of its own.
+    assert sorted(len(row.records) for row in board.rows) == [1, 1, 1, 1, 1, 2]
+    assert Stat((1.0,)).spread is None
+    assert Stat((1.0, 2.0, 4.0)).spread == pytest.approx((7 / 3) ** 0.5)
+
+
+def test_rows_of_one_name_are_told_apart() -> None:
+    v, eps = {"prediction": "v", "channels": 8}, {"prediction": "epsilon", "channels": 8}
+    records = [
+        cell(0, config=v, seed=0), cell(1, config=v, seed=1), cell(2, "ddpm", config=v),
+        cell(3, config=eps, suite="another"), cell(4, config=v, time_steps=8),
+    ]  # fmt: skip
+    (board,) = make_report(Sources(records=records), []).boards
+    title = records[0].title
+    assert sorted(row.label for row in board.rows if row.system == "sddpm") == [
+        title, title, f"{title}: prediction epsilon",
+    ]  # fmt: skip
+    # Within one suite neither is the plain one; a suite is named where nothing else differs.
+    (board,) = make_report(
+        Sources(records=[cell(0, train_steps=60), cell(1, train_steps=61)]), []
+    ).boards
+    assert sorted(row.label for row in board.rows) == [f"{title}: steps 60", f"{title}: steps 61"]
+    (board,) = make_report(Sources(records=[cell(0, suite="a"), cell(1, suite="b")]), []).boards
+    assert sorted(row.label for row in board.rows) == [f"{title}: suite a", f"{title}: suite b"]
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [tuple(point) for point in np.random.default_rng(1).integers(0, 9, (60, 2)).tolist()]
+    for sign in (1, -1):
+        front = {points[i] for i in pareto(points, lower_is_better=sign == 1)}
+        beaten = {
+            p for p in points for q in points
+            if q[0] <= p[0] and sign * q[1] <= sign * p[1] and q != p
+        }  # fmt: skip
+        assert front == set(points) - beaten
+
+
+def test_long_names_stay_inside_the_figure_of_samples() -> None:
+    long = {"prediction": "epsilon", "linear_head": False}
+    short = {"prediction": "v_prediction", "linear_head": True}
+    records = [
+        cell(0, config=long, title="ANN twin (ReLU)"),
+        cell(1, config=short, title="ANN twin (ReLU)"),
+    ]
+    (board,) = make_report(Sources(records=records), []).boards
+    samples = [Samples(row, np.zeros((8, 8, 8), np.uint8)) for row in board.rows]
+    figure = draw_samples(board, samples).figure
+    figure.canvas.draw()
+    labels = [text for ax in figure.axes for text in ax.texts]
+    assert len(labels) == 2
+    assert "no linear" in " ".join(labels[0].get_text().split() + labels[1].get_text().split())
+    assert min(text.get_window_extent().x0 for text in labels) >= 0
