@@ -91,6 +91,15 @@ def read_tiles(path: Path, image_size: int) -> NDArray[np.uint8]:
     return np.stack(tiles)
 
 
+def _wrapped(name: str) -> str:
+    """A row's name in lines that break between its parts, inside one only if it is too long."""
+    parts = name.split(", ")
+    whole = [
+        p.replace(" ", "\N{NO-BREAK SPACE}") if len(p) < LABEL_CHARACTERS else p for p in parts
+    ]
+    return fill(", ".join(whole), LABEL_CHARACTERS)
+
+
 def draw_samples(board: Board, samples: Sequence[Samples]) -> Drawing:
     """A line a row, a column a seed: images of one column started from the same noise."""
     shown = samples[:SHOWN_ROWS]
@@ -113,7 +122,7 @@ def draw_samples(board: Board, samples: Sequence[Samples]) -> Drawing:
                           interpolation="nearest")  # fmt: skip
                 ax.set_axis_off()
             axes[line, 0].text(
-                -0.12, 0.5, plain(fill(names[line], LABEL_CHARACTERS)), fontsize=7, ha="right",
+                -0.12, 0.5, plain(_wrapped(names[line])), fontsize=7, ha="right",
                 va="center", transform=axes[line, 0].transAxes,
             )  # fmt: skip
     more = f" The {SHOWN_ROWS} best of {len(samples)} rows." if len(samples) > SHOWN_ROWS else ""
