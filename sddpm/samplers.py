@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,28 @@ class SamplerEntry:
     """Whether it needs statistics of the network (:func:`sddpm.analytic.estimate_gamma`)."""
 
 
+class NextStepDDIM(DDIMScheduler):
+    """diffusers' DDIM, but each step goes to the next of the chosen diffusion steps.
+
+    diffusers goes back by ``1000 // steps``, which misses it when ``steps`` does not divide 1000.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: Sequence[torch.Generator] | None = None,
+    ) -> Any:
+        """One step, to the next of ``timesteps``; after the last, to the image."""
+        later = self.timesteps[self.timesteps < timestep].tolist()
+        jump = int(timestep) - (later[0] if later else -1)
+        # All that diffusers reads of it is ``num_train_timesteps // num_inference_steps``.
+        self.num_inference_steps = Fraction(self.config.num_train_timesteps, jump)
+        return super().step(model_output, timestep, sample, eta=eta, generator=generator)
+
+
 # "trailing" spacing starts from the last diffusion step, which is what x_T is.
 SAMPLERS: dict[str, SamplerEntry] = {
     "ddpm": SamplerEntry(
@@ -82,7 +105,7 @@ SAMPLERS: dict[str, SamplerEntry] = {
         "ancestral sampling, variance beta_t, predicted image clipped (as published)",
     ),
     "ddim": SamplerEntry(
-        DDIMScheduler,
+        NextStepDDIM,
         {"clip_sample": True, "timestep_spacing": "trailing"},
         "DDIM, uniform spacing, predicted image clipped",
         takes_eta=True,
@@ -158,7 +181,6 @@ def sample(
             f"{diffusion.diffusion_steps} diffusion steps; use at most those"
         )
     scheduler = make_scheduler(diffusion, sampling, gamma)
-    scheduler.set_timesteps(sampling.steps)
     streams = ImageStreams(seeds)
     takes = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}
@@ -181,7 +203,7 @@ def sample(
 
 
 def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor | None) -> Any:
-    """The scheduler of ``sampling``, ready for ``set_timesteps``."""
+    """The scheduler of ``sampling``, its diffusion steps chosen: ``timesteps``, descending."""
     entry = SAMPLERS[sampling.sampler]
     settings = {**diffusion.scheduler_options(), **entry.settings}
     if entry.scheduler is JumpScheduler:
@@ -193,4 +215,20 @@ def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor
                 "estimate them from images first (sddpm.analytic.estimate_gamma)"
             )
         settings["gamma"] = gamma
-    return entry.scheduler(**settings)
+    scheduler = entry.scheduler(**settings)
+    _set_steps(scheduler, sampling.steps)
+    return scheduler
+
+
+def _set_steps(scheduler: Any, steps: int) -> None:
+    """Choose ``steps`` diffusion steps, of which diffusers may add one too many.
+
+    Its ``np.arange(1000, 0, -1000 / steps)`` ends on a rounding error above 0 for some ``steps``
+    (61, 103, ...), which becomes a step at t = -1, that is 999 again.
+    """
+    scheduler.set_timesteps(steps)
+    if len(scheduler.timesteps) == steps:
+        return
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    if hasattr(scheduler, "sigmas"):
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from sddpm.analytic import estimate_gamma
@@ -107,7 +109,6 @@ def test_gamma_is_estimated_from_images() -> None:
 
 def test_last_noisy_jump_is_limited_in_grey_levels() -> None:
     scheduler = make_scheduler(PROCESS, Sampling("analytic_ddpm", 10), exact_gamma())
-    scheduler.set_timesteps(10)
     last = scheduler.timesteps[-2]
     x = torch.zeros(4000, 1, 1, 1)
     rng = [torch.Generator().manual_seed(i) for i in range(4000)]
@@ -123,9 +124,8 @@ def test_statistics_are_asked_for() -> None:
 def test_quadratic_spacing_by_hand() -> None:
     """Roots of linspace(0, sqrt(800), 5): squares 0, 50, 200, 450, 800, counted from 0."""
     scheduler = make_scheduler(PROCESS, Sampling("ddim_quadratic", 5), None)
-    scheduler.set_timesteps(5)
     assert scheduler.timesteps.tolist() == [800, 450, 200, 50, 0]
-    scheduler.set_timesteps(100)
+    scheduler = make_scheduler(PROCESS, Sampling("ddim_quadratic", 100), None)
     assert len(set(scheduler.timesteps.tolist())) == 100
 
 
@@ -154,6 +154,42 @@ def test_the_network_is_called_once_a_step(name: str) -> None:
     last = 800 if name == "ddim_quadratic" else PROCESS.diffusion_steps - 1
     assert calls[0] == last
     assert calls == sorted(calls, reverse=True)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_number_of_steps_is_that_many(name: str) -> None:
+    """From high noise to low, none twice; 61 and 61 others are where diffusers has one too many."""
+    many = range(1, 1001) if name == "ddim" else (333, 600, 1000)
+    for steps in (1, 2, 61, 103, *(() if name == "ddim_quadratic" else many)):
+        scheduler = make_scheduler(PROCESS, Sampling(name, steps), exact_gamma())
+        chosen = scheduler.timesteps.tolist()
+        assert len(chosen) == steps, (steps, chosen)
+        assert 0 <= chosen[-1] <= chosen[0] < PROCESS.diffusion_steps
+        assert all(a > b for a, b in pairwise(chosen)), (steps, chosen)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm_solver++", "unipc", "euler"])
+def test_a_number_of_steps_that_does_not_divide_the_diffusion_steps(name: str) -> None:
+    """61 steps come as near to the Gaussian as 60 do, and 300 of DDIM nearer."""
+    tolerance = 0.01 if name == "ddpm" else 0.004
+    assert draw(name, 61).std().item() == pytest.approx(draw(name, 60).std().item(), abs=tolerance)
+    if name == "ddim":
+        for steps in (300, 350, 501, 700):
+            assert draw(name, steps, count=300).std().item() == pytest.approx(STD, abs=0.006)
+
+
+def test_ddim_is_diffusers_where_the_steps_divide() -> None:
+    """And to the bit: eta 0.7, ten steps, noise of the same generators."""
+    theirs = DDIMScheduler(
+        **PROCESS.scheduler_options(), clip_sample=True, timestep_spacing="trailing"
+    )
+    theirs.set_timesteps(10)
+    streams = ImageStreams([5])
+    x = streams.randn(1, 4, 4)
+    for t in theirs.timesteps:
+        eps = exact_denoise(x, t.expand(1))
+        x = theirs.step(eps, t, x, eta=0.7, generator=streams.generators).prev_sample
+    assert torch.equal(sample(exact_denoise, SHAPE, [5], PROCESS, Sampling("ddim", 10, 0.7)), x)
 
 
 def test_streams_are_pairwise_different_and_repeatable() -> None:
