@@ -86,6 +86,7 @@ class Converted(Denoiser):
     """
 
     batches: Tensor
+    measured: Tensor
 
     def __init__(self, net: UNet, shape: ImageShape, config: Config) -> None:
         diffusion = DiffusionConfig(config.diffusion_steps)
@@ -96,9 +97,13 @@ class Converted(Denoiser):
         self.thresholds = (
             Thresholds(statistic, config.percentile, config.time_steps) if statistic else None
         )
-        # Goes with a training that is resumed; the generator's checkpoint does not hold it.
+        # Both go with a training that is resumed; the generator's checkpoint does not hold them.
+        # The network's own thresholds would not do: silent channels have others' there.
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
-        self._parent: UNet | None = None
+        sizes = [theta.numel() for theta in read_thetas(net).values()]
+        self.register_buffer("measured", torch.zeros(sum(sizes)))
+        # In a tuple, so that it is no part of the system's state.
+        self._parent: tuple[UNet, ...] = ()
 
     @property
     def unet(self) -> UNet:
@@ -130,16 +135,25 @@ class Converted(Denoiser):
                 f"calibration images are {_times(noisy.shape[1:])}; the network was trained on "
                 f"{_times(image_size(self.shape))}"
             )
-        if self._parent is None:
-            self._parent = rectified(self.unet)
+        if not self._parent:
+            self._parent = (rectified(self.unet),)
         if not self.thresholds.batches and self.batches:  # resumed: go on from what was measured
             self.thresholds.batches = int(self.batches)
-            self.thresholds.values = {k: v.squeeze() for k, v in read_thetas(self.net).items()}
-        self.thresholds.update(self._parent, noisy, t)
+            self.thresholds.values = self._measured()
+        self.thresholds.update(self._parent[0], noisy, t)
         self.thresholds.write(self.net)
         self.batches.fill_(self.thresholds.batches)
+        values = [self.thresholds.values[name].flatten() for name in read_thetas(self.net)]
+        self.measured.copy_(torch.cat(values))
         if self.thresholds.batches >= self.config.calibration_steps:
-            self._parent = None
+            self._parent = ()
+
+    def _measured(self) -> dict[str, Tensor]:
+        """``measured`` by layer: a number, or ``[channels]``."""
+        thetas = read_thetas(self.net)
+        parts = self.measured.split([theta.numel() for theta in thetas.values()])
+        each = zip(thetas, thetas.values(), parts, strict=True)
+        return {name: part.clone().reshape(theta.shape[:1]) for name, theta, part in each}
 
 
 def image_size(shape: ImageShape) -> tuple[int, int, int]:

@@ -23,14 +23,15 @@ from sddpm.unet import UNet
 
 READOUTS = ("mean", "window")
 PARABOLA = (1.5, 0.0, -1.5, 0.0)
-"""``3/2 (1 - s^2)``: best for membranes of one variance that start at their mean."""
+"""``3/2 (1 - s^2)``: best for membranes of one variance that start at their mean; its mean is 1."""
 OWN = ".coefficients"
 """Ends the name of what a child's readout has and its parent's has not."""
 
 
 class WindowReadout(nn.Module):
-    """The weighted mean over spiking time: in the middle ``s`` (from 0 to 1) of each step the
-    weight is ``sum c[k] s^k / T``. Its products are counted, as of real numbers."""
+    """The weighted mean over spiking time: the weight of a step is the integral over it of
+    ``sum c[k] s^k``, with ``s`` from 0 at the start to 1 at the end. Its products are counted, as
+    of real numbers."""
 
     coefficients: Tensor
 
@@ -41,10 +42,10 @@ class WindowReadout(nn.Module):
         declare(self, reads="real")
 
     def powers(self) -> Tensor:
-        """``s^k / T``, ``[4, time_steps]``."""
-        steps = torch.arange(self.time_steps, device=self.coefficients.device)
-        s = (steps + 0.5) / self.time_steps
-        return torch.stack([s**k for k in range(len(PARABOLA))]) / self.time_steps
+        """Integrals of ``s^k`` over each step, ``[4, time_steps]``."""
+        edges = torch.arange(self.time_steps + 1, device=self.coefficients.device)
+        s = edges / self.time_steps
+        return torch.stack([(s ** (k + 1)).diff() / (k + 1) for k in range(len(PARABOLA))])
 
     def forward(self, x: Tensor) -> Tensor:
         """``[time_steps * batch, ...]`` to ``[batch, ...]``."""
