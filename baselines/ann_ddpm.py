@@ -47,6 +47,14 @@ class Config(DenoiserTraining):
     """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
 
 
+SCHEDULE: dict[str, tuple[str | None, ...]] = {
+    "beta_schedule": ("linear",),
+    "prediction_type": ("epsilon", "v_prediction"),
+    "trained_betas": (None,),
+}
+"""Field of a diffusers scheduler -> what it may say, first what it says when it is not there."""
+
+
 class NoiseNet(NoiseNetwork):
     """diffusers' U-Net as ``eps = net(x, t)``; everything in it reads real numbers."""
 
@@ -100,7 +108,8 @@ def from_diffusers(folder: str | Path) -> Denoiser:
 
     Raises:
         FileNotFoundError: no diffusers U-Net is there.
-        ValueError: it is not an unconditional noise network for square images.
+        ValueError: it is not an unconditional noise network for square images, or has a noise
+            schedule whose betas do not rise linearly.
     """
     folder = Path(folder)
     home = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
@@ -123,19 +132,43 @@ def from_diffusers(folder: str | Path) -> Denoiser:
             f"{home}: sample_size={settings.sample_size}, in/out channels="
             f"{settings.in_channels}/{settings.out_channels}; expected a square noise network"
         )
+    if settings.get("num_class_embeds") or settings.get("class_embed_type"):
+        raise ValueError(f"{home}: takes classes; expected an unconditional network")
     shape = ImageShape(settings.in_channels, settings.sample_size)
+    diffusion, prediction = _noise_schedule(folder)
     # The loaded weights sample as they are: they are already averaged ones.
-    training = Config(ema_decay=0.0, diffusion_steps=_train_steps(folder))
-    diffusion = DiffusionConfig(training.diffusion_steps)
+    training = Config(
+        ema_decay=0.0, diffusion_steps=diffusion.diffusion_steps, prediction=prediction
+    )
     net = NoiseNet(unet, NoiseOutput(training.prediction, diffusion))
     return Denoiser(net, shape, training, diffusion)
 
 
-def _train_steps(folder: Path) -> int:
+def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
+    """What the folder's scheduler says, and where it says nothing what diffusers assumes."""
+    default = DiffusionConfig()
     for path in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
-        if path.is_file():
-            return int(json.loads(path.read_text()).get("num_train_timesteps", 1000))
-    return 1000
+        if not path.is_file():
+            continue
+        try:
+            said = json.loads(path.read_text())
+            steps = int(said.get("num_train_timesteps", default.diffusion_steps))
+            start = float(said.get("beta_start", default.beta_start))
+            end = float(said.get("beta_end", default.beta_end))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a JSON configuration ({error})") from error
+        for field, legal in SCHEDULE.items():
+            found = said.get(field, legal[0])
+            if found not in legal:
+                expected = " or ".join(repr(value) for value in legal)
+                raise ValueError(f"{path}: {field}={found!r}, expected {expected}")
+        if steps < 1 or not 0 < start <= end < 1:
+            raise ValueError(
+                f"{path}: num_train_timesteps={steps}, betas from {start} to {end}; expected at "
+                "least one step, and betas between 0 and 1 that do not fall"
+            )
+        return DiffusionConfig(steps, start, end), said.get("prediction_type", "epsilon")
+    return default, "epsilon"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

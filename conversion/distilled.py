@@ -85,15 +85,15 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Di
         if not isinstance(parent, Denoiser):
             raise ValueError(f"a {type(parent).__name__} predicts no noise to learn from")
         if parent.shape != shape:
-            theirs = f"{parent.shape.channels} x {parent.shape.size} x {parent.shape.size}"
+            size = f"{parent.shape.channels} x {parent.shape.size} x {parent.shape.size}"
             raise ValueError(
-                f"the teacher was trained on images of {theirs}: give images of that size"
+                f"the teacher was trained on images of {size}: give images of that size"
             )
-        steps = parent.diffusion.config.diffusion_steps
-        if steps != config.diffusion_steps:
+        theirs, ours = parent.diffusion.config, DiffusionConfig(config.diffusion_steps)
+        if theirs != ours:
             raise ValueError(
-                f"diffusion_steps={config.diffusion_steps}: the teacher has {steps}, and a "
-                "distillation keeps them"
+                f"the teacher was trained with the noise schedule {theirs}, and a distillation "
+                f"keeps it: only {ours} can be learnt from"
             )
     unet = UNetConfig(
         image_channels=shape.channels,

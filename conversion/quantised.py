@@ -82,7 +82,7 @@ def quantised_net(
         widths: a Config with channels, multipliers, blocks, diffusion_steps and prediction.
 
     Raises:
-        ValueError: the parent is not a ReLU twin of the same widths.
+        ValueError: the parent is not a ReLU twin of the same widths and output.
     """
     config = UNetConfig(
         image_channels=shape.channels,
@@ -99,6 +99,11 @@ def quantised_net(
     net = UNet(config)
     if parent is not None:
         source = convertible(parent)
+        if source.config.prediction != config.prediction:
+            raise ValueError(
+                f"prediction={config.prediction}: the parent has {source.config.prediction}, and a "
+                "quantised twin keeps it"
+            )
         try:
             net.load_state_dict(copy.deepcopy(source.state_dict()), strict=True)
         except RuntimeError as error:
@@ -114,7 +119,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Qu
     """The quantised twin for images of ``shape``, from the weights its ``parent`` samples with.
 
     Raises:
-        ValueError: the parent is not a ReLU twin of the same widths.
+        ValueError: the parent is not a ReLU twin of the same widths and output.
     """
     if config.bits < 1:
         raise ValueError(f"bits={config.bits}: expected at least 1")

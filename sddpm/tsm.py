@@ -66,7 +66,15 @@ def groups(net: nn.Module, p_rate: float) -> list[dict[str, Any]]:
 
 
 def load_parent(net: UNet, parent: nn.Module) -> None:
-    """Load the weights of stage 1 strictly; every p stays 1."""
+    """Load the weights of stage 1 strictly; every p stays 1.
+
+    Raises:
+        ValueError: the parent has other layers, other neurons or another output.
+    """
+    for field in ("activation", "prediction"):  # which no shape shows
+        chosen, found = getattr(net.config, field), getattr(parent.config, field, None)
+        if chosen != found:
+            raise ValueError(f"{field}={chosen}: the parent has {found}, and TSM keeps it")
     own, theirs = net.state_dict(), parent.state_dict()
     scales = {name for name in own if name.split(".")[-1] == "p"}
     expected = {name: tuple(own[name].shape) for name in own.keys() - scales}

@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from baselines import ann_ddpm, ann_twin
 from sddpm import system as sddpm_system
 from sddpm.checkpoint import count_parameters
+from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape
 
 SHAPE = ImageShape(3, 16)
@@ -79,7 +80,36 @@ def test_our_builder_makes_the_network_of_that_folder() -> None:
         torch.testing.assert_close(predicted, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["empty", "other class", "no weights", "conditional", "json"])
+def test_a_diffusers_folder_says_its_noise_schedule(tmp_path: Path) -> None:
+    UNet2DModel(**GOOGLE).save_pretrained(tmp_path)
+    said = {"beta_start": 0.001, "beta_end": 0.03, "prediction_type": "v_prediction"}
+    DDPMScheduler(num_train_timesteps=200, **said).save_pretrained(tmp_path)
+    system = ann_ddpm.from_diffusers(tmp_path)
+    assert system.diffusion.config == DiffusionConfig(200, 0.001, 0.03)
+    assert system.net.output.prediction == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule='squaredcos_cap_v2'"),
+        ({"prediction_type": "sample"}, "prediction_type='sample'"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"num_train_timesteps": "many"}, "not a JSON configuration"),
+        ({"beta_end": 2}, "betas"),
+        ([1], "not a JSON configuration"),
+    ],
+)
+def test_other_noise_schedules_are_refused(said: object, words: str, tmp_path: Path) -> None:
+    UNet2DModel(**GOOGLE).save_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=rf"scheduler_config\.json.*{words}"):
+        ann_ddpm.from_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "other class", "no weights", "conditional", "classes", "json"]
+)
 def test_foreign_folders_are_named(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -89,6 +119,8 @@ def test_foreign_folders_are_named(damage: str, tmp_path: Path) -> None:
         UNet2DModel(**GOOGLE).save_config(folder)
     elif damage == "conditional":
         UNet2DModel(**{**GOOGLE, "out_channels": 6}).save_pretrained(folder)
+    elif damage == "classes":
+        UNet2DModel(**GOOGLE, num_class_embeds=10).save_pretrained(folder)
     elif damage == "json":
         (folder / "config.json").write_text("[1, 2")
     with pytest.raises((ValueError, FileNotFoundError), match="model"):

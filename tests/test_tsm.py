@@ -102,3 +102,17 @@ def test_a_parent_of_another_width_is_refused() -> None:
     parent = system.build(system.Config(**{**WIDTHS, "channels": 8}), SHAPE)
     with pytest.raises(ValueError, match="another network"):
         tsm.build(tsm.Config(**WIDTHS), SHAPE, parent)
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        ({"prediction": "v_prediction"}, "prediction=v_prediction: the parent has epsilon"),
+        ({"neuron": "lif"}, "activation=lif: the parent has if"),
+    ],
+)
+def test_a_parent_that_means_something_else_is_refused(ours: dict[str, str], words: str) -> None:
+    """Its weights have the same shapes."""
+    parent = system.build(system.Config(**WIDTHS), SHAPE)
+    with pytest.raises(ValueError, match=words):
+        tsm.build(tsm.Config(**WIDTHS, **ours), SHAPE, parent)
