@@ -168,6 +168,18 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def check_generator(system: System, folder: str | Path) -> None:
+    """Compare the names and shapes of ``folder``'s weights with those of ``system.generator``.
+
+    Args:
+        system: its tensors are not read, and may be on the meta device.
+
+    Raises:
+        ValueError: the file is truncated, or its names or shapes are another network's.
+    """
+    _compare_file(Path(folder) / MODEL, system.generator.state_dict())
+
+
 def load_generator(system: System, folder: str | Path) -> None:
     """Load ``folder``'s weights into ``system.generator``, strictly.
 
@@ -215,14 +227,25 @@ def _flatten(system: System) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read(path: Path, expected: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    if expected is not None:
+        _compare_file(path, expected)  # before memory is taken
+    with _readable(path):
+        return load_file(path)
+
+
+def _compare_file(path: Path, expected: Mapping[str, Tensor]) -> None:
+    with _readable(path), safe_open(path, "pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    _compare(path, shapes, {k: tuple(v.shape) for k, v in expected.items()})
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name ``path`` if it is not there or damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the checkpoint folder is incomplete")
     try:
-        if expected is not None:
-            with safe_open(path, "pt") as file:  # shapes are compared before memory is taken
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            _compare(path, shapes, {k: tuple(v.shape) for k, v in expected.items()})
-        return load_file(path)
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
 

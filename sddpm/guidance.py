@@ -10,6 +10,7 @@ or with one threshold a layer along the loss's gradient through the surrogate.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -226,6 +227,7 @@ def read_guidance(folder: str | Path) -> Thresholds | None:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
     values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
-    if not all(isinstance(v, int | float) and v > 0 for v in values):
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if not values or len(numbers) < len(values) or not all(0 < v < math.inf for v in numbers):
         raise ValueError(f"{path}: thresholds must be numbers above 0, found {thresholds!r}")
     return thresholds

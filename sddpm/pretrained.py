@@ -14,10 +14,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from sddpm import system, tsm
 from sddpm.checkpoint import (
+    CONFIG,
+    MODEL,
+    TRAINER,
+    check_generator,
     count_parameters,
     find_checkpoint,
     load_generator,
@@ -33,6 +38,8 @@ from sddpm.samplers import OnStep
 
 KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
 CARD = "README.md"
+REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD}
+"""What a saved checkpoint takes the place of."""
 
 
 class SDDPM:
@@ -64,10 +71,11 @@ class SDDPM:
             raise ValueError(
                 f"{folder}: holds system {facts.get('system')!r}, expected {' or '.join(KINDS)}"
             )
-        known = {field.name for field in fields(module.Config)}
-        values = {k: v for k, v in facts["config"].items() if k in known}
-        values["multipliers"] = tuple(values["multipliers"])
-        denoiser = module.build(module.Config(**values), ImageShape(**facts["shape"]))
+        config = _read(folder, facts, "config", module.Config)
+        shape = _read(folder, facts, "shape", ImageShape)
+        with torch.device("meta"):  # shapes are compared before memory is taken
+            check_generator(module.build(config, shape), folder)
+        denoiser = module.build(config, shape)
         load_generator(denoiser, folder)
         model = cls(denoiser.to(device), facts)
         model.thresholds = read_guidance(folder)
@@ -143,13 +151,40 @@ class SDDPM:
         """Write the checkpoint and its model card to ``folder``, atomically.
 
         Args:
+            folder: new, empty, or a checkpoint, which is replaced.
             half: store the weights in float16, at half the size.
+
+        Raises:
+            ValueError: the folder holds other files, which would be lost.
         """
+        folder = Path(folder).resolve()
+        odd = {file.name for file in folder.glob("*")} - REPLACED
+        if odd:
+            raise ValueError(
+                f"{folder}: holds {sorted(odd)[0]}, which is no part of a checkpoint; give a new "
+                "folder"
+            )
         facts = {k: v for k, v in self.facts.items() if k not in ("format", "trainer")}
         extra = {CARD: model_card(self.facts, count_parameters(self.denoiser.generator))}
         if self.thresholds is not None:
             extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)
+
+
+def _read(folder: Path, facts: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    """``facts[name]`` as the dataclass ``kind``; fields that it does not know are left out."""
+    values = facts.get(name)
+    try:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"expected an object, found {values!r}")
+        known = {field.name for field in fields(kind)}
+        return TypeAdapter(kind).validate_python({k: v for k, v in values.items() if k in known})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, (name, *problem["loc"])))
+        raise ValueError(f"{folder / CONFIG}: {field}: {problem['msg']}") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {name}: {error}") from error
 
 
 def model_card(facts: Mapping[str, Any], parameters: int) -> str:

@@ -7,7 +7,6 @@ from the shapes, and the weights are loaded strictly.
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 
@@ -52,24 +51,30 @@ def load_published(path: str | Path, time_steps: int = 4, threshold: float = 1.0
         raise FileNotFoundError(f"{path}: no such file; expected a published SDDPM checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # a damaged file may end in any
         raise ValueError(
             f"{path}: not a complete torch.save file of tensors ({_first_line(error)})"
         ) from error
     state = content.get("net_model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise ValueError(f"{path}: no state dict under 'net_model', the published format's key")
+    for key, value in state.items():
+        # A few stored numbers can be declared a tensor of any size.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {key} declares shape {tuple(value.shape)}, holds less")
     # Multi-GPU checkpoints of the published code carry DataParallel's prefix.
     renamed = {_rename(key.removeprefix("module.")): value for key, value in state.items()}
     weight = renamed.get("head.temporal_conv.weight")
     if weight is not None and weight.ndim == 5:
         renamed["head.temporal_conv.weight"] = weight.squeeze(-1)
 
-    net = UNet(_infer_config(renamed, path, time_steps, threshold))
-    own = net.state_dict()
-    for key in own:
-        if key.endswith(".theta"):  # the published neurons hold no tensors
-            renamed.setdefault(key, own[key])
+    config = _infer_config(renamed, path, time_steps, threshold)
+    with torch.device("meta"):  # shapes are compared before memory is taken
+        own = UNet(config).state_dict()
+    # The published neurons hold no tensors.
+    own = {k: v for k, v in own.items() if k in renamed or not k.endswith(".theta")}
     missing, unexpected = own.keys() - renamed.keys(), renamed.keys() - own.keys()
     if missing or unexpected:
         raise ValueError(
@@ -81,7 +86,8 @@ def load_published(path: str | Path, time_steps: int = 4, threshold: float = 1.0
             raise ValueError(
                 f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(own[key].shape)}"
             )
-    net.load_state_dict(renamed, strict=True)
+    net = UNet(config)
+    net.load_state_dict({**net.state_dict(), **renamed}, strict=True)
     return net.eval()
 
 
@@ -96,14 +102,14 @@ def _infer_config(
 ) -> UNetConfig:
     """Read widths from the shapes: a down-sample separates two levels."""
     try:
-        channels, image_channels = state["stem.conv1.weight"].shape[:2]
-        diffusion_steps = state["time_embedding.table"].shape[0]
+        channels, image_channels, *_ = _sizes(state, "stem.conv1.weight", 4)
+        diffusion_steps, _ = _sizes(state, "time_embedding.table", 2)
         levels: list[list[int]] = [[]]
         for index in range(1 + max(_indices(state, "down"))):
             if f"down.{index}.conv.weight" in state:
                 levels.append([])
             else:
-                levels[-1].append(state[f"down.{index}.conv1.weight"].shape[0])
+                levels[-1].append(_sizes(state, f"down.{index}.conv1.weight", 4)[0])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: not the published SDDPM network: lacks {error}") from error
     blocks = {len(level) for level in levels}
@@ -118,6 +124,13 @@ def _infer_config(
         threshold=threshold,
         diffusion_steps=diffusion_steps,
     )
+
+
+def _sizes(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    found = tuple(state[key].shape)
+    if len(found) != dimensions or 0 in found:
+        raise ValueError(f"{key} with {dimensions} sizes above 0 (it has {found})")
+    return found
 
 
 def _indices(state: dict[str, Tensor], prefix: str) -> list[int]:

@@ -89,19 +89,53 @@ def test_look_inside_the_chain() -> None:
     assert seen == [1, 2, 3]
 
 
-@pytest.mark.parametrize("damage", ["system", "guidance", "threshold"])
-def test_bad_folders_are_named(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"system": "gan"}, "'gan'"),
+        ({"config": None}, "config: expected an object"),
+        ({"config": {"channels": "many"}}, "config.channels"),
+        ({"config": {"multipliers": 3}}, "config.multipliers"),
+        ({"shape": [1, 8]}, "shape: expected an object"),
+        ({"shape": {"channels": 1}}, "shape.size"),
+        # Ten billion weights, which are not in the file: refused before they are made.
+        ({"config": {"channels": 20_000, "multipliers": [1, 2], "blocks": 1}}, "shape"),
+    ],
+)
+def test_bad_configurations_are_named(changed: dict, words: str, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     model().save_pretrained(folder)
-    if damage == "system":
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "system": "gan"}))
-    elif damage == "guidance":
-        (folder / GUIDANCE).write_text("{}")
-    else:
-        (folder / GUIDANCE).write_text('{"thresholds": {"stem.act": -1}}')
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+    with pytest.raises(ValueError, match=rf"odd.*{words}"):
+        SDDPM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", [
+    "{}", "[", '{"thresholds": {"stem.act": -1}}', '{"thresholds": {}}', '{"thresholds": true}',
+    '{"thresholds": Infinity}',
+])  # fmt: skip
+def test_bad_thresholds_are_named(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    model().save_pretrained(folder)
+    (folder / GUIDANCE).write_text(text)
     with pytest.raises(ValueError, match="odd"):
         SDDPM.from_pretrained(folder)
+
+
+def test_saving_replaces_a_checkpoint_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        model().save_pretrained(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path / "m")
+    model().save_pretrained(".")
+    monkeypatch.chdir(tmp_path)
+    model().save_pretrained("m")
+    assert SDDPM.from_pretrained(tmp_path / "m").denoiser.shape.size == 8
 
 
 def test_missing_folder_and_bad_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,25 @@ class Boom:
         return (Path("pwned").write_text, ("executed",))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "pickle", "other dict", "foreign state"])
+def declared(shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of any shape that holds one number."""
+    return torch.zeros(1).expand(shape)
+
+
+FOREIGN = {
+    "foreign state": {"conv.weight": torch.zeros(4, 3, 3, 3)},
+    "number as a key": {3: torch.zeros(4, 3, 3, 3)},
+    "no channels": {"conv.weight": torch.zeros(0, 3, 3, 3)},
+    "no sizes": {"conv.weight": torch.tensor(1.0)},
+    "a table of terabytes": {
+        "conv.weight": torch.zeros(4, 3, 3, 3),
+        "time_embedding.timembedding.0.weight": declared((10**12, 4)),
+        "downblocks.0.conv1.weight": torch.zeros(4, 4, 3, 3),
+    },
+}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "pickle", "other dict", *FOREIGN])
 def test_bad_files_end_in_one_sentence_naming_the_file(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,11 +155,25 @@ def test_bad_files_end_in_one_sentence_naming_the_file(
     elif damage == "other dict":
         torch.save({"weights": {}}, path)
     else:
-        torch.save({"net_model": {"conv.weight": torch.zeros(4, 3, 3, 3)}}, path)
+        torch.save({"net_model": FOREIGN[damage]}, path)
     with pytest.raises(ValueError, match=r"bad\.pt") as caught:
         sddpm.load_published(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_byte_is_a_bad_file_or_harmless(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    content = bytearray(GOLDEN.read_bytes())
+    # The pickle that says what the file holds lies at its start, the directory at its end.
+    where = rng.choice([rng.randrange(4000), len(content) - 1 - rng.randrange(4000)])
+    content[where] ^= 1 << rng.randrange(8)
+    (tmp_path / "bad.pt").write_bytes(content)
+    try:
+        assert isinstance(sddpm.load_published(tmp_path / "bad.pt"), torch.nn.Module)
+    except ValueError as error:
+        assert "bad.pt" in str(error)
 
 
 def test_missing_file() -> None:
