@@ -45,6 +45,7 @@ from torch import Tensor
 from baselines.fsddim_unet import Shape, SpikingUNet, check_image_size
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
 from sddpm.diffusion import DiffusionConfig, NoiseOutput
+from sddpm.layers import evaluating
 from sddpm.neurons import DirectEncoding, MeanReadout
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
@@ -182,23 +183,22 @@ class FSDDIM(Denoiser):
             def watch(done: int, x: Tensor, predicted: Tensor) -> None:
                 on_step(done, self.decode(x), self.decode(predicted))
 
-        self.generator.eval()
         # A stream for every spiking step, with the image's own seed: noise is drawn encoded.
         encoded = list(seeds) * self.decode.time_steps
         device = self.constancy.device
-        currents = sample(
-            self._noise, self.shape, encoded, self.diffusion.config, settings, device,
-            gamma=self.gamma, on_step=watch,
-        )  # fmt: skip
+        with evaluating(self.generator):
+            currents = sample(
+                self._noise, self.shape, encoded, self.diffusion.config, settings, device,
+                gamma=self.gamma, on_step=watch,
+            )  # fmt: skip
         images: Tensor = self.decode(currents)
         return images
 
     def prepared(self, engine: str) -> Denoise:
         """The noise that the generator sees in images (not currents), whichever the engine."""
-        self.generator.eval()
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluating(self.generator):
                 eps: Tensor = self.decode(self._noise(self.encode(x), self.encode(t)))
             return eps
 

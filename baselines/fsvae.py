@@ -50,7 +50,7 @@ from baselines.spiking_layers import (
     TimeBatchNorm,
     postsynaptic,
 )
-from sddpm.layers import declare
+from sddpm.layers import declare, evaluating
 from sddpm.neurons import DirectEncoding, MembraneReadout, check_time_steps
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
@@ -314,21 +314,17 @@ class FSVAE(System):
 
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
         picks = self._picks(seeds)
-        training = self.net.training
-        with torch.no_grad():
-            images: Tensor = self.net.eval().generator(picks)
-        self.net.train(training)
+        with torch.no_grad(), evaluating(self.net):
+            images: Tensor = self.net.generator(picks)
         return images
 
     def reconstruct(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """``images`` (``[batch, C, H, W]`` in [-1, 1]) through encoder, posterior and decoder,
         one seed an image."""
         picks = self._picks(seeds)
-        training = self.net.training
-        with torch.no_grad():
-            never, jitter = [False] * len(picks), torch.zeros(picks.shape, device=picks.device)
-            rebuilt: Tensor = self.net.eval()(images, picks, never, jitter)[0]
-        self.net.train(training)
+        never, jitter = [False] * len(picks), torch.zeros(picks.shape, device=picks.device)
+        with torch.no_grad(), evaluating(self.net):
+            rebuilt: Tensor = self.net(images, picks, never, jitter)[0]
         return rebuilt
 
     def _picks(self, seeds: Sequence[int]) -> Tensor:

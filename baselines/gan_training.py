@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Optimizer
 
 from baselines.gan_parts import Block, ConstantBlock, GanConfig, LastMembrane, neuron
-from sddpm.layers import declare
+from sddpm.layers import declare, evaluating
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
 
@@ -163,11 +163,8 @@ class SpikingGAN(System):
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
         """One image in [-1, 1] per seed, in evaluation mode (the paper leaves the mode open)."""
         z = ImageStreams(seeds).randn(self.config.latent).to(next(self.net.parameters()).device)
-        training = self.net.training
-        with torch.no_grad():
-            images = self.pictures(self.net.eval()(z))
-        self.net.train(training)
-        return images * 2 - 1
+        with torch.no_grad(), evaluating(self.net):
+            return self.pictures(self.net(z)) * 2 - 1
 
 
 class EarthMoverGAN(SpikingGAN):

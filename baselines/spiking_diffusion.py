@@ -60,7 +60,7 @@ from baselines.vq_autoencoder import (
     spike_train_loss,
     vector_loss,
 )
-from sddpm.layers import declare
+from sddpm.layers import declare, evaluating
 from sddpm.neurons import MeanReadout, check_time_steps
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
@@ -249,26 +249,22 @@ class SpikingDiffusion(System):
         device = self.pixels.device
         uniform = ImageStreams(seeds).rand(total, 2, total).permute(1, 2, 0, 3).to(device)
         codes = torch.full((len(seeds), total), config.codes, device=device)
-        training = net.training
-        net.eval()
-        for t in range(total, 0, -1):
-            steps = torch.full((len(seeds),), t, device=device)
-            logits = net(self._grid(codes), steps).flatten(2)
-            codes = uncover(
-                codes, logits, t, uniform[t - 1],
-                mask=config.codes, temperature=config.temperature,
-            )  # fmt: skip
-        images: Tensor = net.decoder(self._grid(codes))
-        net.train(training)
+        with evaluating(net):
+            for t in range(total, 0, -1):
+                steps = torch.full((len(seeds),), t, device=device)
+                logits = net(self._grid(codes), steps).flatten(2)
+                codes = uncover(
+                    codes, logits, t, uniform[t - 1],
+                    mask=config.codes, temperature=config.temperature,
+                )  # fmt: skip
+            images: Tensor = net.decoder(self._grid(codes))
         return images
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """``images`` (``[batch, C, H, W]`` in [-1, 1]) through encoder, codebook and decoder."""
-        training = self.autoencoder.training
-        self.autoencoder.eval()
-        rebuilt: Tensor = self.autoencoder.decoder(self.autoencoder.encode(images))
-        self.autoencoder.train(training)
+        with evaluating(self.autoencoder):
+            rebuilt: Tensor = self.autoencoder.decoder(self.autoencoder.encode(images))
         return rebuilt
 
     def _grid(self, codes: Tensor) -> Tensor:

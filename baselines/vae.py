@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.pyramid import Pyramid
-from sddpm.layers import declare
+from sddpm.layers import declare, evaluating
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
 
@@ -127,10 +127,8 @@ class VAE(System):
 
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
         noise = ImageStreams(seeds).randn(self.config.latent)
-        training = self.net.training
-        with torch.no_grad():
-            images: Tensor = self.net.eval().decoder(noise.to(next(self.net.parameters()).device))
-        self.net.train(training)
+        with torch.no_grad(), evaluating(self.net):
+            images: Tensor = self.net.decoder(noise.to(next(self.net.parameters()).device))
         return images
 
 

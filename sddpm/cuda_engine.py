@@ -36,7 +36,9 @@ class CapturedNetwork:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
         if self.capturable and x.shape not in self.captured:
             try:
-                self.captured[x.shape] = self._capture(x, t)
+                # A capture records the current device, which need not be the network's.
+                with torch.cuda.device(x.device):
+                    self.captured[x.shape] = self._capture(x, t)
             except RuntimeError as error:
                 self.capturable = False
                 reason = str(error).splitlines()[0]
@@ -46,7 +48,8 @@ class CapturedNetwork:
         graph, x_in, t_in, out = self.captured[x.shape]
         x_in.copy_(x)
         t_in.copy_(t)
-        graph.replay()
+        with torch.cuda.device(x.device):
+            graph.replay()
         return out.clone()
 
     def _capture(self, x: Tensor, t: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from sddpm.averaging import Average
 from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
 from sddpm.engine import optimize
 from sddpm.guidance import guided, read_thresholds
+from sddpm.layers import evaluating
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
@@ -97,8 +98,7 @@ class Denoiser(System):
         :func:`sddpm.samplers.sample`."""
         settings = Sampling(**(sampling or {}))
         device = next(self.parameters()).device
-        generator = self.generator.eval()
-        with guided(generator, settings.threshold):
+        with evaluating(self.generator), guided(self.generator, settings.threshold):
             return sample(
                 self.prepared(settings.engine),
                 self.shape,
@@ -119,7 +119,7 @@ class Denoiser(System):
         versions = tuple(
             tensor._version
             for name, tensor in self.generator.state_dict(keep_vars=True).items()
-            if not name.endswith("theta")
+            if name.removesuffix(".theta") not in thresholds
         )
         key = (engine, tuple(thresholds.items()), versions, next(self.parameters()).device)
         if self._engine is None or self._engine[0] != key:

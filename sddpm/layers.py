@@ -55,6 +55,17 @@ def in_solver() -> bool:
     return _solving.get()
 
 
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Run ``net`` in evaluation mode inside the block; its mode is as before after it."""
+    training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(training)
+
+
 def conv3x3(
     inputs: int,
     outputs: int,

@@ -81,6 +81,15 @@ def test_an_image_is_the_same_at_any_batch_size(name: str, shape: ImageShape) ->
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
+def test_sampling_leaves_the_mode_of_training(name: str) -> None:
+    """Else the training that goes on would do so with BatchNorm's running statistics."""
+    system, entry = make(name, SHAPES[0]).train(), SYSTEMS[name]
+    modes = {path: module.training for path, module in system.named_modules()}
+    system.sample([0], options(entry))
+    assert {path: module.training for path, module in system.named_modules()} == modes
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_configuration_is_frozen_documented_and_complete(name: str) -> None:
     module, entry = load_module(name), SYSTEMS[name]
     assert is_dataclass(module.Config)

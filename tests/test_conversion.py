@@ -224,6 +224,26 @@ def test_refusals_say_why(twin) -> None:
         build(Config(**{**WIDTHS, "channels": 16}), shape, twin)
     with pytest.raises(ValueError, match="time_steps=0"):
         build(config_of(twin, time_steps=0), shape, twin)
+    other = quantised.Config(**WIDTHS, prediction="v_prediction")
+    with pytest.raises(ValueError, match="prediction=v_prediction: the parent has epsilon"):
+        quantised.build(other, shape, twin)
     child = build(config_of(twin), shape, twin)
     with pytest.raises(ValueError, match="1 x 16 x 16"):
         child.calibrate(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.long))
+
+
+# What is prepared for sampling.
+
+
+def test_a_clip_that_moves_moves_the_samples(twin) -> None:
+    """Spiking thresholds are told apart by value, clips with the weights."""
+    twin.net = rebuilt(twin.net, "quant_relu", 1)
+    before = twin.sample([0, 1], {"steps": 2})
+    with torch.no_grad():
+        for layer in twin.net.modules():
+            if isinstance(layer, QuantReLU):
+                layer.theta.fill_(0.1)
+    after = twin.sample([0, 1], {"steps": 2})
+    assert not torch.equal(after, before)
+    plain = twin.sample([0, 1], {"steps": 2, "engine": "plain"})
+    torch.testing.assert_close(after, plain, rtol=0, atol=1e-3)
