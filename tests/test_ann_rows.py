@@ -108,7 +108,15 @@ def test_other_noise_schedules_are_refused(said: object, words: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "other class", "no weights", "conditional", "classes", "json"]
+    "damage",
+    [
+        "empty",
+        "other class",
+        "no weights",
+        "conditional",
+        "classes",
+        "json",
+    ],
 )
 def test_foreign_folders_are_named(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"

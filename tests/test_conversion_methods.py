@@ -298,7 +298,7 @@ def test_a_twin_is_distilled_from_denoisers_of_its_kind_only() -> None:
         with pytest.raises(ValueError, match=words):
             distilled.build(config, SHAPE, parent)
     other = distilled.Config(**WIDTHS, diffusion_steps=500)
-    with pytest.raises(ValueError, match="diffusion_steps=1000.*only .*diffusion_steps=500"):
+    with pytest.raises(ValueError, match=r"diffusion_steps=1000.*only .*diffusion_steps=500"):
         distilled.build(other, ImageShape(1, 16), teacher)
     # Its chain runs on currents, by another schedule of as many steps.
     currents = fsddim.build(fsddim.Config(**fsddim.PRESETS["smoke"]), ImageShape(1, 16))

@@ -21,7 +21,7 @@ SHAPE = ImageShape(1, 8)
 BATCHES = 4
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -35,7 +35,7 @@ class KilledImages(GeneratedImages):
     def __getitems__(self, indices: list[int]) -> Tensor:
         self.batches += 1
         if self.batches > 2:
-            raise Killed
+            raise KilledError
         return super().__getitems__(indices)
 
 
@@ -64,7 +64,7 @@ def calibrated(twin: Denoiser, method: str, images: GeneratedImages, folder: Pat
 def test_a_killed_calibration_ends_in_the_same_thresholds(
     method: str, twin: Denoiser, tmp_path: Path
 ) -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         calibrated(twin, method, KilledImages(), tmp_path / "killed")
     assert list((tmp_path / "killed" / "steps").iterdir())
     resumed = load_file(calibrated(twin, method, GeneratedImages(), tmp_path / "killed"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cells import Data, expand
 from bench.suite import load_suite, parse_suite, shipped_suites
 
 GOOD = """\
@@ -58,6 +59,18 @@ def test_shipped_suites_are_sound(name: str) -> None:
     suite = load_suite(name)
     assert suite.name == name
     assert "smoke" in suite.presets
+    channels = 1 if "digits" in name or "mnist" in name else 3
+    data = Data(suite.dataset, suite.dataset, channels, suite.image_size, channels == 3)
+    for preset in suite.presets:
+        cells = expand(suite, preset, data)  # every configuration is one that its system takes
+        for training in (cell.training for cell in cells):
+            parent = training.parent
+            if training.system == "sddpm_tsm":
+                assert parent is not None
+                own, theirs = training.steps * training.batch_size, parent.steps * parent.batch_size
+                assert own < theirs / 10, (preset, "TSM: under a tenth of its parent's, published")
+            if training.system == "converted":
+                assert training.steps == training.config["calibration_steps"], preset
 
 
 @pytest.mark.parametrize(
