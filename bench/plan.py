@@ -24,6 +24,7 @@ class Options:
     suite: str
     """Name of a shipped suite, or path of a YAML file."""
     preset: str = "small"
+    """One of the suite's."""
     systems: tuple[str, ...] = ()
     """In place of the suite's."""
     time_steps: tuple[int, ...] = ()
@@ -31,6 +32,7 @@ class Options:
     samplers: tuple[str, ...] = ()
     """In place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
     seeds: tuple[int, ...] = (0,)
+    """One cell a seed, of training and of sampling."""
     precision: str | None = None
     """In place of every budget's: 32-true, bf16-mixed or auto."""
     data_root: str | None = None
@@ -38,7 +40,9 @@ class Options:
     out: Path | None = None
     """None: runs/SUITE-PRESET."""
     extractor: str = "auto"
+    """auto, inception or embedded."""
     energy_table: str = DEFAULT_TABLE
+    """Whose prices of operations the energies are sums of."""
     command: str = ""
     """For the table's footnote."""
 

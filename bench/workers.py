@@ -223,7 +223,7 @@ def _connect(address: str) -> ModuleType:
         import ray
     except ImportError as error:
         raise ValueError(
-            "--workers ray: Ray is not installed; pip install 'sddpm-bench[ray]'"
+            "--workers ray: Ray is not installed; pip install 'ray>=2.50'"
         ) from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":

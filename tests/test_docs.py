@@ -11,6 +11,7 @@ import click
 import pytest
 import torch
 
+from bench.cells import Data, expand
 from bench.cli import main
 from bench.datasets import DatasetSpec
 from bench.meter import Meter
@@ -18,7 +19,11 @@ from bench.suite import load_suite
 from sddpm.protocol import ImageShape
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "results").glob("*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -125,6 +130,12 @@ def test_the_examples_of_a_data_set_are_legal(tmp_path: Path) -> None:
     (tmp_path / "cats.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
     suite = load_suite(str(tmp_path / "cats.yaml"))
     assert suite.dataset == "folder:/data/cats"
+    named = [words[words.index("--preset") + 1] for words in console_lines(page)
+             if "--preset" in words]  # fmt: skip
+    assert named
+    data = Data("cats", "cats", 3, suite.image_size, horizontal_flip=True)
+    for preset in {*named, "small"}:
+        assert expand(suite, preset, data)
     entry = blocks(page, "python")[0].rstrip().rstrip(",")
     spec = eval(entry, {"DatasetSpec": DatasetSpec})
     assert (spec.name, spec.channels, spec.image_size) == ("cats", 3, 64)

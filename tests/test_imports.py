@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -133,27 +134,66 @@ def option_classes() -> list[type]:
 
 
 @cache
-def read_attributes() -> set[str]:
-    """Attributes read from something that is called a configuration (or ``self``)."""
+def closure(module: str) -> frozenset[str]:
+    """The module and, of our own, all that it imports."""
+    seen, left = set(), [module]
+    while left:
+        name = left.pop()
+        if name in MODULES and name not in seen:
+            seen.add(name)
+            left += imported(FILES[MODULES.index(name)])
+    return frozenset(seen)
+
+
+@cache
+def read_attributes(module: str) -> set[str]:
+    """Attributes that the module, or what it imports, reads from something that is called a
+    configuration (or ``self``)."""
     names = set()
-    for path in FILES:
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                holder = node.value
-                owner = holder.attr if isinstance(holder, ast.Attribute) else None
-                owner = holder.id if isinstance(holder, ast.Name) else owner
-                if owner and owner.lstrip("_").split("_")[-1] in {
-                    "config", "training", "sampling", "settings", "options", "self", "diffusion",
-                }:  # fmt: skip
-                    names.add(node.attr)
+    for node in (node for name in closure(module) for node in ast.walk(source_tree(name))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            holder = node.value
+            owner = holder.attr if isinstance(holder, ast.Attribute) else None
+            owner = holder.id if isinstance(holder, ast.Name) else owner
+            if owner and owner.lstrip("_").split("_")[-1] in {
+                "config", "training", "sampling", "settings", "options", "self", "diffusion",
+            }:  # fmt: skip
+                names.add(node.attr)
     return names
 
 
+def source_tree(module: str) -> ast.Module:
+    return tree(FILES[MODULES.index(module)])
+
+
+def documented(options: type) -> set[str]:
+    """Fields of the class, its parents' included, with a string below them."""
+    names = set()
+    for base in options.__mro__:
+        if base.__module__ not in MODULES:
+            continue
+        found = (n for n in ast.walk(source_tree(base.__module__)) if isinstance(n, ast.ClassDef))
+        (body,) = (node.body for node in found if node.name == base.__name__)
+        for field, below in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                names.add(field.target.id)
+    return names
+
+
+# Where it is not the module of the class itself.
+READERS = {"bench.plan.Options": "bench.run", "sddpm.samplers.Sampling": "sddpm.denoising"}
+
+
 @pytest.mark.parametrize("options", option_classes(), ids=lambda c: f"{c.__module__}.{c.__name__}")
-def test_every_option_has_a_reader(options: type) -> None:
+def test_every_option_has_a_reader_and_a_description(options: type) -> None:
     assert is_dataclass(options)
-    unread = [field.name for field in fields(options) if field.name not in read_attributes()]
-    assert not unread, f"{options.__module__}.{options.__name__}: nothing reads {unread}"
+    name = f"{options.__module__}.{options.__name__}"
+    read = read_attributes(READERS.get(name, options.__module__))
+    unread = [field.name for field in fields(options) if field.name not in read]
+    assert not unread, f"{name}: nothing reads {unread}"
+    missing = {field.name for field in fields(options)} - documented(options)
+    assert not missing, f"{name}: no line below {sorted(missing)} says what it is"
 
 
 @pytest.mark.parametrize(

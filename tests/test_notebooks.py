@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "plotting": {
         "RECORDS": str(ROOT / "results/demo/records.jsonl"),
         "PUBLISHED": str(ROOT / "results/published.csv"),
+        "SEVERAL": str(ROOT / "results/fashion_mnist_ablation/records.jsonl"),
     },
     "conversion": {
         "TRAIN_STEPS": 10, "TIME_STEPS": (1, 4), "CALIBRATION_IMAGES": 32, "HELD_OUT": 4,

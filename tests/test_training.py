@@ -165,6 +165,34 @@ def test_batch_that_processes_cannot_share() -> None:
         StepSampler(10, TrainConfig(1, 7), 0, 0, 2)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_half_of_the_pictures_are_mirrored_if_asked(flip: bool, tmp_path: Path) -> None:
+    """One picture whose left side is white, seen a few hundred times."""
+    seen: list[torch.Tensor] = []
+
+    class Watching(Denoiser):
+        def train_step(self, images, step):
+            seen.append(images.clone())
+            return super().train_step(images, step)
+
+    class Halves(GeneratedImages):
+        def __getitems__(self, indices: list[int]) -> torch.Tensor:
+            picture = torch.zeros(len(indices), 1, 8, 8, dtype=torch.uint8)
+            picture[..., :4] = 255
+            return picture
+
+    system = tiny_system()
+    watching = Watching(system.net, system.shape, TINY)
+    config = TrainConfig(steps=20, batch_size=16, horizontal_flip=flip)
+    fit(watching, Halves(), config=config, folder=tmp_path, description={}, progress=False)
+    pictures = torch.cat(seen)
+    left = (pictures[..., :4] == 1).flatten(1).all(1) & (pictures[..., 4:] == -1).flatten(1).all(1)
+    right = (pictures[..., 4:] == 1).flatten(1).all(1) & (pictures[..., :4] == -1).flatten(1).all(1)
+    assert (left | right).all()
+    # 320 fair draws: five standard deviations are 45.
+    assert abs(int(right.sum()) - 160) < 45 if flip else not right.any()
+
+
 def test_a_rate_too_high_is_reported_not_saved(tmp_path: Path, blobs: GeneratedImages) -> None:
     system = tiny_system()
     with torch.no_grad():

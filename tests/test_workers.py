@@ -75,7 +75,7 @@ def workers_of(driver: int) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'sddpm-bench[ray]'")
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'ray>=2.50'")
 def test_a_sweep_outlives_a_lost_worker_and_ends_with_the_records_of_a_local_run(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,10 +140,10 @@ def test_workers_that_cannot_be_had(
     refused(run("--workers", "ray:"), "--workers ray:", "ray:ADDRESS")
     refused(run("--workers", "ray", "--devices", "2"), "--devices")
     monkeypatch.setitem(sys.modules, "ray", None)
-    refused(run("--workers", "ray"), "pip install 'sddpm-bench[ray]'")
+    refused(run("--workers", "ray"), "pip install 'ray>=2.50'")
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'sddpm-bench[ray]'")
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'ray>=2.50'")
 def test_an_address_where_nothing_answers_is_told_at_once(suite: Path, tmp_path: Path) -> None:
     more = ["--workers", "ray:127.0.0.1:1"]
     begun = time.monotonic()

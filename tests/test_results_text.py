@@ -1,0 +1,120 @@
+"""The figures that results/README.md and README.md print are those of the committed records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = (ROOT / "results/README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+TITLES = {
+    "ANN twin": "ann_twin", "ANN twin (ReLU)": "ann_twin", "DDPM": "ddpm", "SDDPM": "sddpm",
+    "SDDPM, T = 4": "sddpm", "SDDPM (TSM)": "sddpm_tsm", "converted twin": "converted",
+    "per-pixel Gaussian": "pixel_gaussian", "pixel Gaussian": "pixel_gaussian", "VAE": "vae",
+    "FSVAE": "fsvae", "SGAN": "sgan", "SWGAN": "swgan", "SGAD": "sgad", "FSDDIM": "fsddim",
+    "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion",
+}  # fmt: skip
+COLUMNS = {
+    "FD (efflite0)": ("metrics", "fd_efflite0"), "KID": ("metrics", "kid_efflite0"),
+    "KID (efflite0)": ("metrics", "kid_efflite0"),
+    "precision": ("metrics", "precision_efflite0"),
+    "Precision (efflite0)": ("metrics", "precision_efflite0"),
+    "Recall (efflite0)": ("metrics", "recall_efflite0"),
+    "strict mJ/image": ("energy_strict", "per_image_mj"),
+    "Strict mJ/image": ("energy_strict", "per_image_mj"),
+    "Lemaire mJ/image (with memory)": ("energy_lemaire", "per_image_mj"),
+}  # fmt: skip
+
+
+def records(folder: str) -> list[dict[str, Any]]:
+    lines = (ROOT / "results" / folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every Markdown table: rows of cells, the heading first, the rule left out."""
+    found = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    rows = [[line.strip("|").split("|") for line in table.splitlines()] for table in found]
+    return [[[cell.strip() for cell in row] for row in (t[0], *t[2:])] for t in rows]
+
+
+def says(shown: str, values: list[float]) -> bool:
+    """Whether ``shown``, ``mean`` or ``mean ± deviation``, is ``values`` rounded as it is."""
+    printed = NUMBER.findall(shown)
+    true = [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+    for text, value in zip(printed, true, strict=False):
+        # A small energy is rounded to three digits, which its decimals show as well.
+        unit = 10.0 ** -len(text.partition(".")[2])
+        if abs(float(text) - value) > 0.5 * unit + 1e-9:
+            return False
+    return bool(printed)
+
+
+def under(heading: str) -> list[list[str]]:
+    """The first table below a heading of results/README.md."""
+    _, found, below = RESULTS.partition(f"\n## {heading}\n")
+    assert found, f"no heading {heading}"
+    return tables(below)[0]
+
+
+def wrong(table: list[list[str]], folder: str) -> list[str]:
+    """What in ``table`` is not in the records of ``folder``."""
+    heading, *rows = table
+    found = []
+    for title, *cells in rows:
+        own = [r for r in records(folder) if r["system"] == TITLES[title] and r["metrics"]]
+        assert own, title
+        for name, shown in zip(heading[1:], cells, strict=True):
+            where = COLUMNS.get(name.rstrip(" ↓↑"))
+            if where and not says(shown, [record[where[0]][where[1]] for record in own]):
+                found.append(f"{title}, {name}: {shown}")
+    return found
+
+
+THREE_SEEDS = {
+    "Digits": ("digits", 4),
+    "Fashion-MNIST, all systems, 24,000 images each": ("fashion_mnist", 14),
+    "CIFAR-10, all systems, 12,000 images each": ("cifar10", 14),
+}
+
+
+@pytest.mark.parametrize("heading", THREE_SEEDS)
+def test_the_tables_of_three_seeds_are_the_records(heading: str) -> None:
+    folder, systems = THREE_SEEDS[heading]
+    table = under(heading)
+    assert len(table) == systems + 1
+    assert {record["seed"] for record in records(folder)} == {0, 1, 2}
+    assert not wrong(table, folder)
+    # And the check sees a wrong figure.
+    table[1][1] = re.sub(r"\d", lambda m: str((int(m[0]) + 1) % 10), table[1][1], count=1)
+    assert len(wrong(table, folder)) == 1
+
+
+def test_the_demo_of_the_readme_is_its_records() -> None:
+    demo = README.partition("<!-- demo:begin -->")[2].partition("<!-- demo:end -->")[0]
+    table = tables(demo)[0]
+    assert len(table) == 5
+    assert not wrong(table, "demo")
+
+
+def test_the_speed_of_the_readme_is_the_measured_one() -> None:
+    expected = {}
+    with (ROOT / "results/speed.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["table"] == "ratios":
+                ratio, low, high = (float(row[k]) for k in ("ratio", "ratio_25", "ratio_75"))
+                expected[row["what"], row["ours"]] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+            elif row["peak ratio"]:
+                expected["peak memory of a training step", row["ours"]] = row["peak ratio"]
+    shown = tables(README.partition("\n## Speed\n")[2])[0]
+    assert len(shown) == 13
+    for what, prepared, figure in shown[1:]:
+        assert figure == expected[what, prepared], (what, prepared)
