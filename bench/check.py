@@ -22,11 +22,14 @@ KEY = (
     "samples", "seed", "extractor",
 )  # fmt: skip
 """Columns that make two rows the same cell, where both tables have them."""
-MEASURED_ON = ("references", "reference_hash", "energy_table")
+MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
 """What two rows must share for their figures to be comparable, where both state it."""
 MADE_BY = ("train_steps", "batch_size", "config_hash")
 """What may differ, but is worth a note."""
 NOT_THERE = "not in the candidate"
+KID_FLOOR = 0.0005
+"""Least that a percentage of KID allows where the baseline has no ``kid_std``. KID estimates a
+distance that may be 0 and may fall below it, so a share of a small one is less than its noise."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,22 @@ def _rules(rows: Sequence[Row], tolerances: Mapping[str, Tolerance]) -> dict[str
 
 def _compare_cell(cell: str, row: Row, other: Row, rules: Mapping[str, Rule]) -> Iterable[Change]:
     for metric, rule in rules.items():
-        tolerance = rule.tolerance
-        assert tolerance is not None
         before, after = number(row, metric), number(other, metric)
         if before is not None or after is not None:
+            assert rule.tolerance is not None
+            tolerance = _above_noise(row, metric, rule.tolerance)
             verdict = _verdict(before, after, rule.lower_is_better, tolerance)
             yield Change(cell, metric, before, after, tolerance, verdict)
+
+
+def _above_noise(row: Row, metric: str, tolerance: Tolerance) -> Tolerance:
+    """``tolerance``; of KID in percent, no less than the spread over its subsets."""
+    before = number(row, metric)
+    if kind_of(metric) != "kid" or not tolerance.percent or before is None:
+        return tolerance
+    spread = number(row, metric.replace("kid", "kid_std", 1))
+    floor = spread if spread is not None and math.isfinite(spread) else KID_FLOOR
+    return tolerance if tolerance.allows(floor, before) else Tolerance(floor)
 
 
 def _verdict(
@@ -248,7 +261,9 @@ def _differing(row: Row, other: Row, names: Iterable[str]) -> str:
     found = []
     for name in names:
         one, two = row.get(name), other.get(name)
-        if name in row and name in other and value_of(one) != value_of(two):
+        # Of a hash, the text: as numbers, 1e999... and 2e999... are the same.
+        alike = one == two if name.endswith("_hash") else value_of(one) == value_of(two)
+        if one is not None and two is not None and not alike:
             found.append(f"{name} {plain(one)} and {plain(two)}")
     return ", ".join(found)
 

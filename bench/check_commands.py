@@ -40,7 +40,8 @@ def check(
 
     \b
     Tolerances are per kind of metric (fd, energy) or per column (strict_mj_per_image), in percent
-    of the baseline or in the metric's unit. The defaults:
+    of the baseline or in the metric's unit. A percentage of KID, which may be 0 or below, never
+    allows less than the baseline's kid_std, or 0.0005 where it has none. The defaults:
       fid, fd     5%     lower is better      precision  0.02   higher is better
       kid         10%    lower is better      recall     0.02   higher is better
       is          2%     higher is better     energy     5%     lower is better

@@ -37,8 +37,7 @@ def read_table(path: Path) -> list[Row]:
     rows: list[Row] = []
     for record in read_records(path):
         (row,) = _parse_csv(to_csv(frame([record])), str(path))
-        stated = {"reference_hash": record.reference_hash, "energy_table": record.energy_table}
-        rows.append({**row, **stated})
+        rows.append({**row, "energy_table": record.energy_table})
     return rows
 
 

@@ -13,10 +13,10 @@ from bench.datasets import load
 from bench.machine import Machine
 from bench.pictures import Images
 from bench.registry import SYSTEMS, choose, find, load_module
-from bench.statistics import HELD_OUT_IMAGES, settle
+from bench.statistics import HELD_OUT_IMAGES, guidance_files, settle
 from bench.suite import SamplingChoice
 from sddpm.checkpoint import atomic_write, load_generator, read_config
-from sddpm.guidance import GUIDANCE, Thresholds, read_guidance
+from sddpm.guidance import Thresholds, read_guidance
 from sddpm.protocol import ImageShape, System
 
 DEFAULT_SAMPLER = "ddim:50:1"
@@ -75,6 +75,22 @@ def load_system(
     return system.to(machine.device).eval()
 
 
+def train_seconds(checkpoint: Path) -> float:
+    """How long a run trained the checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint is there, or it does not say.
+    """
+    trainer = read_config(checkpoint).get("trainer")
+    seconds = trainer.get("seconds") if isinstance(trainer, dict) else None
+    if not isinstance(seconds, int | float):
+        raise ValueError(
+            f"{checkpoint}: its config.json does not say trainer.seconds; delete the folder to "
+            "train it again"
+        )
+    return float(seconds)
+
+
 @dataclass(frozen=True)
 class How:
     """How a command was asked to draw images; None is what :func:`open_checkpoint` says."""
@@ -126,13 +142,16 @@ def open_checkpoint(
     if isinstance(choice, str):
         choice = SamplingChoice(sampler=choice, steps=DEFAULT_STEPS, eta=0.0)
     options = choice.model_dump() | {"threshold": how.threshold, "engine": how.engine or "exact"}
-    if how.threshold is None and (guided := read_guidance(checkpoint)) is not None:
-        trained_at = facts["config"].get("time_steps")
-        if how.time_steps in (None, trained_at):
+    time_steps = {**facts["config"], **override}.get("time_steps")
+    if how.threshold is None and (files := guidance_files(checkpoint)):
+        path = files.get(time_steps)
+        guided = read_guidance(path.parent) if path else None
+        if guided is not None:
             options["threshold"] = guided
-            say(f"threshold: {describe_thresholds(guided)}, guided ({checkpoint / GUIDANCE})")
+            say(f"threshold: {describe_thresholds(guided)}, guided ({path})")
         else:
-            say(f"threshold: as trained; the guided one was chosen at {trained_at} time steps")
+            chosen_at = ", ".join(map(str, files))
+            say(f"threshold: as trained; the guided one was chosen at {chosen_at} time steps")
 
     def held_out() -> Images:
         try:
@@ -141,7 +160,8 @@ def open_checkpoint(
             needs = f"sampler {choice.sampler} needs statistics that are measured on images"
             raise type(error)(f"--data-root: {needs}: {error}") from error
 
-    return system, settle(options, lambda: system, checkpoint, held_out, say)
+    settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
+    return system, settled
 
 
 def describe_thresholds(thresholds: Thresholds) -> str:
@@ -174,14 +194,26 @@ def claim(folder: Path, training: Training) -> None:
     """Mark ``folder`` as ``training``'s, so that another one is not taken for it.
 
     Raises:
-        ValueError: it is another training's.
+        ValueError: it is another training's, or what says whose it is is damaged.
     """
     path = folder / "training.json"
     if path.is_file():
-        owner = json.loads(path.read_text(encoding="utf-8")).get("hash")
-        if owner != training.hash:
+        if _owner(path) != training.hash:
             raise ValueError(f"--out {folder}: holds a training with other settings")
         return
     facts = {**describe(training), "steps": training.steps, "seed": training.seed}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _owner(path: Path) -> str:
+    """The hash of the training that a ``training.json`` is of."""
+    redo = "delete it if the folder is this training's, or name another folder"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); {redo}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("hash"), str):
+        raise ValueError(f"{path}: expected a JSON object with a hash; {redo}")
+    owner: str = content["hash"]
+    return owner

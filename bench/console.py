@@ -85,11 +85,11 @@ def _duration(hours: float) -> str:
 def print_outcome(outcome: Outcome) -> None:
     """The table, and where everything is."""
     from bench.run import TABLE_MD
-    from bench.tables import display
+    from bench.tables import cell_name, display
 
     print_table(*display(outcome.table), repeat=3)
     for record in outcome.failed:
-        print(f"failed: {record.title}: {record.reason}", file=sys.stderr)
+        print(f"failed: {cell_name(record)}: {record.reason}", file=sys.stderr)
     for label, path in outcome.grids.items():
         print(f"grid: {path}  ({label})")
     print(f"table: {outcome.root / TABLE_MD}")
@@ -105,14 +105,15 @@ def print_table(
     parts instead, each with the first ``repeat`` columns: a folded figure cannot be read.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a name in brackets is no style
     if not console.is_terminal:
         console.width = LOG_COLUMNS
     widths = [
-        max(len(text) for text in (*heading.split(), *(row[number] for row in rows)))
+        max(cell_len(text) for text in (*heading.split(), *(row[number] for row in rows)))
         for number, heading in enumerate(headings)
     ]
     parts = [list(range(len(widths)))]
@@ -123,8 +124,13 @@ def print_table(
         for number in part:
             figures = number > 0 and all(_is_figure(row[number]) for row in rows)
             justify: Literal["left", "right"] = "right" if figures else "left"
-            least = None if repeat is None else widths[number]
-            table.add_column(headings[number], justify=justify, min_width=least)
+            # Only a fixed width keeps Rich from laying a heading out in one line, at the cost of
+            # the last columns' figures. Text may be folded where not even one figure fits.
+            fixed = widths[number] if repeat is not None and figures else None
+            most = widths[number] if repeat is not None and not figures else None
+            table.add_column(
+                headings[number], justify=justify, width=fixed, max_width=most, overflow="fold"
+            )
         for row in rows:
             table.add_row(*(row[number] for number in part))
         console.print(table)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 SCHEMA_VERSION = 1
+
+# A NaN would be ranked first or last, and a mean of it shown.
+Size = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -24,42 +29,42 @@ class _Part(BaseModel):
 class OperationCounts(_Part):
     """Products executed; means over the metered images, so not always whole numbers."""
 
-    evaluations: int
-    macs_first_conv: float
-    macs: float
-    acs: float
-    dense_macs_spikes: float
-    sops: float | None
+    evaluations: Count
+    macs_first_conv: Amount
+    macs: Amount
+    acs: Amount
+    dense_macs_spikes: Amount
+    sops: Amount | None
 
 
 class MemoryAccesses(_Part):
     """Words (32 bits) moved, and what finding them takes; see :mod:`bench.memory_energy`."""
 
-    weight_reads: float
-    bias_reads: float
-    input_reads: float
-    output_writes: float
-    potential_reads: float
-    potential_writes: float
-    neuron_updates: float
-    spikes: float
-    address_additions: float
-    address_macs: float
-    words_by_buffer_bytes: dict[int, float]
+    weight_reads: Amount
+    bias_reads: Amount
+    input_reads: Amount
+    output_writes: Amount
+    potential_reads: Amount
+    potential_writes: Amount
+    neuron_updates: Amount
+    spikes: Amount
+    address_additions: Amount
+    address_macs: Amount
+    words_by_buffer_bytes: dict[Count, Amount]
     """Words by the size of the buffer they lie in, so that memory can be priced again."""
 
 
 class Energy(_Part):
     """Millijoules by one accounting."""
 
-    per_evaluation_mj: float
-    per_image_mj: float
+    per_evaluation_mj: Amount
+    per_image_mj: Amount
 
 
 class Record(_Part):
     """One cell of the comparison, measured once."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Size = SCHEMA_VERSION
     status: Literal["ok", "failed"] = "ok"
     reason: str | None = None
     """Why it failed."""
@@ -69,14 +74,14 @@ class Record(_Part):
     command: str
     system: str
     title: str
-    time_steps: int | None = None
+    time_steps: Size | None = None
     """Spiking time steps; None for systems without."""
     sampler: str | None = None
-    sampler_steps: int | None = None
-    eta: float | None = None
-    threshold: float | Literal["guided"] | None = None
+    sampler_steps: Size | None = None
+    eta: FiniteFloat | None = None
+    threshold: FiniteFloat | Literal["guided"] | None = None
     """Firing threshold asked for while sampling; None is as trained."""
-    thresholds: float | dict[str, float] | None = None
+    thresholds: FiniteFloat | dict[str, FiniteFloat] | None = None
     """What ``threshold`` came to: one value, or one a layer."""
     engine: str | None = None
     """How the network ran while sampling."""
@@ -89,26 +94,26 @@ class Record(_Part):
 
     dataset: str
     """With its variant: ``cifar10 (jpeg)``."""
-    image_size: int
-    train_steps: int
-    batch_size: int
-    train_images: int
+    image_size: Size
+    train_steps: Count
+    batch_size: Size
+    train_images: Count
     """Images seen in training, repeats counted."""
     precision: str
-    samples: int
+    samples: Size
 
-    reference_images: int | None = None
+    reference_images: Size | None = None
     reference_split: str | None = None
     reference_hash: str | None = None
     extractor: str | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
 
-    params_millions: float | None = None
+    params_millions: Amount | None = None
     """Of what runs at sampling time."""
-    evaluations_per_image: int | None = None
+    evaluations_per_image: Count | None = None
     counts_per_evaluation: OperationCounts | None = None
     counts_per_image: OperationCounts | None = None
-    energy_images: int | None = None
+    energy_images: Size | None = None
     energy_table: str | None = None
     energy_published: Energy | None = None
     energy_strict: Energy | None = None
@@ -116,12 +121,12 @@ class Record(_Part):
     """SpikingJelly's simple model, from ``memory_per_image`` on; None in older records."""
     energy_lemaire: Energy | None = None
     memory_per_image: MemoryAccesses | None = None
-    firing_rate: float | None = None
+    firing_rate: Amount | None = None
     """Spikes per neuron and time step; None for networks without spiking neurons."""
 
-    wall_seconds: dict[str, float] = Field(default_factory=dict)
+    wall_seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
     """By stage: train, sample, score, energy."""
-    peak_memory_mib: float | None = None
+    peak_memory_mib: FiniteFloat | None = None
     """Largest of the process (CPU) or of the device's allocator (GPU) in the stages run."""
     device: str
     cores: int
@@ -152,12 +157,14 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not a record, or was written by a newer version.
+        ValueError: a line is not a record, holds a figure that cannot be, or was written by a
+            newer version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a records.jsonl")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Of text, splitlines would also split at U+2028, which stands in a line as it is.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if line.strip():
             records.append(_parse(line, f"{path}, line {number}"))
     return records
@@ -180,9 +187,11 @@ def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
     return list(merged.values())
 
 
-def _parse(line: str, where: str) -> Record:
+def _parse(line: bytes, where: str) -> Record:
     try:
-        content = json.loads(line)
+        content = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not a text in UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg})") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -198,4 +207,6 @@ def _parse(line: str, where: str) -> Record:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{where}: {field}: {problem['msg']}") from error
+        given = problem["input"]
+        value = "" if isinstance(given, dict | list) else f", not {given!r}"
+        raise ValueError(f"{where}: {field}: {problem['msg']}{value}") from error

@@ -10,6 +10,8 @@ _ESCAPES = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$", "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
+    # After \\ or a rule they would be its star or its argument.
+    "[": "{[}", "*": "{*}",
 }  # fmt: skip
 _PAGE = 40
 """Lines that fit on a page; a longer table is a ``longtable``, which may be broken."""

@@ -7,9 +7,10 @@ a bare ``records.jsonl`` gives records alone; a folder that ``convert`` wrote gi
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -232,10 +233,7 @@ def _conversion(folder: Path) -> Conversion:
     path = folder / CONVERSION
     names = [f.name for f in fields(ConversionPoint) if f.default_factory is f.default is MISSING]
     points = []
-    for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
-        if set(names) - set(row) or any(row[name] is None for name in names):
-            raise ValueError(f"{path}: expected the columns {', '.join(names)}")
-        where = f"{path}, line {number}"
+    for where, row in _rows(_text(path), str(path), names):
         values: dict[str, Any] = {
             name: None if row[name] == "-" else _number(row[name], f"{where}: {name}")
             for name in names
@@ -244,13 +242,13 @@ def _conversion(folder: Path) -> Conversion:
         if any(values[name] is None for name in needed):
             raise ValueError(f"{where}: a figure is missing; only T and the rate may be a dash")
         if values["time_steps"] is not None:
-            values["time_steps"] = int(values["time_steps"])
+            values["time_steps"] = _whole(values["time_steps"], f"{where}: time_steps")
         scored = {
             name: _number(text, f"{where}: {name}")
             for name, text in row.items()
             if name.split("_")[0] in METRICS and "_std" not in name and text != "-"
         }
-        schedule = row.get("schedule") or "-"
+        schedule = row.get("schedule", "-")
         schedule = "" if schedule == "-" else schedule
         points.append(ConversionPoint(**values, metrics=scored, schedule=schedule))
     parents = [point for point in points if point.time_steps is None]
@@ -304,22 +302,19 @@ def _command(folder: Path) -> str:
 
 
 def _published(text: str, where: str) -> list[Published]:
-    needed = {
-        "dataset", "system", "kind", "spiking_time_steps", "params_millions", "inception_score",
-        "fid", "source",
-    }  # fmt: skip
+    needed = [
+        "dataset", "fid", "inception_score", "kind", "params_millions", "source",
+        "spiking_time_steps", "system",
+    ]  # fmt: skip
     rows = []
-    for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
-        if needed - set(row) or any(row[name] is None for name in needed):
-            raise ValueError(f"{where}: expected the columns {', '.join(sorted(needed))}")
-        place = f"{where}, line {number}"
+    for place, row in _rows(text, where, needed):
         steps = _optional(row["spiking_time_steps"], f"{place}: spiking_time_steps")
         rows.append(
             Published(
                 dataset=row["dataset"],
                 system=row["system"],
                 kind=row["kind"],
-                time_steps=None if steps is None else int(steps),
+                time_steps=None if steps is None else _whole(steps, f"{place}: spiking_time_steps"),
                 params_millions=_optional(row["params_millions"], f"{place}: params_millions"),
                 inception_score=_optional(row["inception_score"], f"{place}: inception_score"),
                 fid=_optional(row["fid"], f"{place}: fid"),
@@ -327,6 +322,22 @@ def _published(text: str, where: str) -> list[Published]:
             )
         )
     return rows
+
+
+def _rows(text: str, where: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of a CSV with these columns and perhaps others, and the line that it ends in."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            if set(needed) - set(row):
+                raise ValueError(f"{where}: expected the columns {', '.join(needed)}")
+            place = f"{where}, line {reader.line_num}"
+            # What is too much stands under None; what is too little is None.
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: expected {len(reader.fieldnames or ())} columns")
+            yield place, row
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -348,6 +359,12 @@ def _text(path: Path) -> str:
 
 def _optional(text: str, where: str) -> float | None:
     return _number(text, where) if text else None
+
+
+def _whole(number: float, where: str) -> int:
+    if number < 1 or number % 1:
+        raise ValueError(f"{where}: {number:g}: expected a whole number from 1")
+    return int(number)
 
 
 def _number(value: Any, where: str) -> float:

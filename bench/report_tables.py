@@ -8,6 +8,7 @@ from math import floor, log10
 
 from bench.quantised_energy import integer_mj, quantised_mj, rival_bits
 from bench.records import Record
+from bench.registry import SYSTEMS
 from bench.report import LOWER_IS_BETTER, Board, Report, Row, Section, Stat, accountings, kind
 from bench.report_sources import ConversionPoint, Published
 from bench.tables import DASH
@@ -90,8 +91,8 @@ def ranking(board: Board) -> TableText:
             if several
             else []
         )
-        seen = _rounded_stat(row.stat(lambda r: r.train_images), _thousands)
-        entries += [seen if row.status == "ok" else Entry(DASH)] if len(budgets) > 1 else []
+        seen = _trained_on(row, board) if row.status == "ok" else Entry(DASH)
+        entries += [seen] if len(budgets) > 1 else []
         for metric in board.metrics:
             shown = fixed(_DECIMALS[kind(metric)])
             entry = _rounded_stat(row.metric(metric), shown)
@@ -261,6 +262,38 @@ def significant(value: float, like: float | None = None) -> str:
     if 0 < leading < 1e-4:
         return f"{value:.3g}"
     return f"{value:,.{max(0, 2 - floor(log10(leading)))}f}" if leading else "0"
+
+
+def _trained_on(row: Row, board: Board) -> Entry:
+    """Images of every training that led to a row, the parent's before its own: 24,000 + 2,384."""
+    measured = [record for other in board.done for record in other.records]
+    chains = [_chain(record, measured) for record in row.records]
+    if len({len(chain) for chain in chains}) > 1:  # at some seeds the parent is not known
+        chains = [chain[-1:] for chain in chains]
+    stats = [Stat(tuple(map(float, images))) for images in zip(*chains, strict=True)]
+    texts = [_rounded_stat(stat, _thousands).text for stat in stats]
+    return Entry(" + ".join(texts), sum(stat.mean for stat in stats))
+
+
+def _chain(record: Record, measured: Sequence[Record]) -> list[int]:
+    """Images that a record's network and its parents were trained on, its own last; without the
+    parents where no record says so, or several differ.
+
+    A suite trains a parent under the same preset, seed and, where it has any, time steps.
+    """
+    own = [record.train_images]
+    entry = SYSTEMS.get(record.system)
+    if entry is None or entry.parent is None:
+        return own
+    shared = ["suite", "preset", "dataset", "image_size", "seed"]
+    shared += ["time_steps"] if SYSTEMS[entry.parent].time_axis == "trained" else []
+    parents = {
+        tuple(_chain(other, measured))
+        for other in measured
+        if other.system == entry.parent
+        and all(getattr(other, name) == getattr(record, name) for name in shared)
+    }
+    return [*parents.pop(), *own] if len(parents) == 1 else own
 
 
 def _rival(row: Row, bits: int) -> Stat | None:

@@ -89,11 +89,12 @@ class Ledger:
         self._known: dict[str, Any] = {}
         if path is None or not path.is_file():
             return
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                entry = json.loads(line.decode("utf-8"))
+                key, _ = entry["key"], entry["result"]  # both must be there
+                self._known[key] = entry
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: not a kept result; delete the file to redo it"
                 ) from error

@@ -20,7 +20,10 @@ DASH = "-"
 _FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
 _NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
 _LOWER_IS_BETTER = ("fid", "fd", "kid")
-_CELL = ("dataset", "title", "time_steps", "solver", "samples", "references", "settings")
+_CELL = (
+    "dataset", "title", "time_steps", "solver", "samples", "references", "reference_split",
+    "reference_hash", "settings",
+)  # fmt: skip
 """Columns that are equal at all seeds of one cell, and differ between two."""
 _DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
 
@@ -113,6 +116,13 @@ def _mean_and_spread(values: pd.Series[Any], shown: Callable[[Any], str]) -> str
     return f"{shown(values.mean())} ± {shown(values.std())}"
 
 
+def cell_name(record: Record) -> str:
+    """A record's cell for people, as ``SDDPM, T=4, ddim 50, seed 1``."""
+    steps = f"T={record.time_steps}" if record.time_steps else None
+    parts = [record.title, steps, solver(vars(record)), f"seed {record.seed}"]
+    return ", ".join(part for part in parts if part)
+
+
 def cell_of(record: Record) -> tuple[Any, ...]:
     """What the seeds of one cell have in common, on one data set and against one reference."""
     return (
@@ -178,6 +188,8 @@ def _row(record: Record) -> dict[str, Any]:
         "batch_size": record.batch_size,
         "samples": record.samples,
         "references": record.reference_images,
+        "reference_split": record.reference_split,
+        "reference_hash": record.reference_hash,
         "extractor": record.extractor,
         "suite": record.suite,
         "preset": record.preset,
@@ -278,6 +290,7 @@ def _footnote(records: Sequence[Record]) -> list[str]:
                 f"{r.train_steps:,} steps of {r.batch_size} images ({r.precision})" for r in done
             )
             + f"; suite {_each(r.suite for r in done)}, preset {_each(r.preset for r in done)}.",
+            *_references(done),
             f"- Extractor: {_each(str(r.extractor) for r in done)}. Energy table: "
             f"{_each(str(r.energy_table) for r in done)}, over "
             f"{_each(str(r.energy_images) for r in done)} images.",
@@ -291,8 +304,19 @@ def _footnote(records: Sequence[Record]) -> list[str]:
         ]
     for record in records:
         if record.status == "failed":
-            steps = f", T={record.time_steps}" if record.time_steps else ""
-            lines.append(f"- Failed: {record.title}{steps}: {record.reason}")
+            lines.append(f"- Failed: {cell_name(record)}: {record.reason}")
+    return lines
+
+
+def _references(done: Sequence[Record]) -> list[str]:
+    """A warning for every data set whose rows were scored against different images."""
+    lines = []
+    for dataset in dict.fromkeys(r.dataset for r in done):
+        hashes = {r.reference_hash: cell_name(r) for r in done if r.dataset == dataset}
+        if len(hashes) > 1:
+            named = _each(f"{key or 'not known'} ({cell})" for key, cell in hashes.items())
+            lines.append(f"- Not comparable: {dataset} has references of more than one hash: "
+                         f"{named}.")  # fmt: skip
     return lines
 
 

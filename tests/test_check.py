@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_records_tables import VERSION_1, record
 
-from bench.check import RULES, Tolerance, compare, kind_of, parse_tolerance
+from bench.check import KID_FLOOR, RULES, Tolerance, compare, kind_of, parse_tolerance
 from bench.check_output import rows, sentence, to_github, to_json, workflow_commands
 from bench.check_tables import read_table
 from bench.cli import main
@@ -118,6 +118,35 @@ def test_a_tolerance_of_a_figure_at_zero_is_absolute_zero() -> None:
     assert parse_tolerance(" kid = 0.002 ") == ("kid", Tolerance(0.002))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "spread", "verdict"),
+    [
+        ("0.0002", "0.0003", None, "same"),  # a tenth would be 0.00002
+        ("-0.0001", "0.0003", None, "same"),
+        ("0.0", "0.0004", None, "same"),
+        ("0.0", "0.0006", None, "regressed"),
+        ("0.0002", "0.0009", "0.001", "same"),
+        ("0.0002", "0.0004", "0.0001", "regressed"),
+        ("0.05", "0.054", "0.001", "same"),
+        ("0.05", "0.056", None, "regressed"),
+        ("0.001", "0.0", None, "improved"),
+    ],
+)
+def test_a_percentage_of_kid_is_no_less_than_its_noise(
+    check, before: str, after: str, spread: str | None, verdict: str
+) -> None:
+    noise = {} if spread is None else {"kid_std": spread}
+    one, two = table({"kid": before, **noise}), table({"kid": after, **noise})
+    result = check(one, two, "--format", "json")
+    (change,) = [c for c in json.loads(result.stdout)["changes"] if c["metric"] == "kid"]
+    assert change["verdict"] == verdict, change
+    # An amount is taken at its word.
+    assert check(one, two, "--tolerance", "kid=1").exit_code == 0
+    worse = float(after) > float(before)
+    assert check(one, two, "--tolerance", "kid=0.00001").exit_code == int(worse)
+    assert str(KID_FLOOR) in CliRunner().invoke(main, ["check", "--help"]).output
+
+
 def test_figures_that_only_the_candidate_has_do_not_fail(check) -> None:
     result = check(table({"kid": "-"}), table({}))
     assert result.exit_code == 0
@@ -205,13 +234,36 @@ def test_records_and_their_table_are_the_same(tmp_path: Path) -> None:
         assert len(result.changes) == 3 * 5  # FD, KID, published, strict, integer
 
 
-def test_records_say_against_which_pictures_they_were_scored(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
-    write_records(one, [record()])
-    write_records(other, [record(reference_hash="b" * 16)])
-    result = compare(read_table(one), read_table(other), {})
-    assert result.failed
-    assert "not comparable: reference_hash" in result.missing[0][1]
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ({}, {"reference_hash": "b" * 16}),
+        ({}, {"reference_split": "test"}),
+        # Hashes that are the same number, were they numbers.
+        ({"reference_hash": "1e99999999999999"}, {"reference_hash": "2e99999999999999"}),
+    ],
+)
+def test_tables_say_against_which_pictures_they_were_scored(
+    mine: dict[str, str], other: dict[str, str], tmp_path: Path
+) -> None:
+    for name, changes in (("one", mine), ("two", other)):
+        write_records(tmp_path / f"{name}.jsonl", [record(**changes)])
+        (tmp_path / f"{name}.csv").write_text(to_csv(frame([record(**changes)])))
+    for one, two in (("one.jsonl", "two.jsonl"), ("one.csv", "two.csv"), ("one.csv", "two.jsonl")):
+        result = compare(read_table(tmp_path / one), read_table(tmp_path / two), {})
+        assert result.failed
+        assert f"not comparable: {next(iter(other))}" in result.missing[0][1]
+
+
+def test_a_table_that_does_not_name_its_pictures_is_compared(tmp_path: Path) -> None:
+    old = frame([record()]).drop(columns=["reference_split", "reference_hash"])
+    (tmp_path / "old.csv").write_text(to_csv(old))
+    write_records(tmp_path / "new.jsonl", [record()])
+    write_records(tmp_path / "unknown.jsonl", [record(reference_hash=None)])
+    new = read_table(tmp_path / "new.jsonl")
+    for name in ("old.csv", "unknown.jsonl"):
+        for one, two in ((read_table(tmp_path / name), new), (new, read_table(tmp_path / name))):
+            assert not compare(one, two, {}).failed
 
 
 @pytest.mark.parametrize(

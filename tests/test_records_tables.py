@@ -89,6 +89,48 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
         read_records(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("126.92233647938059", "NaN", r"metrics.fd_efflite0: .*finite number, not nan"),
+        ('"per_image_mj":0.0381999951', '"per_image_mj":-1', r"energy_published.per_image_mj: .*0"),
+        ('"macs":656640.0', '"macs":Infinity', r"counts_per_evaluation.macs: .*finite"),
+        ('"time_steps":4,"sampler"', '"time_steps":-1,"sampler"', r"time_steps: .*1, not -1"),
+        ('"samples":100', '"samples":0', r"samples: .*1, not 0"),
+        ('"image_size":8', '"image_size":0', r"image_size: "),
+        ('"firing_rate":0.22955', '"firing_rate":-0.22955', r"firing_rate: "),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused(old: str, new: str, words: str, tmp_path: Path) -> None:
+    assert VERSION_1.count(old) == 1
+    path = tmp_path / "records.jsonl"
+    path.write_text(VERSION_1.replace(old, new) + "\n")
+    with pytest.raises(ValueError, match=f"records.jsonl, line 1: {words}"):
+        read_records(path)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(VERSION_1.encode() + b'\n{"title": "\xe9"}\n')
+    with pytest.raises(ValueError, match=r"records.jsonl, line 2: not a text in UTF-8"):
+        read_records(path)
+
+
+def test_only_a_new_line_ends_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    kept = [record(reason="a\u2028b\u0085c\x1cd"), record("b")]
+    write_records(path, kept)
+    assert read_records(path) == kept
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_records(path) == kept
+
+
+def test_every_committed_record_loads() -> None:
+    paths = sorted((Path(__file__).parents[1] / "results").rglob("*.jsonl"))
+    assert len(paths) > 5
+    assert all(read_records(path) for path in paths)
+
+
 def test_a_field_that_has_gone_does_not_matter() -> None:
     assert record(gone_field=3).system == "sddpm"
 
@@ -138,7 +180,7 @@ def test_markdown_says_how_its_numbers_were_made() -> None:
         "| A ", "| 10.00 ", "0.1000", "Seed", f"`{kept.command}`", "digits, 8x8",
         "100 samples against 300 train images", "seed 0 / 1", "60 steps of 32 images",
         str(kept.extractor), str(kept.energy_table), kept.device, "2 cores", "torch",
-        kept.git_commit, "Failed: C, T=4: it broke",
+        kept.git_commit, "Failed: C, T=4, ddim 10 eta=1, seed 0: it broke",
     ):  # fmt: skip
         assert words in text, words
     # Equal facts of several rows stand once.
@@ -176,6 +218,22 @@ def test_other_settings_and_the_same_seed_again_are_rows_of_their_own() -> None:
     again = record("a", 14.0, config_hash="f" * 64)
     _, rows = display(frame([record("a", 10.0), again, record("a", 1.0, seed=1)]))
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize("other", [{"reference_hash": "b" * 16}, {"reference_split": "test"}])
+def test_seeds_scored_against_other_images_have_no_mean(other: dict[str, str]) -> None:
+    records = [record("a", 10.0), record("a", 12.0, seed=1), record("a", 20.0, seed=2, **other)]
+    table = frame(records)
+    headings, rows = display(table)
+    at = [headings.index(name) for name in ("Seeds", "FD (efflite0) ↓")]
+    assert [[row[k] for k in at] for row in rows] == [["0, 1", "11.00 ± 1.41"], ["2", "20.00"]]
+    lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+    for name in ("reference_hash", "reference_split"):
+        assert [line[name] for line in lines] == [getattr(r, name) for r in records]
+    text = to_markdown(table, records)
+    assert ("Not comparable" in text) == ("reference_hash" in other)
+    elsewhere = record("a", dataset="other", reference_hash="c" * 16)
+    assert "Not comparable" not in to_markdown(table, [records[0], elsewhere])
 
 
 def test_an_empty_table() -> None:

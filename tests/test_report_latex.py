@@ -22,7 +22,7 @@ def has_latex() -> bool:
 
 
 HEADINGS = ["System", "T", "FD (efflite0) ↓", "Strict mJ/evaluation", "Loss / parent's"]
-HOSTILE = r"50% of $x_1$ & \{more\} ~ ^ # <b> | `q` × ±"
+HOSTILE = r"[4pt] 50% of $x_1$ & \{more\} ~ ^ # <b> | `q` × ±"
 
 
 def table(lines: int) -> TableText:
@@ -49,6 +49,16 @@ def test_headings_are_broken_where_they_are_wider_than_figures() -> None:
     assert r"\shortstack[r]{FD\\(efflite0) $\downarrow$}" in text
     assert r"\shortstack[r]{Strict mJ/\\evaluation}" in text
     assert text.count("shortstack") == 3
+
+
+def test_a_cell_is_never_the_argument_of_the_rule_above_it() -> None:
+    cells = ["[4pt] system", "* system", "[x]"]
+    body = [Line([Entry(text)]) for text in cells]
+    text = to_latex(TableText("t", "c", [Column("System")], body))
+    rows = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    assert [row.strip() for row in rows if row.strip()] == [
+        r"{[}4pt] system \\", r"{*} system \\", r"{[}x] \\",
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(not has_latex(), reason="no LaTeX with booktabs and longtable here")

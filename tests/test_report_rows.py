@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from test_report import cell
+from test_report import HASHES, cell
 
+from bench.records import Record
 from bench.report import Stat, make_report, pareto
 from bench.report_grids import Samples, draw_samples
 from bench.report_sources import Sources
+from bench.report_tables import ranking
 
 
 def test_only_seeds_are_averaged() -> None:
@@ -21,6 +25,33 @@ def test_only_seeds_are_averaged() -> None:
     assert sorted(len(row.records) for row in board.rows) == [1, 1, 1, 1, 1, 2]
     assert Stat((1.0,)).spread is None
     assert Stat((1.0, 2.0, 4.0)).spread == pytest.approx((7 / 3) ** 0.5)
+
+
+def test_the_images_of_the_parent_s_training_are_shown_too() -> None:
+    def child(number: int, **more: Any) -> Record:
+        facts = {"train_images": 96, "train_steps": 3, "title": "child", **more}
+        return cell(number, "sddpm_tsm", **facts)
+
+    def shown(*records: Record) -> dict[str, str]:
+        (board,) = make_report(Sources(records=list(records)), []).boards
+        table = ranking(board)
+        at = [column.text for column in table.columns].index("Images trained on")
+        return {line.entries[1].text: line.entries[at].text for line in table.lines}
+
+    parent = cell(0, title="parent")  # of 1,920 images
+    assert shown(parent, child(1)) == {"parent": "1,920", "child": "1,920 + 96"}
+    # Of another number of time steps, seed or suite, it is not the parent.
+    for other in ({"time_steps": 8}, {"seed": 3}, {"suite": "b"}):
+        assert shown(parent, child(1, **other))["child"] == "96"
+    # One network at two samplers is one parent; two networks are no answer.
+    again = {"config_hash": HASHES[2], "sampler_steps": 50, "title": "again"}
+    assert shown(parent, parent.model_copy(update=again), child(1))["child"] == "1,920 + 96"
+    longer = parent.model_copy(update={**again, "train_images": 4000})
+    assert shown(parent, longer, child(1))["child"] == "96"
+    # Of several seeds, the same at each; with one parent missing, no sum.
+    both = [cell(3, seed=1, title="parent"), child(1), child(4, seed=1)]
+    assert shown(parent, *both)["child"] == "1,920 + 96"
+    assert shown(parent, *both[1:])["child"] == "96"
 
 
 def test_rows_of_one_name_are_told_apart() -> None:
