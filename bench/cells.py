@@ -2,7 +2,8 @@
 
 A hash is of everything that decides a stage's result, so what stands under it can be reused
 and never has to be invalidated. Device, thread count and batching of the sampling are not in
-it: they change a result by rounding only.
+it: they change a result by rounding only. Neither is what guidance chose, which is known after
+training alone: it is kept with the results, and they are made again where it changed.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def _steps_left(plan: Plan, training: Training) -> int:
 
 def _samples_left(plan: Plan, cell: Cell) -> int:
     folder = plan.cell_folder(cell)
-    if stages.is_sampled(folder):
+    if stages.is_sampled(folder, plan.thresholds(cell)):
         return 0
     shards = [path.stem.split("-") for path in folder.glob("shards/*.npz")]
     return max(0, cell.samples - sum(int(stop) - int(start) for start, stop in shards))

@@ -206,12 +206,15 @@ def weights_hash(checkpoint: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_guidance(checkpoint: Path, findings: Findings, facts: Mapping[str, Any]) -> Path:
+def write_guidance(
+    checkpoint: Path, findings: Findings, facts: Mapping[str, Any], time_steps: int | None
+) -> Path:
     """Write the chosen thresholds beside the weights, where sampling finds them, with how they
-    were found."""
+    were found and the spiking time steps they were chosen at."""
     kept = findings.chosen == findings.trained
     content = {
         "thresholds": findings.chosen,
+        "time_steps": time_steps,
         "method": "trained" if kept else findings.picked.method,
         "verdict": "kept as trained" if kept else findings.judged.verdict,
         **facts,

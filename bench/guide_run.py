@@ -182,4 +182,5 @@ def _write(
     with atomic_write(table) as temporary:
         temporary.write_text(to_csv(findings), encoding="utf-8")
     plot_guidance(findings, distance, plot)
-    return [report, table, plot, write_guidance(request.checkpoint, findings, facts)]
+    time_steps = read_facts(request.checkpoint)["config"].get("time_steps")
+    return [report, table, plot, write_guidance(request.checkpoint, findings, facts, time_steps)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bench import stages
-from bench.cells import Cell, Data, Training, expand, find_preset
-from bench.datasets import find_spec, load
+from bench.cells import Cell, Data, Training, digest, expand, find_preset
+from bench.datasets import brief_hash, find_spec, load
 from bench.energy import DEFAULT_TABLE, TABLES
 from bench.pictures import Images
 from bench.registry import choose
+from bench.statistics import wanted_thresholds
 from bench.suite import Preset, Suite, load_suite
+from sddpm.guidance import Thresholds
 
 DATA = "data.json"
 
@@ -57,6 +60,14 @@ class Plan:
     data: Data
     root: Path
     cells: list[Cell] = field(default_factory=list)
+    fingerprint: str | None = None
+    """Of the training pictures (:func:`bench.datasets.brief_hash`); None: they were not opened."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether the data set comes from the Hub: opening it may be a download, and nobody
+        exchanges its pictures under the same name."""
+        return self.options.data_root is None and find_spec(self.suite.dataset).hub is not None
 
     def training_folder(self, training: Training) -> Path:
         return self.root / "trainings" / training.name
@@ -66,6 +77,15 @@ class Plan:
 
     def cell_folder(self, cell: Cell) -> Path:
         return self.root / "cells" / cell.name
+
+    def thresholds(self, cell: Cell) -> Thresholds | str | None:
+        """What samples of ``cell`` must have been drawn at; None where its name says it.
+
+        Raises:
+            ValueError: the checkpoint's guidance file is damaged.
+        """
+        steps = cell.config.get("time_steps")
+        return wanted_thresholds(cell.sampling, self.checkpoint(cell.training), steps)
 
     def facts(self) -> dict[str, Any]:
         """The resolved configuration, JSON-ready."""
@@ -101,7 +121,8 @@ def make_plan(options: Options, *, read_data: bool = True) -> Plan:
             that would have to be fetched stays unopened.
 
     Raises:
-        ValueError, FileNotFoundError: an unknown name, a broken suite, missing data.
+        ValueError, FileNotFoundError: an unknown name, a broken suite, missing data, a folder
+            that was made from other pictures.
     """
     suite = load_suite(options.suite)
     preset = find_preset(suite, options.preset)
@@ -112,9 +133,9 @@ def make_plan(options: Options, *, read_data: bool = True) -> Plan:
     unopened = Plan(options, suite, preset, _known_data(suite), root)
     # Every name is checked before a data set is opened, which may take minutes.
     _expand(unopened)
-    data = _data_of(unopened, read_data)
+    data, fingerprint = _data_of(unopened, read_data)
     opened = Plan(options, suite, preset, data, root)
-    return Plan(options, suite, preset, data, root, _expand(opened))
+    return Plan(options, suite, preset, data, root, _expand(opened), fingerprint)
 
 
 def _expand(plan: Plan) -> list[Cell]:
@@ -138,23 +159,68 @@ def _known_data(suite: Suite) -> Data:
     )
 
 
-def _data_of(plan: Plan, read_data: bool) -> Data:
-    """The data as it is found, or as the run's folder remembers it."""
-    path = plan.root / DATA
-    if path.is_file():
-        known = stages.read_json(path)
-        if known["source"] == source_of(plan):
-            return Data(**known["data"])
-    if not read_data and plan.options.data_root is None and find_spec(plan.suite.dataset).hub:
-        return plan.data
-    images = load_split(plan, "train")
-    return Data(
+def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
+    """The data as it is found, or as the run's folder remembers it, and its fingerprint.
+
+    Raises:
+        ValueError: the folder was made from other pictures of that name.
+    """
+    known = _remembered(plan.root)
+    remembered = Data(**known["data"]) if known.get("source") == source_of(plan) else None
+    if plan.fetches and (remembered or not read_data):
+        return remembered or plan.data, None
+    try:
+        images = load_split(plan, "train")
+    except FileNotFoundError:
+        if remembered is None:
+            raise
+        return remembered, None  # what is done needs no pictures
+    data = remembered or Data(
         dataset=plan.suite.dataset,
         label=images.label,
         channels=images.shape.channels,
         image_size=images.shape.size,
         horizontal_flip=images.horizontal_flip,
     )
+    fingerprint = brief_hash(images)
+    if known.get("fingerprints", {}).get(_key(data), fingerprint) != fingerprint:
+        raise ValueError(
+            f"--out {plan.root}: was made from other pictures than {data.dataset} holds now; give "
+            f"another folder, bring the former pictures back, or, if you know that they are the "
+            f"same, delete {plan.root / DATA}"
+        )
+    return data, fingerprint
+
+
+def _remembered(root: Path) -> dict[str, Any]:
+    """What a run's folder knows of its data; empty if nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = root / DATA
+    if not path.is_file():
+        return {}
+    known = stages.read_json(path, ("source", "data"))
+    names = {field.name for field in fields(Data)}
+    if not isinstance(known["data"], dict) or set(known["data"]) != names:
+        raise ValueError(f"{path}: data: expected {', '.join(sorted(names))}; delete it to redo it")
+    if not isinstance(known.get("fingerprints", {}), dict):
+        raise ValueError(f"{path}: fingerprints: expected an object; delete it to redo it")
+    return known
+
+
+def data_facts(plan: Plan) -> dict[str, Any]:
+    """What a run's folder is to remember of its data, JSON-ready. Fingerprints of other data that
+    was used in the folder are kept."""
+    fingerprints = dict(_remembered(plan.root).get("fingerprints", {}))
+    if plan.fingerprint is not None:
+        fingerprints[_key(plan.data)] = plan.fingerprint
+    return {"source": source_of(plan), "data": asdict(plan.data), "fingerprints": fingerprints}
+
+
+def _key(data: Data) -> str:
+    return digest(asdict(data))[:8]
 
 
 def source_of(plan: Plan) -> dict[str, Any]:
@@ -179,29 +245,32 @@ def load_split(plan: Plan, split: str, limit: int | None = None) -> Images:
 
 
 def stage_states(plan: Plan) -> list[dict[str, str]]:
-    """Per cell, each stage as ``done``, ``missing`` or ``blocked by PARENT``."""
-    rows = []
-    for cell in plan.cells:
-        parent, folder = cell.training.parent, plan.cell_folder(cell)
-        trained = _state(stages.is_trained(plan.training_folder(cell.training)))
-        if parent and trained != "done" and not stages.is_trained(plan.training_folder(parent)):
-            trained = f"blocked by {parent.name}"
-        scored = [_extractor_of(path) for path in sorted(folder.glob("scores-*.json"))]
-        rows.append(
-            {
-                "cell": cell.label,
-                "hash": cell.hash[:8],
-                "train": trained,
-                "sample": _state(stages.is_sampled(folder)),
-                "energy": _state(stages.is_metered(folder, plan.preset.energy_images)),
-                "score": f"done ({', '.join(scored)})" if scored else "missing",
-            }
-        )
-    return rows
+    """Per cell, each stage as ``done``, ``missing``, ``damaged`` or ``blocked by PARENT``."""
+    return [_states(plan, cell) for cell in plan.cells]
 
 
-def _state(done: bool) -> str:
-    return "done" if done else "missing"
+def _states(plan: Plan, cell: Cell) -> dict[str, str]:
+    parent, folder = cell.training.parent, plan.cell_folder(cell)
+    images = plan.preset.energy_images
+    trained = _state(lambda: stages.is_trained(plan.training_folder(cell.training)))
+    if parent and trained != "done" and not stages.is_trained(plan.training_folder(parent)):
+        trained = f"blocked by {parent.name}"
+    scored = [_extractor_of(path) for path in sorted(folder.glob("scores-*.json"))]
+    return {
+        "cell": cell.label,
+        "hash": cell.hash[:8],
+        "train": trained,
+        "sample": _state(lambda: stages.is_sampled(folder, plan.thresholds(cell))),
+        "energy": _state(lambda: stages.is_metered(folder, images, plan.thresholds(cell))),
+        "score": f"done ({', '.join(scored)})" if scored else "missing",
+    }
+
+
+def _state(is_done: Callable[[], bool]) -> str:
+    try:
+        return "done" if is_done() else "missing"
+    except (ValueError, OSError):
+        return "damaged"
 
 
 def _extractor_of(path: Path) -> str:

@@ -7,11 +7,8 @@ Everything stands in one folder: ``trainings/`` and ``cells/`` by name and hash,
 from __future__ import annotations
 
 import errno
-import fcntl
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,19 +17,23 @@ import torch
 
 from bench import stages, tables
 from bench.cells import Cell, Training
-from bench.checkpoints import load_system
+from bench.checkpoints import load_system, train_seconds
 from bench.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
+from bench.fidelity import reference_hash
+from bench.lock import alone, sweep
 from bench.machine import Machine, git_commit, versions
 from bench.measured import cell_facts, make_record
 from bench.pictures import Images
-from bench.plan import DATA, Plan, load_split, source_of
+from bench.plan import DATA, Plan, data_facts, load_split
 from bench.records import Record, merge, read_records, write_records
 from bench.registry import find
-from bench.statistics import HELD_OUT_IMAGES, settle
-from sddpm.checkpoint import atomic_write, read_config
+from bench.statistics import GUIDED, HELD_OUT_IMAGES, settle
+from sddpm.checkpoint import atomic_write
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
 TRAINING_FAILED = "its training failed"
+SCORES_KEYS = ("asked", "references", "reference_hash", "extractor", "metrics", "seconds")
+"""What a record is made from; a file without is damaged."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ class Runner:
         """
         plan = self.plan
         plan.root.mkdir(parents=True, exist_ok=True)
-        with _alone(plan.root, self.machine.first):
+        with alone(plan.root, self.machine.first):
             if (plan.root / RECORDS).is_file():
                 self._records = read_records(plan.root / RECORDS)
+            if self.machine.first:
+                self._note_thresholds()
             self.machine.barrier()  # all have read before the first one writes
             self._write_configuration()
             before, made = self._records, dict[str, Record]()
@@ -106,7 +109,7 @@ class Runner:
                     write_records(plan.root / RECORDS, self._records)
                     self._write_table()
             if spread and self.machine.first:
-                _sweep(plan.root)  # of workers that were lost
+                sweep(plan.root)  # of workers that were lost
         return self._outcome()
 
     @cached_property
@@ -175,25 +178,48 @@ class Runner:
         return Record(**facts, status="failed", reason=reason, extractor=self.extractor.key)
 
     def known(self, cell: Cell) -> Record | None:
-        """The record of an earlier run, if it is of this very cell and everything stands."""
+        """The record of an earlier run, if it is of this very cell and everything stands; None
+        too where a file is damaged, which :meth:`make` then tells of this cell alone."""
+        made = [r for r in self._records if r.config_hash == cell.hash and r.status == "ok"]
+        if not made:
+            return None
+        extractor = self.extractor.key  # without it no cell can be scored
+        try:
+            return self._standing(cell, [r for r in made if r.extractor == extractor])
+        except Exception:
+            return None
+
+    def _standing(self, cell: Cell, made: list[Record]) -> Record | None:
+        """The first of ``made``, records of ``cell``, that the files bear out."""
         folder, preset = self.plan.cell_folder(cell), self.plan.preset
+        thresholds = self.plan.thresholds(cell)
         stand = (
             stages.is_trained(self.plan.training_folder(cell.training))
-            and stages.is_sampled(folder)
-            and stages.is_metered(folder, preset.energy_images)
+            and stages.is_sampled(folder, thresholds)
+            and stages.is_metered(folder, preset.energy_images, thresholds)
         )
-        for record in self._records:
+        for record in made if stand else []:
             if (
-                stand
-                and record.status == "ok"
-                and record.config_hash == cell.hash
-                and record.extractor == self.extractor.key
+                (thresholds is None or record.thresholds in (None, thresholds))
                 and record.energy_table == self.plan.options.energy_table
                 and record.energy_images == preset.energy_images
-                and self._scores(folder) is not None
+                and (scores := self._scores(folder)) is not None
+                and record.reference_hash in (None, scores["reference_hash"])
             ):
                 return record
         return None
+
+    def _note_thresholds(self) -> None:
+        """Keep with the samples what older versions kept in the records alone: the thresholds
+        that guidance had chosen when they were drawn."""
+        of = {record.config_hash: record for record in self._records if record.status == "ok"}
+        for cell in self.plan.cells:
+            record = of.get(cell.hash)
+            if record and record.threshold == GUIDED and record.thresholds is not None:
+                try:
+                    stages.note_thresholds(self.plan.cell_folder(cell), record.thresholds)
+                except ValueError:
+                    continue  # damaged, which is told when the cell's turn comes
 
     def _measure(self, cell: Cell) -> Record:
         plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
@@ -206,7 +232,10 @@ class Runner:
                 loaded.append(load_system(checkpoint, self.machine, cell.config))
             return loaded[0]
 
-        sampling = settle(cell.sampling, system, checkpoint, self._held_out, self.say)
+        steps = cell.config.get("time_steps")
+        sampling = settle(
+            cell.sampling, system, checkpoint, self._held_out, self.say, time_steps=steps
+        )
         samples = stages.sample(
             system,
             folder,
@@ -229,11 +258,10 @@ class Runner:
             sampling=sampling,
         )
         scores = self._score(folder)
-        training = read_config(checkpoint)["trainer"]
         return make_record(
             cell,
             self._made_by,
-            train_seconds=training["seconds"],
+            train_seconds=train_seconds(checkpoint),
             samples=samples,
             energy=energy,
             scores=scores,
@@ -276,8 +304,20 @@ class Runner:
         path = self._scores_path(folder)
         if not path.is_file():
             return None
-        scores = stages.read_json(path)
-        return scores if scores["asked"] == self._asked() else None
+        scores = stages.read_json(path, SCORES_KEYS)
+        same = self._reference_hash in (None, scores["reference_hash"])
+        return scores if same and scores["asked"] == self._asked() else None
+
+    @cached_property
+    def _reference_hash(self) -> str | None:
+        """Of the references this run asks for; None where they would have to be fetched, or are
+        gone: what was scored before is then taken to be against them."""
+        if self.plan.fetches:
+            return None
+        try:
+            return reference_hash(self._references, self.extractor)
+        except FileNotFoundError:
+            return None
 
     def _asked(self) -> dict[str, Any]:
         return {
@@ -301,8 +341,7 @@ class Runner:
         if self.machine.first:
             plan = self.plan
             stages.write_json(plan.root / RUN, plan.facts())
-            data = {"source": source_of(plan), "data": asdict(plan.data)}
-            stages.write_json(plan.root / DATA, data)
+            stages.write_json(plan.root / DATA, data_facts(plan))
 
     def _shown(self) -> list[Record]:
         """Records of this folder that its table shows: this suite's, by this extractor."""
@@ -351,27 +390,3 @@ def _row_of(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "status": "missing",
     }
-
-
-@contextmanager
-def _alone(root: Path, first: bool) -> Iterator[None]:
-    """Hold the folder for this run. The lock goes with the process, however it ends."""
-    if not first:
-        yield
-        return
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"--out {root}: another run is at work there") from error
-        _sweep(root)
-        yield
-
-
-def _sweep(root: Path) -> None:
-    """Remove what a killed run had begun to write."""
-    for path in root.rglob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -30,12 +30,20 @@ from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images, cache_folder
 from bench.registry import load_module
+from bench.shards import MADE_AT, made_at, read_shard, read_shards, shard_path, write_shard
 from sddpm.checkpoint import atomic_write, count_parameters
+from sddpm.guidance import Thresholds
 from sddpm.protocol import ImageShape, System, to_uint8
 from sddpm.rng import image_seeds
 from sddpm.training import ImageSource, TrainConfig, fit
 
 SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
+ENERGY_KEYS = (
+    "images", "per_image", "per_evaluation", "firing_rate", "params_millions", "seconds",
+    "peak_memory_mib",
+)  # fmt: skip
+"""What a record is made from; a file without is damaged."""
 
 
 # Train.
@@ -113,9 +121,29 @@ def is_trained(folder: Path) -> bool:
 # Sample.
 
 
-def is_sampled(folder: Path) -> bool:
-    """Whether the samples in ``folder`` are complete."""
-    return (folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()
+def is_sampled(folder: Path, thresholds: Thresholds | str | None = None) -> bool:
+    """Whether the samples in ``folder`` are complete.
+
+    Args:
+        thresholds: what they must have been drawn at; None where nothing else can be there.
+
+    Raises:
+        ValueError: the file about them is damaged.
+    """
+    if not ((folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()):
+        return False
+    return made_at(read_json(folder / SAMPLES_FACTS, SAMPLES_KEYS), thresholds)
+
+
+def note_thresholds(folder: Path, thresholds: Thresholds) -> None:
+    """Add the thresholds to files of before they were kept there.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    for path in (folder / SAMPLES_FACTS, folder / ENERGY):
+        if path.is_file() and MADE_AT not in (facts := read_json(path)):
+            write_json(path, {**facts, MADE_AT: thresholds})
 
 
 def sample(
@@ -132,7 +160,8 @@ def sample(
     """Draw ``count`` images into ``folder/samples.npy`` (uint8 ``[count, C, H, W]``).
 
     They are drawn ``batch`` at a time, each batch kept in ``folder/shards`` until all are
-    there. Processes share the batches.
+    there. Processes share the batches. What is damaged, or was drawn at other thresholds than
+    those of ``sampling``, is drawn again.
 
     Args:
         system: gives the system; not called where the samples are there.
@@ -140,30 +169,30 @@ def sample(
     Returns:
         The content of ``samples.json``: samples, seconds, peak memory.
     """
-    if is_sampled(folder):
+    thresholds = _thresholds(sampling)
+    if is_sampled(folder, thresholds):
         return read_json(folder / SAMPLES_FACTS)
     starts = range(0, count, batch)
-    shards = [folder / "shards" / f"{s:07d}-{min(s + batch, count):07d}.npz" for s in starts]
+    shards = [shard_path(folder, start, min(start + batch, count)) for start in starts]
     mine = list(zip(starts, shards, strict=True))[machine.rank :: machine.world]
-    missing = [(start, path) for start, path in mine if not path.is_file()]
+    missing = [(start, path) for start, path in mine if read_shard(path, thresholds) is None]
     if missing:
         model = system()
         sizes = {path: min(batch, count - start) for start, path in mine}
         # The bar shows this process's share.
         bar, advance = _bar("sample", sum(sizes.values()), progress and machine.first)
         with bar:
-            advance(sum(size for path, size in sizes.items() if path.is_file()))
+            advance(sum(sizes.values()) - sum(sizes[path] for _, path in missing))
             for start, path in missing:
                 begun = time.monotonic()
                 seeds = image_seeds(seed, start, min(start + batch, count))
                 drawn = to_uint8(model.sample(seeds, sampling)).numpy()
                 seconds = time.monotonic() - begun
-                with atomic_write(path) as temporary, temporary.open("wb") as file:
-                    np.savez(file, images=drawn, seconds=np.float64(seconds))
+                write_shard(path, drawn, seconds, thresholds)
                 advance(sizes[path])
     machine.barrier()
     if machine.first:
-        _join(shards, folder, machine)
+        _join(shards, folder, machine, thresholds)
     machine.barrier()
     return read_json(folder / SAMPLES_FACTS)
 
@@ -189,13 +218,17 @@ def draw(
     return np.concatenate(parts)
 
 
-def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
-    parts, seconds = [], 0.0
-    for path in shards:
-        with np.load(path) as shard:
-            parts.append(shard["images"])
-            seconds += float(shard["seconds"])
-    images = np.concatenate(parts)
+def _thresholds(sampling: Mapping[str, Any] | None) -> Thresholds | None:
+    return sampling.get("threshold") if sampling else None
+
+
+def _join(
+    shards: list[Path], folder: Path, machine: Machine, thresholds: Thresholds | None
+) -> None:
+    images, seconds = read_shards(shards, thresholds)
+    # Of other samples that were here, nothing may pass for these samples'.
+    for stale in (folder / SAMPLES_FACTS, *folder.glob("scores-*.json")):
+        stale.unlink(missing_ok=True)
     write_samples(images, folder / SAMPLES)
     save_grid(images, folder / GRID)
     # Processes sample side by side, so their seconds overlap.
@@ -203,6 +236,7 @@ def _join(shards: list[Path], folder: Path, machine: Machine) -> None:
         "samples": len(images),
         "seconds": seconds / machine.world,
         "peak_memory_mib": machine.peak_memory_mib(),
+        MADE_AT: thresholds,
     }
     write_json(folder / SAMPLES_FACTS, facts)
     shutil.rmtree(folder / "shards", ignore_errors=True)
@@ -237,16 +271,23 @@ def read_samples(path: Path) -> NDArray[np.uint8]:
 # Energy.
 
 
-def is_metered(folder: Path, images: int) -> bool:
+def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = None) -> bool:
     """Whether the operations in ``folder`` were counted over ``images`` images.
 
     A count of before memory accesses were counted does not hold: it is made again.
+
+    Args:
+        thresholds: what they must have been counted at; None where nothing else can be there.
+
+    Raises:
+        ValueError: the file is damaged.
     """
     path = folder / ENERGY
     if not path.is_file():
         return False
-    stored = read_json(path)
-    return bool(stored["images"] == images and "traffic" in stored.get("per_image", {}))
+    stored = read_json(path, ("images", "per_image"))
+    counted = stored["images"] == images and "traffic" in stored["per_image"]
+    return counted and made_at(stored, thresholds)
 
 
 def meter_energy(
@@ -263,9 +304,11 @@ def meter_energy(
     Raises:
         ValueError: a layer reads what it does not declare, or a product is undeclared.
     """
-    if is_metered(folder, images):
-        return read_json(folder / ENERGY)
+    thresholds = _thresholds(sampling)
+    if is_metered(folder, images, thresholds):
+        return read_json(folder / ENERGY, ENERGY_KEYS)
     facts = count_operations(system(), machine, seed, sampling, images=images)
+    facts[MADE_AT] = thresholds
     write_json(folder / ENERGY, facts)
     return facts
 
@@ -331,14 +374,17 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError if the file is damaged."""
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Read a JSON object; ValueError if the file is damaged or lacks one of ``keys``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it to redo it") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object; delete it to redo it")
+    lacking = [key for key in keys if key not in content]
+    if lacking:
+        raise ValueError(f"{path}: does not say {', '.join(lacking)}; delete it to redo it")
     return content
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.pictures import Images
 from sddpm.analytic import estimate_gamma
-from sddpm.checkpoint import atomic_write
+from sddpm.checkpoint import atomic_write, read_config
 from sddpm.guidance import (
     GUIDANCE,
     HeldOut,
@@ -45,6 +45,8 @@ def settle(
     checkpoint: Path,
     held_out: Callable[[], Images],
     say: Callable[[str], None] = lambda line: None,
+    *,
+    time_steps: int | None,
 ) -> dict[str, Any] | None:
     """``sampling`` with its thresholds in numbers, and the system given what it needs.
 
@@ -52,27 +54,74 @@ def settle(
         system: gives the loaded denoiser; called only where something must be measured or set.
         checkpoint: folder that keeps what was measured.
         held_out: gives images that were not trained on.
+        time_steps: spiking time steps that the system runs with; None without spiking time.
     """
     if sampling is None:
         return None
     settled = dict(sampling)
     if settled.get("threshold") == GUIDED:
-        settled["threshold"] = guided_thresholds(system, checkpoint, held_out, say)
+        settled["threshold"] = guided_thresholds(system, checkpoint, time_steps, held_out, say)
     if SAMPLERS[settled["sampler"]].needs_gamma:
         model = system()
-        model.gamma = gamma_of(model, checkpoint, held_out, settled.get("threshold"), say)
+        thresholds = settled.get("threshold")
+        model.gamma = gamma_of(model, checkpoint, time_steps, held_out, thresholds, say)
     return settled
+
+
+def guidance_files(checkpoint: Path) -> dict[Any, Path]:
+    """Time steps -> the guidance file whose thresholds were chosen with so many.
+
+    One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
+    the weights, the others are in a folder each. A file that does not say is of the former.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    own = _own_time_steps(checkpoint)
+    found: dict[Any, Path] = {}
+    for folder in (checkpoint, *sorted(checkpoint.glob("T*"))):
+        if read_guidance(folder) is not None:
+            path = folder / GUIDANCE
+            found.setdefault(json.loads(path.read_text()).get("time_steps", own), path)
+    return found
+
+
+def read_guided(checkpoint: Path, time_steps: int | None) -> Thresholds | None:
+    """The thresholds that were chosen for a checkpoint at ``time_steps``; None if none were.
+
+    Raises:
+        ValueError: a guidance file is damaged.
+    """
+    path = guidance_files(checkpoint).get(time_steps)
+    return read_guidance(path.parent) if path else None
+
+
+def wanted_thresholds(
+    sampling: Mapping[str, Any] | None, checkpoint: Path, time_steps: int | None
+) -> Thresholds | str | None:
+    """Thresholds that :func:`settle` would put in place of ``guided`` now, or ``guided`` itself
+    where they are still to be chosen; None where ``sampling`` does not ask for it."""
+    if sampling is None or sampling.get("threshold") != GUIDED:
+        return None
+    chosen = read_guided(checkpoint, time_steps) if checkpoint.is_dir() else None
+    return GUIDED if chosen is None else chosen
+
+
+def _own_time_steps(checkpoint: Path) -> Any:
+    config = read_config(checkpoint).get("config")
+    return config.get("time_steps") if isinstance(config, dict) else None
 
 
 def guided_thresholds(
     system: Callable[[], Any],
     checkpoint: Path,
+    time_steps: int | None,
     held_out: Callable[[], Images],
     say: Callable[[str], None],
 ) -> Thresholds:
-    """The thresholds in the checkpoint's guidance file; chosen by the held-out loss and written
-    there if it has none."""
-    known = read_guidance(checkpoint)
+    """The thresholds in the checkpoint's guidance file for ``time_steps``; chosen by the held-out
+    loss and written there if it has none."""
+    known = read_guided(checkpoint, time_steps)
     if known is not None:
         return known
     say("  guidance: choosing the threshold with the least held-out denoising loss")
@@ -84,12 +133,15 @@ def guided_thresholds(
     )
     content = {
         "thresholds": choice.thresholds,
+        "time_steps": time_steps,
         "method": choice.method,
         "held_out_images": len(noised.t),
         "network_evaluations": choice.network_evaluations,
         "curve": choice.curve,
     }
-    with atomic_write(checkpoint / GUIDANCE) as temporary:
+    own = time_steps == _own_time_steps(checkpoint)
+    home = checkpoint if own else checkpoint / f"T{time_steps}"
+    with atomic_write(home / GUIDANCE) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return choice.thresholds
 
@@ -97,12 +149,18 @@ def guided_thresholds(
 def gamma_of(
     model: Any,
     checkpoint: Path,
+    time_steps: int | None,
     images: Callable[[], Images],
     thresholds: Thresholds | None,
     say: Callable[[str], None],
 ) -> torch.Tensor:
-    """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``."""
-    key = hashlib.sha256(json.dumps([thresholds, GAMMA_IMAGES]).encode()).hexdigest()[:8]
+    """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``.
+
+    Args:
+        time_steps: that ``model`` runs with: at another number it is another network.
+    """
+    facts = [thresholds, GAMMA_IMAGES, *([] if time_steps is None else [time_steps])]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
     path = checkpoint / f"gamma-{key}.safetensors"
     abar = model.diffusion.alphas_cumprod
     if path.is_file():

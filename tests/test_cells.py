@@ -173,11 +173,17 @@ def test_states_are_done_missing_or_blocked_by_a_parent(suite: Suite, tmp_path: 
     assert (state["train"], state["sample"], state["score"]) == ("done", "missing", "missing")
     folder = plan.cell_folder(cells[0])
     folder.mkdir(parents=True)
-    for name in ("samples.npy", "samples.json", "scores-x.json"):
+    for name in ("samples.npy", "scores-x.json"):
         (folder / name).touch()
+    facts = '{"samples": 10, "seconds": 1.0, "peak_memory_mib": 1.0}'
+    (folder / "samples.json").write_text(facts)
     (folder / "energy.json").write_text('{"images": 1, "per_image": {"traffic": []}}')
     state = stage_states(plan)[0]
     assert (state["sample"], state["energy"], state["score"]) == ("done", "done", "done (x)")
+    (folder / "samples.json").write_text("{}")
+    (folder / "energy.json").write_text('{"images": 1')
+    state = stage_states(plan)[0]
+    assert (state["sample"], state["energy"]) == ("damaged", "damaged")
 
 
 @pytest.mark.parametrize(

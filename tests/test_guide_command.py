@@ -262,7 +262,7 @@ def test_nothing_better_is_said_too() -> None:
 
 def test_a_damaged_file_of_rows_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"key": "a", "result": 1}\n{"key"')
+    path.write_text('{"key": "a", "made_from": {}, "result": 1}\n{"key"')
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2"):
         Ledger(path)
     path.unlink()
@@ -280,8 +280,9 @@ def test_equal_thresholds_are_one_number() -> None:
 def test_the_file_that_guide_writes_is_read_by_sampling(tmp_path: Path) -> None:
     from bench.guide import write_guidance
 
-    write_guidance(tmp_path, findings(-2, 0.5), {"command": "x"})
+    write_guidance(tmp_path, findings(-2, 0.5), {"command": "x"}, 4)
     assert read_guidance(tmp_path) == 0.9
     content = json.loads((tmp_path / GUIDANCE).read_text())
+    assert content["time_steps"] == 4
     assert content["verdict"] == "undecided"
     assert len(content["rows"]) == 2

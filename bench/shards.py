@@ -1,0 +1,64 @@
+"""Batches of samples in files, until all of them are there and become one."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sddpm.checkpoint import atomic_write
+from sddpm.guidance import Thresholds
+
+MADE_AT = "thresholds"
+"""In what sampling and metering leave: the firing thresholds it was made at."""
+
+
+def made_at(facts: Mapping[str, Any], thresholds: Thresholds | str | None) -> bool:
+    """Whether ``facts`` are of ``thresholds``, as far as they say; None asks for none."""
+    return thresholds is None or facts.get(MADE_AT, thresholds) == thresholds
+
+
+def shard_path(folder: Path, start: int, stop: int) -> Path:
+    """Where the images ``[start, stop)`` of the samples in ``folder`` are kept."""
+    return folder / "shards" / f"{start:07d}-{stop:07d}.npz"
+
+
+def write_shard(
+    path: Path, images: NDArray[np.uint8], seconds: float, thresholds: Thresholds | None
+) -> None:
+    """Keep ``images`` (uint8 ``[n, C, H, W]``) and how long they took, atomically."""
+    at: Any = {MADE_AT: np.array(json.dumps(thresholds))}
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, images=images, seconds=np.float64(seconds), **at)
+
+
+def read_shard(path: Path, thresholds: Thresholds | None) -> tuple[NDArray[np.uint8], float] | None:
+    """Images and seconds of a shard; None if it is absent, damaged or of other thresholds."""
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            facts = {MADE_AT: json.loads(shard[MADE_AT].item())} if MADE_AT in shard else {}
+            images, seconds = shard["images"], float(shard["seconds"])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error):
+        return None
+    return (images, seconds) if made_at(facts, thresholds) else None
+
+
+def read_shards(
+    paths: Sequence[Path], thresholds: Thresholds | None
+) -> tuple[NDArray[np.uint8], float]:
+    """Images and seconds of all shards together; ValueError that names one that is not whole."""
+    parts, total = [], 0.0
+    for path in paths:
+        shard = read_shard(path, thresholds)
+        if shard is None:
+            raise ValueError(f"{path}: not a whole batch of samples; the next run draws it again")
+        images, seconds = shard
+        parts.append(images)
+        total += seconds
+    return np.concatenate(parts), total
