@@ -35,7 +35,20 @@ from sddpm.version import __version__
 
 
 class Group(click.Group):
-    """Turns exceptions of library code into one line; ``--debug`` lets them through."""
+    """Turns exceptions of library code into one line; ``--debug`` lets them through. Takes no
+    empty words: they are unset variables of a shell, and would silently mean every system, or the
+    current folder."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, words = super().resolve_command(ctx, args)
+        for before, word in zip(["", *words], words, strict=False):
+            option, sign, value = word.partition("=") if word[:2] == "--" else (before, "=", word)
+            if sign and not value:
+                place = option if option.startswith("-") else "an argument"
+                raise click.UsageError(f"{place}: came out empty; give a value or leave it out")
+        return name, command, words
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -103,7 +116,7 @@ def main(debug: bool) -> None:
 @options.devices
 @options.extractor
 @options.energy_table
-@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=120.0, show_default=True,
+@click.option("--checkpoint-seconds", type=options.Finite(0), default=120.0, show_default=True,
               help="Most training that a kill can lose.")  # fmt: skip
 @options.workers
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
@@ -146,7 +159,13 @@ def run(
     given = {name: value for name, value in given.items() if value is not None}
     if estimate and not dry_run:
         raise click.UsageError("--estimate: give it with --dry-run")
+    if workers is None:
+        options.refuse(ctx, ("worker_cpus", "worker_gpus"), "give it with --workers")
     plan = make_plan(Options(**given, command=command_line(ctx)), read_data=not dry_run)
+    if plan.cells and all(cell.time_steps is None for cell in plan.cells):
+        options.refuse(ctx, ("time_steps",), "no chosen system has spiking time; leave it out")
+    if plan.cells and all(cell.sampling is None for cell in plan.cells):
+        options.refuse(ctx, ("samplers",), "no chosen system denoises; leave it out")
     if dry_run:
         print_configuration(plan)
         if estimate:
@@ -206,7 +225,9 @@ def run(
 )
 @options.seed
 @options.devices
+@click.pass_context
 def train(
+    ctx: click.Context,
     system: str,
     time_steps: int | None,
     out: Path,
@@ -224,7 +245,19 @@ def train(
     Example:
       sddpm-bench train --suite digits --system sddpm --time-steps 4 --out runs/mine
     """
+    from bench.registry import find
+
+    axis = find(system).time_axis
+    if axis == "none":
+        options.refuse(ctx, ("time_steps",), f"{system} has no spiking time; leave it out")
+    if axis == "free":
+        options.refuse(
+            ctx, ("time_steps",),
+            f"one checkpoint of {system} serves every number of time steps; give it to sample, "
+            "evaluate or energy",
+        )  # fmt: skip
     from bench import stages
+    from bench.lock import alone
     from bench.machine import Machine
     from bench.plan import Options, load_split, make_plan
 
@@ -232,7 +265,9 @@ def train(
     plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
     images = load_split(plan, "train")
     machine = Machine(device, devices, nodes)
-    checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out, machine.first):
+        checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
     if machine.first:
         click.echo(f"checkpoint: {checkpoint}")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from bench import options
 from bench.console import print_pairs, print_table
@@ -52,9 +51,13 @@ def sample(
             "nothing to write: give --grid FILE.png, --out FILE.npy, --gif FILE.gif or "
             "--strip FILE.png"
         )
-    from bench import stages, trace
+    from bench import outputs, stages, trace
     from bench.grids import save_grid
 
+    wanted = {"--grid": grid, "--out": out, "--gif": gif, "--strip": strip}
+    for option, path in wanted.items():
+        if path is not None:
+            outputs.check_file(option, path)
     system, machine, seed, sampling = _open(checkpoint, **how)
     watched: Any = None
     if gif or strip:
@@ -89,7 +92,9 @@ def sample(
 @options.batch
 @options.engine
 @options.how
+@click.pass_context
 def evaluate(
+    ctx: click.Context,
     checkpoint: str,
     samples: Path | None,
     num: int,
@@ -106,6 +111,9 @@ def evaluate(
       sddpm-bench evaluate --ckpt CHECKPOINT --num 1000
       sddpm-bench evaluate --ckpt CHECKPOINT --samples samples.npy --split test
     """
+    if samples is not None:
+        drawing = ("num", "batch", "engine", "sampler", "time_steps", "threshold", "seed")
+        options.refuse(ctx, drawing, "says how to draw, and --samples are drawn; leave out either")
     import torch
 
     from bench import stages
@@ -191,10 +199,18 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
       sddpm-bench guide --ckpt CHECKPOINT --values 0.99,0.995,1.005,1.01 --samples 2000
       sddpm-bench guide --ckpt CHECKPOINT --method loss --sampler ddim:20:1
     """
+    method = given["method"]
+    if method == "gradient":
+        options.refuse(ctx, ("values",), "--method gradient tries no values; leave out either")
+    if given["confirm"] and method not in ("grid", "best"):
+        options.refuse(ctx, ("confirm",), f"--method {method} picks without images; leave it out")
+    from bench import outputs
     from bench.guide_run import Request, run_guide
     from sddpm.checkpoint import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
+    outputs.check_folder("--ckpt", folder)  # where guidance.json goes
+    outputs.check_folder("--out", out or folder)
     given = {name: value for name, value in given.items() if value is not None}
     request = Request(folder, out or folder, command=command_line(ctx), **given)
     outcome = run_guide(request, say=_say)
@@ -267,9 +283,11 @@ def show(checkpoint: str, out: Path, layer: str | None, images: int, kind: str, 
       sddpm-bench show --ckpt CHECKPOINT --out figures
       sddpm-bench show --ckpt CHECKPOINT --out figures --layer middle.0.act2 --format pdf
     """
+    from bench import outputs
     from bench.show import draw_everything
     from sddpm.checkpoint import find_checkpoint
 
+    outputs.check_folder("--out", out)
     system, _, seed, sampling = _open(checkpoint, engine=None, **how)
     folder = find_checkpoint(checkpoint)
     seen = draw_everything(folder, system, sampling, out, seed, images, layer, kind)
@@ -285,14 +303,8 @@ def command_line(ctx: click.Context) -> str:
     """The command as it was given, in the options' own order."""
     words = ["sddpm-bench", str(ctx.info_name)]
     for param in ctx.command.params:
-        name = param.name or ""
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name != "dry_run":
-            value = ctx.params[name]
-            if isinstance(value, bool):
-                words.append((param.opts if value else param.secondary_opts)[0])
-                continue
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [param.opts[0], text]
+        if param.name != "dry_run":
+            words += options.given(ctx, param)
     return shlex.join(words)
 
 

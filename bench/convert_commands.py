@@ -56,7 +56,7 @@ class Schedules(click.ParamType):
               "trained here (qcfs).")  # fmt: skip
 @click.option("--signed/--unsigned", default=False, show_default=True,
               help="Whether neurons may take spikes back.")  # fmt: skip
-@click.option("--percentile", type=click.FloatRange(0, 100, min_open=True), default=99.9,
+@click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
               show_default=True, help="For rate-percentile.")  # fmt: skip
 @click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
               show_default=True,
@@ -113,7 +113,7 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
     Per T: the error of the predicted noise against the parent, the denoising loss, firing rate,
     energy and, with --evaluate, sample quality; per layer, where the error comes from. Each
     checkpoint works with sample, evaluate and energy. A killed conversion goes on where it
-    stopped, and further T can be added to its folder.
+    stopped, and further T can be added to its folder, whose table shows them all.
 
     \b
     Examples:
@@ -124,6 +124,7 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
       sddpm-bench convert --ann ddpm-cifar10-32 --distill small --dataset cifar10 --out distilled
       sddpm-bench sample --ckpt converted/T16 --grid out.png
     """
+    _refuse_unread(ctx)
     from bench.convert_request import Request
     from bench.convert_run import run_convert
     from sddpm.checkpoint import find_checkpoint
@@ -136,6 +137,23 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
     click.echo(outcome.sentence)
     for path in outcome.files:
         click.echo(f"wrote: {path}")
+
+
+def _refuse_unread(ctx: click.Context) -> None:
+    """Refuse options of a step that is not asked for."""
+    asked = ctx.params
+    if asked["distill"] is None:
+        options.refuse(ctx, ("dataset", "distill_steps"), "give it with --distill PRESET")
+    if asked["method"] != "rate-percentile":
+        options.refuse(ctx, ("percentile",), f"--method {asked['method']} takes none; leave it out")
+    if asked["method"] != "qcfs":
+        options.refuse(ctx, ("clip_steps", "levels"), "give it with --method qcfs")
+    if not asked["finetune_steps"]:
+        options.refuse(ctx, ("finetune", "finetune_rate"), "give it with --finetune-steps N")
+    if not asked["evaluate"]:
+        scoring = ("samples", "energy_images", "references", "sampler", "engine", "extractor",
+                   "batch")  # fmt: skip
+        options.refuse(ctx, scoring, "give it with --evaluate")
 
 
 COMMANDS = (convert,)

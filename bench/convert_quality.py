@@ -3,8 +3,9 @@ twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.machine import Machine
 from bench.measured import PRICES, counts_of, price_both
 from bench.pictures import Images
 from bench.suite import SamplingChoice
+from bench.tables import solver
 from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 
@@ -39,6 +41,80 @@ def read_sampler(text: str | None, engine: str | None = None) -> dict[str, Any]:
             "compare with another sampler"
         )
     return choice.model_dump() | {"threshold": None, "engine": engine or "exact"}
+
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How networks were drawn, metered and scored; what agrees here stands in one table."""
+
+    sampling: Mapping[str, Any]
+    samples: int
+    seed: int
+    energy_images: int
+    energy_table: str
+    extractor: str
+    """Its key."""
+    references: int
+    """Training images."""
+    reference_hash: str
+
+    @property
+    def solver(self) -> str:
+        """How images were drawn, for people."""
+        return str(solver({**self.sampling, "sampler_steps": self.sampling["steps"]}))
+
+    def folder(self, home: Path, name: str) -> Path:
+        """Where under ``home`` the samples of the network ``name`` are."""
+        asked = {"sampling": self.sampling, "samples": self.samples, "seed": self.seed}
+        return home / f"{name}-{digest(asked)[:8]}"
+
+    def recall(self, home: Path, name: str) -> Quality | None:
+        """Quality of the network ``name`` where it was evaluated so, else None."""
+        folder = self.folder(home, name)
+        scores = self.scores(folder)
+        known = stages.is_sampled(folder) and stages.is_metered(folder, self.energy_images)
+        if scores is None or not known:
+            return None
+        energy = stages.read_json(folder / stages.ENERGY)
+        counts = {part: counts_of(energy[part]) for part in ("per_evaluation", "per_image")}
+        mj = {
+            f"{price}_mj_per_image": price_both(counts, self.energy_table, of).per_image_mj
+            for price, of in PRICES.items()
+        }
+        return Quality(
+            samples=stages.read_json(folder / stages.SAMPLES_FACTS)["samples"],
+            metrics=scores["metrics"],
+            sampling_firing_rate=energy["firing_rate"],
+            **{name: mj[name] for name in ("published_mj_per_image", "strict_mj_per_image")},
+        )
+
+    def scores(self, folder: Path) -> dict[str, Any] | None:
+        """What is known against these very references."""
+        path = folder / f"scores-{self.extractor}.json"
+        known = stages.read_json(path) if path.is_file() else {}
+        return known if known.get("reference_hash") == self.reference_hash else None
+
+
+def remember(out: Path, conditions: Conditions | None) -> None:
+    """Keep under what conditions the table in ``out`` has figures of quality; None: it has
+    none."""
+    if conditions is None:
+        (out / EVALUATION).unlink(missing_ok=True)
+        return
+    told = {"solver": conditions.solver, "samples": conditions.samples}
+    stages.write_json(out / EVALUATION, {**told, "conditions": asdict(conditions)})
+
+
+def remembered(out: Path) -> Conditions | None:
+    """What :func:`remember` kept; None where nothing was, or by a version that kept less."""
+    path = out / EVALUATION
+    try:
+        return Conditions(**stages.read_json(path)["conditions"]) if path.is_file() else None
+    except (KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -65,37 +141,30 @@ class Evaluator:
                     f"{what} {count}: at least {MIN_IMAGES} images are needed to score"
                 )
 
+    @cached_property
+    def conditions(self) -> Conditions:
+        """What all that it evaluates has in common."""
+        return Conditions(
+            self.sampling, self.samples, self.seed, self.energy_images, self.energy_table,
+            self.extractor.key, len(self.references),
+            reference_hash(self.references, self.extractor),
+        )  # fmt: skip
+
     def __call__(self, name: str, system: Callable[[], System]) -> Quality:
         """Quality of the network ``name``; ``system`` is called only where something is missing."""
-        asked = {"sampling": self.sampling, "samples": self.samples, "seed": self.seed}
-        folder = self.home / f"{name}-{digest(asked)[:8]}"
-        drawn = stages.sample(
+        folder = self.conditions.folder(self.home, name)
+        stages.sample(
             system, folder, self.machine, count=self.samples, seed=self.seed,
             sampling=self.sampling, batch=self.batch,
         )  # fmt: skip
-        energy = stages.meter_energy(
+        stages.meter_energy(
             system, folder, self.machine, images=self.energy_images, seed=self.seed,
             sampling=self.sampling,
         )  # fmt: skip
-        counts = {part: counts_of(energy[part]) for part in ("per_evaluation", "per_image")}
-        mj = {
-            f"{price}_mj_per_image": price_both(counts, self.energy_table, of).per_image_mj
-            for price, of in PRICES.items()
-        }
-        return Quality(
-            samples=drawn["samples"],
-            metrics=self._scores(folder)["metrics"],
-            sampling_firing_rate=energy["firing_rate"],
-            **{name: mj[name] for name in ("published_mj_per_image", "strict_mj_per_image")},
-        )
-
-    def _scores(self, folder: Path) -> dict[str, Any]:
-        path = folder / f"scores-{self.extractor.key}.json"
-        if path.is_file():
-            known = stages.read_json(path)
-            if known["reference_hash"] == reference_hash(self.references, self.extractor):
-                return known
-        images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
-        scores = stages.score_images(images, self.references, self.extractor, self.machine)
-        stages.write_json(path, scores)
-        return scores
+        if self.conditions.scores(folder) is None:
+            images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
+            scores = stages.score_images(images, self.references, self.extractor, self.machine)
+            stages.write_json(folder / f"scores-{self.extractor.key}.json", scores)
+        quality = self.conditions.recall(self.home, name)
+        assert quality is not None
+        return quality

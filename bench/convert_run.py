@@ -13,18 +13,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench import outputs
 from bench.cells import digest
 from bench.checkpoints import load_images, load_system
 from bench.convert_parents import Parent, open_parent
 from bench.convert_plots import plot_costs, plot_layers
-from bench.convert_quality import Evaluator, read_sampler
+from bench.convert_quality import (
+    EVALUATION,
+    Conditions,
+    Evaluator,
+    read_sampler,
+    remember,
+    remembered,
+)
 from bench.convert_request import Request, Times, check_folder, claim_folder, label
 from bench.convert_tables import (
     Cost,
-    cells,
     cost_from,
     headings,
     layers_csv,
+    rows,
     rows_csv,
     sentence,
     to_markdown,
@@ -35,14 +43,12 @@ from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images
 from bench.registry import choose, load_converter
-from bench.stages import read_json, write_json
-from bench.tables import solver
+from bench.stages import read_json
 from sddpm.checkpoint import atomic_write, save_checkpoint
 from sddpm.protocol import System, to_float
 
 TABLE, LAYERS, REPORT, PLOT = "conversion.csv", "layers.csv", "conversion.md", "conversion.png"
-EVALUATION = "evaluation.json"
-ROW = "comparison.json"
+ROW, SCORED = "comparison.json", "evaluation"
 METERED_IMAGES = 8
 """Evaluations whose operations are counted: one of each diffusion step of the held-out images."""
 
@@ -70,6 +76,7 @@ def run_convert(request: Request, say: Callable[[str], None]) -> Outcome:
     choose("energy table", request.energy_table, TABLES)
     sampling = read_sampler(request.sampler, request.engine)
     check_folder(request)
+    outputs.check_folder("--out", request.out)
     machine = Machine(request.device)
     name, converter = load_converter()
     parent = open_parent(request, machine)
@@ -92,16 +99,20 @@ def run_convert(request: Request, say: Callable[[str], None]) -> Outcome:
         evaluator = _evaluator(request, parent, machine, sampling, say)
     claim_folder(request)
 
-    costs = _convert(request, name, parent, conversion, held_out, machine)
-    if evaluator is not None:
-        costs = _evaluate(request, costs, parent, evaluator, machine, say)
-    return _write(request, parent, costs, conversion.layer_headings)
+    reference, *_ = _convert(request, name, parent, conversion, held_out, machine)
+    costs = [reference, *_children(request.out)]
+    conditions = evaluator.conditions if evaluator else remembered(request.out)
+    if conditions is not None:
+        costs = _evaluate(request, costs, parent, conditions, evaluator, machine, say)
+    elif (request.out / EVALUATION).is_file():
+        say("quality: how it was measured before is not known; --evaluate shows it again")
+    return _write(request, parent, costs, conditions, conversion.layer_headings)
 
 
 def _convert(
     request: Request, name: str, parent: Parent, conversion: Any, held_out: Any, machine: Machine
 ) -> list[Cost]:
-    """The parent's row and one of each child; children that are there are read."""
+    """The parent's row and one of each child of ``request``; children that are there are read."""
 
     def metered(system: System) -> tuple[float, float]:
         with Meter(system.generator) as meter:
@@ -183,7 +194,7 @@ def _evaluator(
     extractor = choose_extractor(request.extractor)
     say(f"extractor {extractor.key}: {extractor.reason}")
     evaluator = Evaluator(
-        request.out / "evaluation", machine,
+        request.out / SCORED, machine,
         _images(request, parent, "train", request.references), extractor, sampling,
         samples=request.samples, energy_images=request.energy_images, batch=request.batch,
         energy_table=request.energy_table, seed=request.seed,
@@ -192,55 +203,62 @@ def _evaluator(
     return evaluator
 
 
+def _children(out: Path) -> list[Cost]:
+    """The rows of all children in the folder, which are this conversion's: those of earlier
+    commands too. Constant T first, fewest first."""
+    costs = [cost_from(read_json(path)) for path in out.glob(f"T*/{ROW}")]
+    return sorted(costs, key=lambda cost: (bool(cost.schedule), cost.time_steps, cost.schedule))
+
+
 def _evaluate(
-    request: Request, costs: Sequence[Cost], parent: Parent, evaluator: Evaluator,
-    machine: Machine, say: Callable[[str], None],
+    request: Request, costs: Sequence[Cost], parent: Parent, conditions: Conditions,
+    evaluator: Evaluator | None, machine: Machine, say: Callable[[str], None],
 ) -> list[Cost]:  # fmt: skip
-    """The rows with the quality of what they stand for."""
+    """The rows with the quality of what they stand for; without an evaluator, and for children
+    of earlier commands, where it is known under ``conditions``."""
     scored = []
-    for cost, times in zip(costs, (None, *request.children), strict=True):
-        say(f"samples of {'the parent' if times is None else label(times)}")
-        if times is None:
-            quality = evaluator("parent", lambda: parent.reference)
+    for cost in costs:
+        times = cost.times
+        name = "parent" if times is None else label(times)
+        if evaluator is None or not (times is None or times in request.children):
+            quality = conditions.recall(request.out / SCORED, name)
+        elif times is None:
+            say("samples of the parent")
+            quality = evaluator(name, lambda: parent.reference)
         else:
-            home = request.out / label(times)
-            quality = evaluator(home.name, partial(load_system, home, machine))
+            say(f"samples of {name}")
+            quality = evaluator(name, partial(load_system, request.out / name, machine))
         scored.append(replace(cost, quality=quality))
     return scored
 
 
 def _write(
-    request: Request, parent: Parent, costs: Sequence[Cost], layer_headings: list[str]
-) -> Outcome:
+    request: Request, parent: Parent, costs: Sequence[Cost], conditions: Conditions | None,
+    layer_headings: list[str],
+) -> Outcome:  # fmt: skip
     """Everything but the checkpoints."""
     out, children = request.out, costs[1:]
-    pictures = [out / f"layers-{label(times)}.png" for times in request.children]
+    homes = [out / label(cost.times) for cost in children if cost.times]
+    pictures = [out / f"layers-{home.name}.png" for home in homes]
     plot_costs(costs, out / PLOT)
     for cost, picture in zip(children, pictures, strict=True):
-        plot_layers(layer_headings, cost, picture)
+        if cost.times in request.children or not picture.is_file():
+            plot_layers(layer_headings, cost, picture)
+    scored = [cost for cost in costs if cost.quality]
+    remember(out, conditions if scored else None)
     words = [request.method, *["signed spikes"] * request.signed]
     words += ["read through a window"] if request.readout == "window" else []
-    data = parent.facts.get("dataset_label") or parent.facts["dataset"]
-    tuned = f"{request.finetune_steps:,} steps of fine-tuning"
-    if request.finetune_steps and request.finetune == "blocks":
-        tuned += " of each block"
-    elif request.finetune_steps:
-        tuned += ", end to end"
-    facts = [
-        f"Parent: {parent.facts['system']} on {data}, {str(parent.facts.get('hash'))[:8]}.",
-        *parent.notes,
-        f"Calibrated on {request.calibration_images} training images, compared on "
-        f"{request.held_out} held-out ones; {tuned}.",
-    ]
-    if request.evaluate:
-        sampling = read_sampler(request.sampler, request.engine)
-        told = solver({**sampling, "sampler_steps": sampling["steps"]})
+    facts = _facts(request, parent)
+    earlier = [cost.label for cost in children if cost.times not in request.children]
+    if earlier:
+        facts.append(f"From earlier commands: T={', '.join(earlier)}.")
+    if scored and conditions is not None:
+        which = "each" if len(scored) == len(costs) else "each that has a figure"
         facts.append(
-            f"Quality: {request.samples} samples of each, {told}, "
-            f"against at most {request.references:,} training images; mJ/image is of a "
+            f"Quality: {conditions.samples} samples of {which}, {conditions.solver}, "
+            f"against {conditions.references:,} training images; mJ/image is of a "
             "finished image."
         )
-        write_json(out / EVALUATION, {"solver": told, "samples": request.samples})
     texts = {
         TABLE: rows_csv(costs),
         LAYERS: layers_csv(layer_headings, children),
@@ -258,13 +276,28 @@ def _write(
             temporary.write_text(text, encoding="utf-8")
     return Outcome(
         headings=headings(costs),
-        rows=[cells(cost) for cost in costs],
+        rows=rows(costs),
         layer_headings=layer_headings,
         layer_rows=[list(row) for row in costs[-1].layers],
         sentence=sentence(costs[0], children),
-        files=[*(out / label(t) for t in request.children), *(out / file for file in texts),
-               out / PLOT, *pictures],
-    )  # fmt: skip
+        files=[*homes, *(out / file for file in texts), out / PLOT, *pictures],
+    )
+
+
+def _facts(request: Request, parent: Parent) -> list[str]:
+    """How the figures were made, as lines."""
+    data = parent.facts.get("dataset_label") or parent.facts["dataset"]
+    tuned = f"{request.finetune_steps:,} steps of fine-tuning"
+    if request.finetune_steps and request.finetune == "blocks":
+        tuned += " of each block"
+    elif request.finetune_steps:
+        tuned += ", end to end"
+    return [
+        f"Parent: {parent.facts['system']} on {data}, {str(parent.facts.get('hash'))[:8]}.",
+        *parent.notes,
+        f"Calibrated on {request.calibration_images} training images, compared on "
+        f"{request.held_out} held-out ones; {tuned}.",
+    ]
 
 
 def _images(request: Request, parent: Parent, split: str, limit: int) -> Images:

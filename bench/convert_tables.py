@@ -47,6 +47,11 @@ class Cost:
     quality: Quality | None = None
 
     @property
+    def times(self) -> int | tuple[int, ...] | None:
+        """The number of spiking time steps, or the schedule; None: the parent."""
+        return self.schedule or self.time_steps
+
+    @property
     def label(self) -> str:
         """The number of spiking time steps, or the schedule, for people."""
         if self.schedule:
@@ -56,7 +61,7 @@ class Cost:
 
 def cost_from(content: Mapping[str, Any]) -> Cost:
     """A row without quality from its JSON form."""
-    return Cost(**{**content, "schedule": tuple(content["schedule"])})
+    return Cost(**{**content, "schedule": tuple(content.get("schedule", ()))})
 
 
 HEADINGS = [
@@ -99,6 +104,12 @@ def cells(cost: Cost) -> list[str]:
     ]
 
 
+def rows(costs: Sequence[Cost]) -> list[list[str]]:
+    """The table for people; a row whose samples were not scored ends in dashes."""
+    width = len(headings(costs))
+    return [row + [DASH] * (width - len(row)) for row in map(cells, costs)]
+
+
 def breakeven(parent: Cost, costs: Iterable[Cost], price: str) -> tuple[int | None, int | None]:
     """The most spiking time steps at which a constant T costs no more energy than the parent, and
     the fewest of those above at which it costs more; None where there are none.
@@ -129,7 +140,7 @@ def sentence(parent: Cost, costs: Sequence[Cost]) -> str:
 
 def rows_csv(costs: Sequence[Cost]) -> str:
     """The table in full precision."""
-    rows = []
+    lines = []
     for cost in costs:
         row = asdict(cost)
         del row["layers"], row["quality"]
@@ -137,9 +148,9 @@ def rows_csv(costs: Sequence[Cost]) -> str:
         if cost.quality is not None:
             scored = asdict(cost.quality)
             row |= {**scored.pop("metrics"), **scored}
-        rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return to_csv(names, ([row.get(name) for name in names] for row in rows))
+        lines.append(row)
+    names = list(dict.fromkeys(name for row in lines for name in row))
+    return to_csv(names, ([row.get(name) for name in names] for row in lines))
 
 
 def layers_csv(layer_headings: Sequence[str], costs: Iterable[Cost]) -> str:
@@ -179,7 +190,7 @@ def to_markdown(
             f"# {title}\n",
             *facts,
             f"\n`{command}`\n",
-            table(headings(costs), [cells(cost) for cost in costs]),
+            table(headings(costs), rows(costs)),
             f"\n{sentence(costs[0], costs[1:])}\n",
             *(f"![]({plot})" for plot in plots),
             f"\n## Layers at T={last.label}\n",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 Command = Callable[..., Any]
 
@@ -58,12 +59,55 @@ class Positive(click.ParamType):
         return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
 
 
+class Finite(click.FloatRange):
+    """A range without the infinities and without NaN, which lies in every range for Click."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: expected a finite number", param, ctx)
+        return number
+
+
 def split_names(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Names separated by commas, of an option that may also be repeated."""
-    names = (name.strip() for text in value for name in text.split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
+    names: dict[str, None] = {}
+    for text in value:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        if not found:
+            raise click.BadParameter(f"{text!r}: expected names, separated by commas", ctx, param)
+        names.update(dict.fromkeys(found))
+    return tuple(names)
+
+
+def given(ctx: click.Context, param: click.Parameter) -> list[str]:
+    """The words of an option on the command line; none where it was not given there."""
+    name = param.name or ""
+    if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        return []
+    value = ctx.params[name]
+    if isinstance(value, bool):
+        return [(param.opts if value else param.secondary_opts)[0]]
+    return [param.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+def refuse(ctx: click.Context, names: Collection[str], why: str) -> None:
+    """Refuse options that nothing would read.
+
+    Args:
+        names: of the parameters, of which none may be on the command line.
+        why: they are not read, and what to do.
+
+    Raises:
+        click.UsageError: one was given; the message begins with it.
+    """
+    for param in ctx.command.params:
+        if param.name in names and (words := given(ctx, param)):
+            raise click.UsageError(f"{' '.join(words)}: {why}", ctx)
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

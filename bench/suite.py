@@ -6,13 +6,14 @@ presets, which fix the budget. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
 from pydantic import (
@@ -29,12 +30,14 @@ from pydantic import (
 from bench.registry import SYSTEMS, choose
 
 PresetName = Literal["smoke", "small", "medium", "paper"]
+FEWEST_IMAGES = 10
+"""Images that can be scored, of either kind (:data:`bench.fidelity.MIN_IMAGES`)."""
 MOST_SAMPLES = 1_000_000
 """Image seeds that belong to one run's seed (:data:`sddpm.rng.SEEDS_PER_RUN`)."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _system(name: str) -> str:
@@ -132,9 +135,13 @@ class Preset(_Strict):
     budgets: dict[SystemName, Budget] = Field(
         default_factory=dict, description="systems that train on another budget than the rest"
     )
-    samples: int = Field(ge=2, le=MOST_SAMPLES, description="images drawn and scored per cell")
+    samples: int = Field(
+        ge=FEWEST_IMAGES, le=MOST_SAMPLES, description="images drawn and scored per cell"
+    )
     sample_batch: int = Field(100, ge=1, description="images drawn at once, and saved at once")
-    references: int = Field(ge=2, description="real images they are scored against, at most")
+    references: int = Field(
+        ge=FEWEST_IMAGES, description="real images they are scored against, at most"
+    )
     energy_images: int = Field(ge=1, description="images drawn while operations are counted")
     systems: list[SystemName] | None = Field(None, min_length=1)
     time_steps: list[TimeSteps] | None = Field(None, min_length=1)
@@ -207,16 +214,7 @@ def read_outline(file: Traversable) -> dict[str, Any]:
 
 def parse_suite(text: str, file: str) -> Suite:
     """Validate the text of a suite; ``file`` is its name in error messages."""
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-        _refuse_duplicates(root, file)
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else 1
-        raise ValueError(f"{file}, line {line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
+    root, content = _read(text, file)
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
@@ -226,7 +224,50 @@ def parse_suite(text: str, file: str) -> Suite:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more) from error
     suite._source = (file, root)
+    _check_configs(suite)
     return suite
+
+
+def _read(text: str, file: str) -> tuple[yaml.Node | None, Any]:
+    """A text's nodes, which know their lines, and its content."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        _check_nodes(root, file)
+        return root, _construct(text, file)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 1
+        raise ValueError(f"{file}, line {line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: lists or mappings stand too deep inside each other") from error
+
+
+def _construct(text: str, file: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, LookupError, AttributeError) as error:
+        # A date in a month 13, or text that is no number under a tag that says so.
+        raise ValueError(f"{file}: not YAML: a value does not fit its kind ({error})") from error
+
+
+def _check_configs(suite: Suite) -> None:
+    """Raise ValueError for a field of a system's Config that no network can be built or trained
+    with, or that the suite's own ``time_steps`` would override."""
+    for preset, content in suite.presets.items():
+        for system, config in content.config.items():
+            for field, value in config.items():
+                problem = None
+                if field == "time_steps" and SYSTEMS[system].time_axis == "trained":
+                    problem = "give it as time_steps of the suite or the preset, which decide"
+                for number in value if isinstance(value, list) else [value]:
+                    # No field of any Config has a meaning below 0.
+                    if isinstance(number, int | float) and not 0 <= number < math.inf:
+                        problem = f"expected a finite number of at least 0, not {number!r}"
+                if problem:
+                    where = suite.where("presets", preset, "config", system, field)
+                    raise ValueError(f"{where}: {problem}")
 
 
 _EXPECTED = {
@@ -307,16 +348,27 @@ def _line_of(root: yaml.Node | None, path: list[str | int]) -> int:
     return line
 
 
-def _refuse_duplicates(node: yaml.Node | None, file: str) -> None:
-    """Raise ValueError for a key given twice, of which YAML would keep the last in silence."""
+def _check_nodes(node: yaml.Node | None, file: str, above: tuple[yaml.Node, ...] = ()) -> None:
+    """Raise ValueError for what YAML allows and no suite can mean: a key given twice, of which
+    the last would be kept in silence, one that is no text, an alias inside what it names."""
+    if node is None:
+        return
+
+    def refuse(at: yaml.Node, problem: str) -> NoReturn:
+        raise ValueError(f"{file}, line {at.start_mark.line + 1}: {problem}")
+
+    if node in above:
+        refuse(node, "what stands here holds itself, by an alias")
+    inside = (*above, node)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                refuse(key, "a list or a mapping as a key: expected text")
             if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ValueError(f"{file}, line {line}: {key.value}: given twice")
+                refuse(key, f"{key.value}: given twice")
             seen.add(key.value)
-            _refuse_duplicates(value, file)
+            _check_nodes(value, file, inside)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_duplicates(value, file)
+            _check_nodes(value, file, inside)

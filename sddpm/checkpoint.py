@@ -74,8 +74,12 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def _name_path(error: OSError, path: Path) -> OSError:
+    """``error`` by the name that was asked for, where it tells the temporary one."""
     if error.errno == errno.ENOSPC:
         return OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if error.errno is not None and str(error.filename).startswith(str(temporary)):
+        return OSError(error.errno, error.strerror, str(path))
     return error
 
 

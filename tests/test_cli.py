@@ -132,7 +132,7 @@ def test_a_failed_cell_has_a_reason_and_no_number_and_others_go_on(
 ) -> None:
     suite.write_text(
         SUITE.replace("[pixel_gaussian, sddpm]", "[sddpm, pixel_gaussian]").replace(
-            "blocks: 1}", "blocks: 1, threshold: -1.0}"
+            "blocks: 1}", "blocks: 1, threshold: 0.0}"
         )
     )
     out = tmp_path / "out"
@@ -146,7 +146,7 @@ def test_a_failed_cell_has_a_reason_and_no_number_and_others_go_on(
     assert bad["counts_per_image"] is None
     assert good["metrics"]
     table = (out / "table.md").read_text()
-    assert "Failed: SDDPM, T=2: " in table
+    assert "Failed: SDDPM, T=2, " in table
     assert next(line for line in table.splitlines() if "| SDDPM" in line).count("| - ") > 5
 
 

@@ -84,7 +84,7 @@ def test_the_command_makes_checkpoints_that_others_take(ann: Path, tmp_path: Pat
     out = tmp_path / "out"
     done = call("convert", "--ann", ann, "--time-steps", "2,4", *SMALL, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "relative error" in done.output
+    assert "clipping" in done.output, "the table of layers"
     rows = list(csv.DictReader((out / "conversion.csv").open()))
     assert [row["time_steps"] for row in rows] == ["-", "2", "4"]
     assert float(rows[2]["relative_error"]) > 0
@@ -176,6 +176,55 @@ def test_quality_stands_beside_the_error_and_is_kept(
     monkeypatch.setattr("bench.stages.score_images", again)
     assert call(*same).exit_code == 0
     assert list(csv.DictReader((out / "conversion.csv").open())) == rows
+
+
+def test_further_time_steps_keep_the_rows_that_are_there(
+    ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("bench.convert_run.plot_layers", lambda *_given: None)
+    same = ["convert", "--ann", ann, *SMALL, "--out", out, "--time-steps"]
+    scored = ["--evaluate", "--sampler", "ddim:1:1", "--references", 12, "--energy-images", 1,
+              "--extractor", "embedded", "--samples"]  # fmt: skip
+
+    def table() -> list[dict[str, str]]:
+        return list(csv.DictReader((out / "conversion.csv").open()))
+
+    def known(column: str = "fd_efflite0") -> list[bool]:
+        return [row.get(column, "-") != "-" for row in table()]
+
+    assert call(*same, "1", "--schedule", "2/1", *scored, 10).exit_code == 0
+    before = table()
+    assert [row["time_steps"] for row in before] == ["-", "1", "2"]
+
+    done = call(*same, "3")
+    assert done.exit_code == 0, done.output
+    assert [row["time_steps"] for row in table()] == ["-", "1", "3", "2"]
+    assert [row for row in table() if row["time_steps"] != "3"] == before
+    assert known() == [True, True, False, True]
+    report = (out / "conversion.md").read_text()
+    assert "From earlier commands: T=1, 2/1." in report
+    assert "Quality: 10 samples of each that has a figure" in report
+    assert "against 12 training images" in report
+    assert {row["time_steps"] for row in csv.DictReader((out / "layers.csv").open())} == {
+        "1", "3", "2/1"
+    }  # fmt: skip
+    widths = {line.count("|") for line in report.split("##")[0].splitlines() if line[:2] == "| "}
+    assert len(widths) == 1, "a row without quality has as many columns"
+
+    # Other conditions are not mixed with those of before.
+    assert call(*same, "3", *scored, 11).exit_code == 0
+    assert known() == [True, False, True, False]
+    assert json.loads((out / "evaluation.json").read_text())["samples"] == 11
+
+    # A file of a version that did not keep the conditions: what stood there is not guessed.
+    (out / "evaluation.json").write_text('{"solver": "x", "samples": 11}')
+    done = call(*same, "3")
+    assert done.exit_code == 0, done.output
+    assert "not known" in done.stderr
+    assert known() == [False] * 4
+    assert not (out / "evaluation.json").exists()
+    assert "Quality" not in (out / "conversion.md").read_text()
 
 
 def test_clips_of_a_relu_twin_are_trained_first(ann: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.cells import Data, expand
-from bench.suite import load_suite, parse_suite, shipped_suites
+from bench.fidelity import MIN_IMAGES
+from bench.suite import FEWEST_IMAGES, load_suite, parse_suite, shipped_suites
 
 GOOD = """\
 name: mine
@@ -102,6 +103,16 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
         ("sddpm: &net", "sddpn: &net", 16, ["presets.smoke.config.sddpn", "'sddpm'"]),
         ("title: My suite", "title: My: suite", 2, ["not YAML"]),
         ("title: My suite", "name: again", 2, ["name", "twice"]),
+        ("samples: 10", "samples: 5", 12, ["presets.smoke.samples", "10", "not 5"]),
+        ("references: 20", "references: 3", 13, ["presets.smoke.references", "10", "not 3"]),
+        ("eta: 1", "threshold: .inf", 8, ["threshold", "finite"]),
+        ("channels: 8", "channels: -8", 16, ["config.sddpm.channels", "-8"]),
+        ("channels: 8", "multipliers: [1, -2]", 16, ["config.sddpm.multipliers", "-2"]),
+        ("2e-3", "-0.01", 16, ["config.sddpm.learning_rate", "-0.01"]),
+        ("2e-3", ".nan", 16, ["config.sddpm.learning_rate", "finite", "nan"]),
+        ("channels: 8", "time_steps: 9", 16, ["config.sddpm.time_steps", "of the suite"]),
+        ("title: My suite", "? [a, b]\n: x", 2, ["as a key", "expected text"]),
+        ("title: My suite", "title: &a [*a]", 2, ["holds itself"]),
     ],
 )
 def test_a_broken_suite_names_file_line_and_field(
@@ -114,6 +125,22 @@ def test_a_broken_suite_names_file_line_and_field(
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("title", ["2024-13-45", "!!bool x", "[" * 3000])
+def test_values_that_are_none_name_the_file(title: str) -> None:
+    with pytest.raises(ValueError, match=r"^broken\.yaml: "):
+        parse_suite(GOOD.replace("My suite", title), "broken.yaml")
+
+
+def test_what_a_suite_accepts_can_be_scored() -> None:
+    assert FEWEST_IMAGES == MIN_IMAGES
+
+
+def test_time_steps_of_a_system_that_is_trained_once_are_its_own() -> None:
+    text = GOOD.replace("sddpm: &net {channels: 8", "converted: {channels: 8, time_steps: 2")
+    suite = parse_suite(text.replace(", learning_rate: 2e-3", ""), "f")
+    assert suite.presets["smoke"].config["converted"]["time_steps"] == 2
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "just text"])
