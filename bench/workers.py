@@ -222,9 +222,7 @@ def _connect(address: str) -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise ValueError(
-            "--workers ray: Ray is not installed; pip install 'ray>=2.50'"
-        ) from error
+        raise ValueError("--workers ray: Ray is not installed; pip install 'ray>=2.50'") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
