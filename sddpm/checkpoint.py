@@ -113,6 +113,9 @@ def save_checkpoint(
             _save(tensors, temporary / TRAINER)
             config["trainer"] = {**trainer, "optimizers": optimizers}
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        # safetensors lets the owner alone read what it writes.
+        for file in temporary.glob("*.safetensors"):
+            shutil.copymode(temporary / CONFIG, file)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

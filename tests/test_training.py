@@ -102,6 +102,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, blobs: GeneratedIma
 def test_training_lowers_the_loss(tmp_path: Path, blobs: GeneratedImages) -> None:
     config = TrainConfig(steps=150, batch_size=16, log_every=10)
     report = fit(tiny_system(), blobs, config=config, folder=tmp_path, description={})
+    modes = {file.stat().st_mode for file in (tmp_path / "checkpoint").iterdir()}
+    assert len(modes) == 1, "whoever may read the configuration may read the weights"
     assert report.losses["loss"] < 0.5  # predicting no noise at all costs 1
     assert list((tmp_path / "log").glob("events.out.tfevents.*"))
 
