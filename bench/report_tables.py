@@ -324,13 +324,18 @@ def _standing(board: Board) -> list[str]:
         assert stat is not None
         return stat.mean
 
+    spiking = [row for row in rows if row.time_steps is not None]
+    others = [row for row in rows if row.time_steps is None]
+    # Fine-tuning aside: what the first training of each saw.
+    seen = {row.hash: _trained_on(row, board).text.split(" + ")[0] for row in rows}
+    unequal = len({seen[row.hash] for row in (*spiking[:1], *others[:1])}) > 1
+
     def text(row: Row) -> str:
         stat = row.metric(metric)
         assert stat is not None
-        return f"{_full_name(row)}: {metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+        shown = f"{_full_name(row)}: {metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+        return f"{shown}, trained on {seen[row.hash]} images" if unequal else shown
 
-    spiking = [row for row in rows if row.time_steps is not None]
-    others = [row for row in rows if row.time_steps is None]
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:
         ours, theirs = spiking[0], others[0]

@@ -12,7 +12,7 @@ from bench.records import Record
 from bench.report import Stat, make_report, pareto
 from bench.report_grids import Samples, draw_samples
 from bench.report_sources import Sources
-from bench.report_tables import ranking
+from bench.report_tables import glance, ranking
 
 
 def test_only_seeds_are_averaged() -> None:
@@ -52,6 +52,25 @@ def test_the_images_of_the_parent_s_training_are_shown_too() -> None:
     both = [cell(3, seed=1, title="parent"), child(1), child(4, seed=1)]
     assert shown(parent, *both)["child"] == "1,920 + 96"
     assert shown(parent, *both[1:])["child"] == "96"
+
+
+def test_the_glance_says_where_the_best_rows_had_unequal_training() -> None:
+    def best(*records: Record) -> list[str]:
+        report = make_report(Sources(records=list(records)), [])
+        (line,) = glance(report).lines
+        return [entry.text for entry in line.entries[2:4]]
+
+    spiking, twin = cell(0), cell(1, "ann_twin", 5.0, title="twin")
+    tuned = cell(2, "sddpm_tsm", 8.0, title="tuned", train_images=96)
+    # A fine-tuned row had its parent's training too.
+    for records in ((spiking, twin), (spiking, twin, tuned)):
+        assert all("trained on" not in text for text in best(*records))
+    longer = twin.model_copy(update={"train_images": 64_000})
+    first, second = best(spiking, longer, tuned)
+    assert first.startswith("twin")
+    assert first.endswith("5.00, trained on 64,000 images")
+    assert second.startswith("tuned")
+    assert second.endswith("8.00, trained on 1,920 images")
 
 
 def test_rows_of_one_name_are_told_apart() -> None:
