@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from bench.cells import Training, make_config, parse_sampler
 from bench.datasets import load
+from bench.json_files import read_json, write_json
 from bench.machine import Machine
 from bench.pictures import Images
 from bench.registry import SYSTEMS, choose, find, load_module
 from bench.statistics import HELD_OUT_IMAGES, guidance_files, settle
 from bench.suite import SamplingChoice
-from sddpm.checkpoint import atomic_write, load_generator, read_config
+from sddpm.checkpoint import load_generator, read_config
 from sddpm.guidance import Thresholds, read_guidance
 from sddpm.protocol import ImageShape, System
 
@@ -198,22 +198,8 @@ def claim(folder: Path, training: Training) -> None:
     """
     path = folder / "training.json"
     if path.is_file():
-        if _owner(path) != training.hash:
+        if read_json(path, ("hash",))["hash"] != training.hash:
             raise ValueError(f"--out {folder}: holds a training with other settings")
         return
     facts = {**describe(training), "steps": training.steps, "seed": training.seed}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def _owner(path: Path) -> str:
-    """The hash of the training that a ``training.json`` is of."""
-    redo = "delete it if the folder is this training's, or name another folder"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); {redo}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("hash"), str):
-        raise ValueError(f"{path}: expected a JSON object with a hash; {redo}")
-    owner: str = content["hash"]
-    return owner
+    write_json(path, facts)

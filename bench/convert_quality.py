@@ -17,6 +17,7 @@ from bench.checkpoints import DEFAULT_SAMPLER, DEFAULT_STEPS
 from bench.convert_tables import Quality
 from bench.extractors import Extractor
 from bench.fidelity import MIN_IMAGES, reference_hash
+from bench.json_files import read_json, write_json
 from bench.machine import Machine
 from bench.measured import PRICES, counts_of, price_both
 from bench.pictures import Images
@@ -78,14 +79,14 @@ class Conditions:
         known = stages.is_sampled(folder) and stages.is_metered(folder, self.energy_images)
         if scores is None or not known:
             return None
-        energy = stages.read_json(folder / stages.ENERGY)
+        energy = read_json(folder / stages.ENERGY)
         counts = {part: counts_of(energy[part]) for part in ("per_evaluation", "per_image")}
         mj = {
             f"{price}_mj_per_image": price_both(counts, self.energy_table, of).per_image_mj
             for price, of in PRICES.items()
         }
         return Quality(
-            samples=stages.read_json(folder / stages.SAMPLES_FACTS)["samples"],
+            samples=read_json(folder / stages.SAMPLES_FACTS)["samples"],
             metrics=scores["metrics"],
             sampling_firing_rate=energy["firing_rate"],
             **{name: mj[name] for name in ("published_mj_per_image", "strict_mj_per_image")},
@@ -94,7 +95,7 @@ class Conditions:
     def scores(self, folder: Path) -> dict[str, Any] | None:
         """What is known against these very references."""
         path = folder / f"scores-{self.extractor}.json"
-        known = stages.read_json(path) if path.is_file() else {}
+        known = read_json(path) if path.is_file() else {}
         return known if known.get("reference_hash") == self.reference_hash else None
 
 
@@ -105,14 +106,14 @@ def remember(out: Path, conditions: Conditions | None) -> None:
         (out / EVALUATION).unlink(missing_ok=True)
         return
     told = {"solver": conditions.solver, "samples": conditions.samples}
-    stages.write_json(out / EVALUATION, {**told, "conditions": asdict(conditions)})
+    write_json(out / EVALUATION, {**told, "conditions": asdict(conditions)})
 
 
 def remembered(out: Path) -> Conditions | None:
     """What :func:`remember` kept; None where nothing was, or by a version that kept less."""
     path = out / EVALUATION
     try:
-        return Conditions(**stages.read_json(path)["conditions"]) if path.is_file() else None
+        return Conditions(**read_json(path)["conditions"]) if path.is_file() else None
     except (KeyError, TypeError):
         return None
 
@@ -164,7 +165,7 @@ class Evaluator:
         if self.conditions.scores(folder) is None:
             images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
             scores = stages.score_images(images, self.references, self.extractor, self.machine)
-            stages.write_json(folder / f"scores-{self.extractor.key}.json", scores)
+            write_json(folder / f"scores-{self.extractor.key}.json", scores)
         quality = self.conditions.recall(self.home, name)
         assert quality is not None
         return quality

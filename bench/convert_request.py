@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.energy import DEFAULT_TABLE
+from bench.json_files import read_json, write_json
 from bench.machine import DeviceName
-from bench.stages import read_json, write_json
 from sddpm.checkpoint import CONFIG
 
 CLAIM = "conversion.json"

@@ -39,11 +39,11 @@ from bench.convert_tables import (
 )
 from bench.energy import TABLES, published_mj, strict_mj
 from bench.extractors import choose_extractor
+from bench.json_files import read_json
 from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images
 from bench.registry import choose, load_converter
-from bench.stages import read_json
 from sddpm.checkpoint import atomic_write, save_checkpoint
 from sddpm.protocol import System, to_float
 

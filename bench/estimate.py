@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from bench import stages
 from bench.cells import Cell, Data, Training, make_config
 from bench.checkpoints import load_system
+from bench.json_files import read_json
 from bench.machine import Machine
 from bench.plan import Plan, stage_states
 from bench.registry import find, load_module
@@ -132,7 +133,7 @@ def _cost(
     metered = 0 if state["energy"] == "done" else plan.preset.energy_images
     drawn = _samples_left(plan, cell)
     if not (metered or drawn or _steps_left(plan, cell.training)):
-        counted = stages.read_json(plan.cell_folder(cell) / stages.ENERGY)["per_image"]
+        counted = read_json(plan.cell_folder(cell) / stages.ENERGY)["per_image"]
         return Cost(state, counted["macs"], counted["acs"])
     speed = _measured(plan, cell.training, cell, machine, seconds, measured)
     if isinstance(speed, str):

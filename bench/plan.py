@@ -11,6 +11,7 @@ from bench import stages
 from bench.cells import Cell, Data, Training, digest, expand, find_preset
 from bench.datasets import brief_hash, find_spec, load
 from bench.energy import DEFAULT_TABLE, TABLES
+from bench.json_files import read_json
 from bench.pictures import Images
 from bench.registry import choose
 from bench.statistics import wanted_thresholds
@@ -201,7 +202,7 @@ def _remembered(root: Path) -> dict[str, Any]:
     path = root / DATA
     if not path.is_file():
         return {}
-    known = stages.read_json(path, ("source", "data"))
+    known = read_json(path, ("source", "data"))
     names = {field.name for field in fields(Data)}
     if not isinstance(known["data"], dict) or set(known["data"]) != names:
         raise ValueError(f"{path}: data: expected {', '.join(sorted(names))}; delete it to redo it")

@@ -18,11 +18,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report import Report
+from bench.report_glance import glance
 from bench.report_grids import Samples
 from bench.report_pivots import conversion_pivots, pivots
 from bench.report_provenance import provenance
 from bench.report_style import FAINT, INK, PAPER, Drawing, looks
-from bench.report_tables import conversion_table, energies, glance, literature, ranking
+from bench.report_tables import conversion_table, energies, literature, ranking
 from sddpm.version import __version__
 
 TITLE = "Spiking generative models, measured"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report import Board, Report
+from bench.report_glance import glance
 from bench.report_pivots import conversion_pivots, pivots
 from bench.report_provenance import provenance
 from bench.report_style import Drawing
@@ -13,7 +14,6 @@ from bench.report_tables import (
     TableText,
     conversion_table,
     energies,
-    glance,
     literature,
     ranking,
 )

@@ -9,7 +9,7 @@ from math import floor, log10
 from bench.quantised_energy import integer_mj, quantised_mj, rival_bits
 from bench.records import Record
 from bench.registry import SYSTEMS
-from bench.report import LOWER_IS_BETTER, Board, Report, Row, Section, Stat, accountings, kind
+from bench.report import LOWER_IS_BETTER, Board, Row, Section, Stat, accountings, kind
 from bench.report_sources import ConversionPoint, Published
 from bench.tables import DASH
 
@@ -91,7 +91,7 @@ def ranking(board: Board) -> TableText:
             if several
             else []
         )
-        seen = _trained_on(row, board) if row.status == "ok" else Entry(DASH)
+        seen = trained_on(row, board) if row.status == "ok" else Entry(DASH)
         entries += [seen] if len(budgets) > 1 else []
         for metric in board.metrics:
             shown = fixed(_DECIMALS[kind(metric)])
@@ -107,7 +107,7 @@ def ranking(board: Board) -> TableText:
         caption=f"{board.dataset}, {board.image_size}×{board.image_size}: {board.protocol}.",
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
-        notes=[f"{_full_name(row)}: {row.reason}" for row in board.rows if row.reason],
+        notes=[f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason],
     )
 
 
@@ -218,25 +218,6 @@ def conversion_table(section: Section) -> TableText:
     )
 
 
-def glance(report: Report) -> TableText:
-    """One line a board: the best row, the best spiking one, and what that one costs."""
-    headings = ["Data", "Cells", "Best", "Best spiking", "Quality gap", "Strict energy"]
-    lines = []
-    for board in report.boards:
-        counts = [
-            f"{sum(row.status == status for row in board.rows)} {status}"
-            for status in ("ok", "failed", "missing")
-            if any(row.status == status for row in board.rows)
-        ]
-        texts = [f"{board.dataset}: {board.protocol}", ", ".join(counts), *_standing(board)]
-        lines.append(Line([Entry(text, text) for text in texts]))
-    caption = (
-        "At a glance. The gap and the energy compare the best spiking row with the best row of a "
-        "network without spikes; a gap above 1 means that the spiking one is worse."
-    )
-    return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
-
-
 def energy_name(accounting: str) -> str:
     """An accounting of energy, for headings."""
     return _ENERGIES.get(accounting, accounting.replace("_", " ").capitalize())
@@ -264,7 +245,7 @@ def significant(value: float, like: float | None = None) -> str:
     return f"{value:,.{max(0, 2 - floor(log10(leading)))}f}" if leading else "0"
 
 
-def _trained_on(row: Row, board: Board) -> Entry:
+def trained_on(row: Row, board: Board) -> Entry:
     """Images of every training that led to a row, the parent's before its own: 24,000 + 2,384."""
     measured = [record for other in board.done for record in other.records]
     chains = [_chain(record, measured) for record in row.records]
@@ -312,46 +293,6 @@ def _integer(record: Record) -> float | None:
     return None if counts is None else integer_mj(counts)
 
 
-def _standing(board: Board) -> list[str]:
-    """Best, best spiking, gap and energy of a board, as texts."""
-    metric = board.ranked_by
-    rows = [row for row in board.done if metric and row.metric(metric)]
-    if not rows or metric is None:
-        return [DASH] * 4
-
-    def value(row: Row) -> float:
-        stat = row.metric(metric)
-        assert stat is not None
-        return stat.mean
-
-    spiking = [row for row in rows if row.time_steps is not None]
-    others = [row for row in rows if row.time_steps is None]
-    # Fine-tuning aside: what the first training of each saw.
-    seen = {row.hash: _trained_on(row, board).text.split(" + ")[0] for row in rows}
-    unequal = len({seen[row.hash] for row in (*spiking[:1], *others[:1])}) > 1
-
-    def text(row: Row) -> str:
-        stat = row.metric(metric)
-        assert stat is not None
-        shown = f"{_full_name(row)}: {metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
-        return f"{shown}, trained on {seen[row.hash]} images" if unequal else shown
-
-    texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
-    if spiking and others:
-        ours, theirs = spiking[0], others[0]
-        ratio = [value(ours), value(theirs)]
-        if kind(metric) not in LOWER_IS_BETTER:
-            ratio.reverse()
-        if ratio[1] > 0:
-            texts[2] = f"×{ratio[0] / ratio[1]:.2f}"
-        a, b = ours.energy("strict"), theirs.energy("strict")
-        if a and b and b.mean > 0:
-            share = 100 * a.mean / b.mean
-            shown = f"{share:.0f}" if share >= 1 else f"{share:.2g}"
-            texts[3] = f"{shown} % of {theirs.name}"
-    return texts
-
-
 def _measured(section: Section, figure: Published) -> str:
     """The best rows here of the system that a published figure is of, at its time steps."""
     found = []
@@ -367,7 +308,7 @@ def _measured(section: Section, figure: Published) -> str:
     return "; ".join(found)
 
 
-def _full_name(row: Row) -> str:
+def full_name(row: Row) -> str:
     return row.name + (f", {row.solver}" if row.solver else "")
 
 

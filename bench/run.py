@@ -20,6 +20,7 @@ from bench.cells import Cell, Training
 from bench.checkpoints import load_system, train_seconds
 from bench.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
 from bench.fidelity import reference_hash
+from bench.json_files import read_json, write_json
 from bench.lock import alone, sweep
 from bench.machine import Machine, git_commit, versions
 from bench.measured import cell_facts, make_record
@@ -304,7 +305,7 @@ class Runner:
         path = self._scores_path(folder)
         if not path.is_file():
             return None
-        scores = stages.read_json(path, SCORES_KEYS)
+        scores = read_json(path, SCORES_KEYS)
         same = self._reference_hash in (None, scores["reference_hash"])
         return scores if same and scores["asked"] == self._asked() else None
 
@@ -334,14 +335,14 @@ class Runner:
             "asked": self._asked(),
             **stages.score_images(images, self._references, self.extractor, self.machine),
         }
-        stages.write_json(self._scores_path(folder), scores)
+        write_json(self._scores_path(folder), scores)
         return scores
 
     def _write_configuration(self) -> None:
         if self.machine.first:
             plan = self.plan
-            stages.write_json(plan.root / RUN, plan.facts())
-            stages.write_json(plan.root / DATA, data_facts(plan))
+            write_json(plan.root / RUN, plan.facts())
+            write_json(plan.root / DATA, data_facts(plan))
 
     def _shown(self) -> list[Record]:
         """Records of this folder that its table shows: this suite's, by this extractor."""

@@ -6,10 +6,9 @@ whole or not at all, so a killed run goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from bench.checkpoints import claim, describe, load_system
 from bench.extractors import METRICS, Extractor
 from bench.fidelity import score
 from bench.grids import save_grid
+from bench.json_files import read_json, write_json
 from bench.machine import Machine
 from bench.meter import Meter
 from bench.pictures import Images, cache_folder
@@ -366,26 +366,6 @@ def score_images(
 
 
 # Files.
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Read a JSON object; ValueError if the file is damaged or lacks one of ``keys``."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete it to redo it") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object; delete it to redo it")
-    lacking = [key for key in keys if key not in content]
-    if lacking:
-        raise ValueError(f"{path}: does not say {', '.join(lacking)}; delete it to redo it")
-    return content
 
 
 def _bar(

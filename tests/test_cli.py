@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from calling import call, call_run, refused
+from click.testing import Result
 from PIL import Image
-
-from bench.cli import main
 
 SUITE = """\
 name: tiny
@@ -47,26 +46,6 @@ def suite(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE)
     return path
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def call_run(suite: Path, out: Path, *more: object) -> Result:
-    return call("run", "--suite", suite, "--preset", "smoke", "--out", out, "--extractor",
-                "embedded", "--device", "cpu", *more)  # fmt: skip
-
-
-def refused(result: Result, *words: str, code: int = 2) -> str:
-    """The one line of an error."""
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    for word in words:
-        assert word in line, line
-    return line
 
 
 def records(out: Path) -> list[dict[str, Any]]:

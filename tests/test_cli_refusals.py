@@ -11,24 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from calling import call, refused
 
-from bench.cli import main
 from sddpm.checkpoint import atomic_write, save_checkpoint
 from sddpm.protocol import ImageShape
 from sddpm.system import Config, build
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    for word in words:
-        assert word in line, line
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from calling import call
 from diffusers import UNet2DModel
 
 from baselines import ann_twin
 from baselines.ann_ddpm import from_diffusers
 from bench.checkpoints import load_system
-from bench.cli import main
 from bench.convert_tables import Cost, Quality, breakeven, cells, headings, sentence
 from bench.datasets import load
 from bench.machine import Machine
@@ -43,10 +42,6 @@ presets:
       converted: {channels: 8, multipliers: [1, 2], blocks: 1}
       quantised_twin: {channels: 8, multipliers: [1, 2], blocks: 1, bits: 2}
 """
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

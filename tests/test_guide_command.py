@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from calling import call
 
 from bench.checkpoints import How, load_images, open_checkpoint
-from bench.cli import main
 from bench.extractors import EMBEDDED
 from bench.fidelity import Statistics, compute, summarise
 from bench.guide import Findings, Search, grid_values, held_out
@@ -44,10 +43,6 @@ presets:
 SEARCH = ["--values", "0.8", "--samples", "12", "--held-out", "16", "--references", "30",
           "--bootstrap", "4", "--sampler", "ddim:2:1", "--extractor", "embedded",
           "--device", "cpu"]  # fmt: skip
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from calling import call
+from click.testing import Result
 from PIL import Image, ImageSequence
 from torch.utils.tensorboard import SummaryWriter
 
-from bench.cli import main
 from bench.guide import Findings
 from bench.inspect import Probe, firing_rate, temporal_scales, training_log
 from bench.meter import Meter
@@ -45,10 +45,6 @@ def saved(folder: Path, module: Any = system, name: str = "sddpm") -> Path:
              "shape": {"channels": 1, "size": 8}}  # fmt: skip
     save_checkpoint(folder / "checkpoint", denoiser(module), facts)
     return folder / "checkpoint"
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 # Numbers.

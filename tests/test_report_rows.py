@@ -10,9 +10,10 @@ from test_report import HASHES, cell
 
 from bench.records import Record
 from bench.report import Stat, make_report, pareto
+from bench.report_glance import glance
 from bench.report_grids import Samples, draw_samples
 from bench.report_sources import Sources
-from bench.report_tables import glance, ranking
+from bench.report_tables import ranking
 
 
 def test_only_seeds_are_averaged() -> None:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from calling import call, call_run
 from PIL import Image
 from torch import Tensor
 
 from bench import stages
 from bench.checkpoints import How, open_checkpoint
-from bench.cli import main
 from bench.extractors import Extractor
 from bench.fidelity import reference_hash
 from bench.lock import sweep
@@ -83,15 +82,6 @@ def suite(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(SUITE)
     return path
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def call_run(suite: Path, out: Path, *more: object) -> Result:
-    return call("run", "--suite", suite, "--preset", "smoke", "--out", out, "--extractor",
-                "embedded", "--device", "cpu", *more)  # fmt: skip
 
 
 def records(out: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from calling import refused
 from click.testing import CliRunner, Result
 from test_run_resume import MEASURED
 
@@ -120,14 +121,6 @@ def test_a_sweep_outlives_a_lost_worker_and_ends_with_the_records_of_a_local_run
     # What is done is not done again; and it does not matter who did it.
     again = CliRunner().invoke(main, command(suite, spread))
     assert again.output.count("done before") == 2
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    line = result.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
-    for word in words:
-        assert word in line, line
 
 
 def test_workers_that_cannot_be_had(
