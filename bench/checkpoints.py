@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cells import Training, make_config, parse_sampler
-from bench.datasets import load
+from bench.data.datasets import load
+from bench.data.pictures import Images
 from bench.json_files import read_json, write_json
 from bench.machine import Machine
-from bench.pictures import Images
+from bench.plan.cells import Training, make_config, parse_sampler
 from bench.registry import SYSTEMS, choose, find, load_module
-from bench.statistics import HELD_OUT_IMAGES, guidance_files, settle
-from bench.suite import SamplingChoice
+from bench.run.settled import HELD_OUT_IMAGES, guidance_files, settle
+from bench.suites.schema import SamplingChoice
 from sddpm.checkpoint import load_generator, read_config
 from sddpm.guidance import Thresholds, read_guidance
 from sddpm.protocol import ImageShape, System

@@ -1,7 +1,7 @@
 """The command line: the group, and the commands on a suite. Click is known here and in
-:mod:`bench.commands` and :mod:`bench.convert_commands` (on a checkpoint),
-:mod:`bench.check_commands` (on tables), :mod:`bench.report_commands` (on runs) and
-:mod:`bench.options` alone; only here ends a process.
+:mod:`bench.commands.checkpoint` and :mod:`bench.commands.convert` (on a checkpoint),
+:mod:`bench.commands.check` (on tables), :mod:`bench.commands.report` (on runs) and
+:mod:`bench.commands.options` alone; only here ends a process.
 
 Library code raises ValueError, OSError or KeyError with one sentence; here it becomes one line
 on standard error and an exit code: 2 for bad input, 1 for a failure, 130 for an interrupt.
@@ -17,9 +17,14 @@ from typing import Any
 
 import click
 
-from bench import check_commands, commands, convert_commands, options, report_commands
-from bench.commands import command_line
-from bench.console import (
+from bench.commands import check as check_commands
+from bench.commands import checkpoint as commands
+from bench.commands import convert as convert_commands
+from bench.commands import options
+from bench.commands import report as report_commands
+from bench.commands.checkpoint import command_line
+from bench.commands.listing import LISTS
+from bench.commands.terminal import (
     FAILURE,
     INTERRUPTED,
     exit_code,
@@ -30,7 +35,6 @@ from bench.console import (
     print_states,
     print_table,
 )
-from bench.listing import LISTS
 from sddpm.version import __version__
 
 
@@ -153,7 +157,7 @@ def run(
       sddpm-bench run --suite cifar10 --preset medium --device cuda --workers ray
       sddpm-bench run --suite cifar10 --preset medium --workers ray:10.0.0.1:6379 --out SHARED
     """
-    from bench.plan import Options, make_plan
+    from bench.plan.plan import Options, make_plan
 
     # An option that was not given keeps the default that Options states.
     given = {name: value for name, value in given.items() if value is not None}
@@ -169,8 +173,8 @@ def run(
     if dry_run:
         print_configuration(plan)
         if estimate:
-            from bench.estimate import estimate_plan
             from bench.machine import Machine
+            from bench.run.estimate import estimate_plan
 
             print_estimate(estimate_plan(plan, Machine(device)))
         else:
@@ -178,11 +182,11 @@ def run(
         return
 
     from bench.machine import Machine
-    from bench.run import Runner
+    from bench.run.runner import Runner
 
     spread = None
     if workers is not None:
-        from bench.workers import Needs, on_ray, parse_workers
+        from bench.run.workers import Needs, on_ray, parse_workers
 
         if devices * nodes > 1:
             raise click.UsageError(
@@ -256,10 +260,10 @@ def train(
             f"one checkpoint of {system} serves every number of time steps; give it to sample, "
             "evaluate or energy",
         )  # fmt: skip
-    from bench import stages
     from bench.lock import alone
     from bench.machine import Machine
-    from bench.plan import Options, load_split, make_plan
+    from bench.plan.plan import Options, load_split, make_plan
+    from bench.run import stages
 
     chosen = () if time_steps is None else (time_steps,)
     plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))

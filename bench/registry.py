@@ -110,23 +110,30 @@ SYSTEMS: dict[str, Entry] = {
         samplers=True,
         prepares="twin",
     ),
-    "fsvae": Entry("baselines.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"),
-    "vae": Entry("baselines.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
-    "sgan": Entry("baselines.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
-    "swgan": Entry("baselines.swgan", "SWGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
-    "sgad": Entry("baselines.sgad", "SGAD", "Feng et al. 2023, arXiv 2305.10246", "trained"),
+    "fsvae": Entry(
+        "baselines.vaes.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"
+    ),
+    "vae": Entry("baselines.vaes.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
+    "sgan": Entry("baselines.gans.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
+    "swgan": Entry(
+        "baselines.gans.swgan", "SWGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"
+    ),
+    "sgad": Entry("baselines.gans.sgad", "SGAD", "Feng et al. 2023, arXiv 2305.10246", "trained"),
     "hybrid_gan": Entry(
-        "baselines.hybrid_gan", "Hybrid GAN", "Rosenfeld et al. 2022, arXiv 2111.01750", "trained"
+        "baselines.gans.hybrid_gan",
+        "Hybrid GAN",
+        "Rosenfeld et al. 2022, arXiv 2111.01750",
+        "trained",
     ),
     "fsddim": Entry(
-        "baselines.fsddim",
+        "baselines.fsddim.system",
         "FSDDIM",
         "Watanabe et al. 2023, arXiv 2312.01742",
         "trained",
         samplers=True,
     ),
     "spiking_diffusion": Entry(
-        "baselines.spiking_diffusion",
+        "baselines.spiking_diffusion.system",
         "Spiking-Diffusion",
         "Liu et al. 2023, arXiv 2308.10187",
         "trained",

@@ -28,7 +28,7 @@ def main(which: str, half: bool, batch: int) -> None:
     """Measure in this process and print both numbers."""
     from benchmarks.measuring import inputs, network, training_step
     from benchmarks.reference import ReferenceUNet
-    from sddpm.engine import prepare_for_training
+    from sddpm.engine.network import prepare_for_training
 
     torch.set_num_threads(1)  # threads hold scratch memory of their own
     net = network()

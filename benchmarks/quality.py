@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sddpm.denoising import Denoiser
-from sddpm.engine import OptimizedUNet, Precision, optimize
+from sddpm.engine.network import OptimizedUNet, Precision, optimize
 from sddpm.samplers import Sampling, sample
 
 Row = dict[str, object]
@@ -41,10 +41,10 @@ def compare_modes(
     Args:
         system: trained.
         test_images: float, [-1, 1], that were not trained on.
-        modes: what to give :func:`sddpm.engine.optimize`; None is the network itself.
+        modes: what to give :func:`sddpm.engine.network.optimize`; None is the network itself.
         seeds: of the images to sample; none are sampled if empty.
         sampling: the sampler's options.
-        frechet: distance of float images from the data (bench/fidelity.py offers one).
+        frechet: distance of float images from the data (bench/quality/fidelity.py offers one).
         repeats: noises a test image, for the loss.
     """
     generator = torch.Generator().manual_seed(0)

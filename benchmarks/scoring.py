@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from bench import fidelity
-from bench.datasets import Images
-from bench.extractors import EFFICIENTNET_SIZE, EMBEDDED, build, load_efficientnet_lite0
+from bench.data.datasets import Images
+from bench.quality import fidelity
+from bench.quality.extractors import EFFICIENTNET_SIZE, EMBEDDED, build, load_efficientnet_lite0
 
 
 class PlainScoring:
     """Metrics of samples with BatchNorm unfolded, in the default memory order.
 
     Args:
-        reference: the data; its statistics are made here, as :func:`bench.fidelity.score` keeps
-            them from one call to the next.
+        reference: the data; its statistics are made here, as
+            :func:`bench.quality.fidelity.score` keeps them from one call to the next.
         cache_dir: where they are kept.
     """
 

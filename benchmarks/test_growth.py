@@ -12,8 +12,8 @@ from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Comparison, inputs, median_seconds, network
-from sddpm.convolutions import SpikeConvolution, int8_runs
-from sddpm.engine import optimize
+from sddpm.engine.convolutions import SpikeConvolution, int8_runs
+from sddpm.engine.network import optimize
 from sddpm.unet import UNet
 
 Record = Callable[[dict[str, object]], None]

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from bench.datasets import load
-from bench.extractors import EMBEDDED
-from bench.fidelity import score
+from bench.data.datasets import load
+from bench.quality.extractors import EMBEDDED
+from bench.quality.fidelity import score
 from benchmarks.measuring import Comparison, inputs, network, training_step
 from benchmarks.memory import peak_bytes
 from benchmarks.reference import ReferenceNeuron, ReferenceUNet
 from benchmarks.scoring import PlainScoring
 from sddpm.diffusion import DiffusionConfig
-from sddpm.engine import optimize, prepare_for_training
+from sddpm.engine.network import optimize, prepare_for_training
 from sddpm.neurons import IF
 from sddpm.protocol import ImageShape
 from sddpm.samplers import Sampling, sample

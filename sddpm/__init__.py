@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from sddpm.version import __version__
 
 if TYPE_CHECKING:
-    from sddpm.engine import optimize
+    from sddpm.engine.network import optimize
     from sddpm.pretrained import SDDPM
     from sddpm.published import load_published
     from sddpm.unet import UNet, UNetConfig
@@ -17,7 +17,7 @@ _HOMES = {
     "UNet": "unet",
     "UNetConfig": "unet",
     "load_published": "published",
-    "optimize": "engine",
+    "optimize": "engine.network",
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sddpm.averaging import Average
 from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
-from sddpm.engine import optimize
+from sddpm.engine.network import optimize
 from sddpm.guidance import guided, read_thresholds
 from sddpm.layers import evaluating
 from sddpm.protocol import ImageShape, Step, System

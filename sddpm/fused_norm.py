@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from sddpm import kernels
-from sddpm.fused_neuron import wanted
-from sddpm.kernels import Affine, Dynamics
+from sddpm.kernels import neurons as kernels
+from sddpm.kernels.fused_neuron import wanted
+from sddpm.kernels.neurons import Affine, Dynamics
 from sddpm.neurons import SpikingNeuron, add_per_image
 
 

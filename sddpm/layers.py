@@ -2,7 +2,7 @@
 
 Whether a product costs a multiplication depends on what the layer is fed: spikes select
 weights (an accumulate), real numbers multiply them. Each layer with products states which,
-and the meter in :mod:`bench.meter` checks the statement against the numbers it sees.
+and the meter in :mod:`bench.energy.meter` checks the statement against the numbers it sees.
 """
 
 from __future__ import annotations

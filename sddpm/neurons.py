@@ -18,9 +18,9 @@ import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
-from sddpm import kernels
-from sddpm.fused_neuron import fire, fire_cuda
-from sddpm.kernels import Dynamics
+from sddpm.kernels import neurons as kernels
+from sddpm.kernels.fused_neuron import fire, fire_cuda
+from sddpm.kernels.neurons import Dynamics
 
 
 def check_time_steps(time_steps: int) -> int:

@@ -127,7 +127,7 @@ class SDDPM:
             threshold: firing threshold while sampling; by default the checkpoint's guided one,
                 else the trained one.
             seed: image ``i`` of a seed is the same at any count and batch size.
-            engine: plain, exact or fast (:func:`sddpm.engine.optimize`).
+            engine: plain, exact or fast (:func:`sddpm.engine.network.optimize`).
             on_batch: called with the number of images done; ``on_step``: a look inside.
 
         Raises:

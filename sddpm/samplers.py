@@ -47,7 +47,7 @@ class Sampling:
     threshold: Thresholds | None = None
     """Firing threshold while sampling, one or one a layer; None keeps the trained ones."""
     engine: Literal["plain", "exact", "fast"] = "exact"
-    """How the network runs: as it is, or prepared by :func:`sddpm.engine.optimize`."""
+    """How the network runs: as it is, or prepared by :func:`sddpm.engine.network.optimize`."""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from sddpm.checkpoint import load_trainer, read_config, save_checkpoint
-from sddpm.convolutions import bfloat16_runs
+from sddpm.engine.convolutions import bfloat16_runs
 from sddpm.graphed import GraphedModule
 from sddpm.protocol import System, to_float
 from sddpm.rng import mix

@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.fused_norm import normalise, normalise_and_fire
+from sddpm.kernels.winograd import convolve
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
 from sddpm.neurons import (
     DirectEncoding,
@@ -29,7 +30,6 @@ from sddpm.neurons import (
 )
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
-from sddpm.winograd import convolve
 
 
 @dataclass(frozen=True)

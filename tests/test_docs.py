@@ -11,11 +11,11 @@ import click
 import pytest
 import torch
 
-from bench.cells import Data, expand
 from bench.cli import main
-from bench.datasets import DatasetSpec
-from bench.meter import Meter
-from bench.suite import load_suite
+from bench.data.datasets import DatasetSpec
+from bench.energy.meter import Meter
+from bench.plan.cells import Data, expand
+from bench.suites.schema import load_suite
 from sddpm.protocol import ImageShape
 
 ROOT = Path(__file__).parents[1]

@@ -20,13 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = ("sddpm", "baselines", "conversion", "bench")
 FILES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
-# Parts that several prior systems are made of. They are no systems (no registry line leads to
-# them), so sharing them ties no baseline to another.
-SHARED = {
-    "baselines.spiking_layers", "baselines.pyramid",
-    "baselines.gan_parts", "baselines.gan_training",
-    "baselines.fsddim_unet", "baselines.vq_autoencoder", "baselines.absorbing_diffusion",
-}  # fmt: skip
+NAMES = {module.removesuffix(".__init__") for module in MODULES}
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
     "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "guidance",
@@ -52,6 +46,16 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def is_shared(module: str, target: str) -> bool:
+    """Whether ``target`` is a part that several baselines are made of and ``module`` may use it:
+    no system (no registry line leads to it), beside ``module`` or above it."""
+    parts = target.split(".")
+    while parts and ".".join(parts) not in NAMES:
+        parts.pop()  # an attribute of a module
+    home, system = ".".join(parts[:-1]), {entry.module for entry in SYSTEMS.values()}
+    return ".".join(parts) not in system and f"{module}.".startswith(f"{home or '-'}.")
+
+
 def offends(module: str, target: str) -> bool:
     """Whether ``module`` must not import ``target``."""
     floor, to = module.split(".")[0], target.split(".")
@@ -61,7 +65,7 @@ def offends(module: str, target: str) -> bool:
         return to[0] != "sddpm"
     if floor in ("baselines", "conversion"):
         own = floor == "conversion" and to[0] == "conversion"
-        own = own or (floor == "baselines" and ".".join(to[:2]) in SHARED)
+        own = own or (to[0] == floor == "baselines" and is_shared(module, target))
         return not own and (to[0] != "sddpm" or to[1] == "system")
     if to[0] == "sddpm":
         return to[1] not in BENCH_MAY
@@ -80,13 +84,15 @@ def test_imports_go_downwards(path: Path) -> None:
     [
         ("sddpm.unet", "baselines.ddpm"),
         ("sddpm.unet", "bench"),
-        ("baselines.sgad", "baselines.fsvae"),
+        ("baselines.gans.sgad", "baselines.vaes.fsvae"),
         ("conversion.convert", "baselines.spiking_layers"),
-        ("baselines.sgad", "sddpm.system"),
+        ("baselines.gans.sgad", "baselines.gans.sgan"),
+        ("baselines.gans.sgad", "baselines.fsddim.unet"),
+        ("baselines.gans.sgad", "sddpm.system"),
         ("conversion.convert", "baselines.ann_twin"),
-        ("bench.cells", "baselines.ann_twin"),
-        ("bench.cells", "sddpm.system"),
-        ("bench.cells", "sddpm.neurons"),
+        ("bench.plan.cells", "baselines.ann_twin"),
+        ("bench.plan.cells", "sddpm.system"),
+        ("bench.plan.cells", "sddpm.neurons"),
     ],
 )
 def test_the_check_sees_a_wrong_edge(module: str, target: str) -> None:
@@ -101,12 +107,12 @@ def test_every_module_loads(module: str) -> None:
 def test_only_the_command_line_knows_click() -> None:
     # The group, the commands on a checkpoint, on tables and on runs, and the options they share.
     assert {m for p, m in zip(FILES, MODULES, strict=True) if "click" in imported(p)} == {
-        "bench.check_commands",
+        "bench.commands.check",
         "bench.cli",
-        "bench.commands",
-        "bench.convert_commands",
-        "bench.options",
-        "bench.report_commands",
+        "bench.commands.checkpoint",
+        "bench.commands.convert",
+        "bench.commands.options",
+        "bench.commands.report",
     }
 
 
@@ -122,7 +128,7 @@ def test_no_system_is_named_outside_the_registry() -> None:
 
 def option_classes() -> list[type]:
     """Every class of options, but DiffusionConfig, which diffusers reads whole."""
-    from bench.plan import Options
+    from bench.plan.plan import Options
     from sddpm.denoising import DenoiserTraining
     from sddpm.samplers import Sampling
     from sddpm.training import TrainConfig
@@ -182,7 +188,10 @@ def documented(options: type) -> set[str]:
 
 
 # Where it is not the module of the class itself.
-READERS = {"bench.plan.Options": "bench.run", "sddpm.samplers.Sampling": "sddpm.denoising"}
+READERS = {
+    "bench.plan.plan.Options": "bench.run.runner",
+    "sddpm.samplers.Sampling": "sddpm.denoising",
+}
 
 
 @pytest.mark.parametrize("options", option_classes(), ids=lambda c: f"{c.__module__}.{c.__name__}")
@@ -219,5 +228,5 @@ def test_help_and_lists_do_not_wait_for_torch(arguments: list[str]) -> None:
 
 
 def test_tables_import_no_torch() -> None:
-    code = "import sys, bench.check, bench.tables; assert 'torch' not in sys.modules"
+    code = "import sys, bench.check.compare, bench.tables.table; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

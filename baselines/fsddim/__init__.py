@@ -1,0 +1,1 @@
+"""FSDDIM: the fully spiking denoising diffusion implicit model."""

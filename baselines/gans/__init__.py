@@ -1,0 +1,1 @@
+"""The GANs: SGAN, SWGAN, SGAD and Hybrid GAN, and the parts they share."""

@@ -1,0 +1,1 @@
+"""The variational autoencoders: FSVAE, its ANN twin, and the convolutions they share."""

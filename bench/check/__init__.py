@@ -1,0 +1,1 @@
+"""Regression checks: two metric tables compared cell by cell."""

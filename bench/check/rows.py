@@ -1,0 +1,103 @@
+"""Metric tables read back: the ``table.csv`` or the ``records.jsonl`` that a run writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.records.record import read_records
+from bench.tables.table import DASH, frame, to_csv
+
+Row = Mapping[str, str | None]
+"""A row as text; None where the table has a dash."""
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a ``table.csv`` or a ``records.jsonl``, told apart by content; of a run's
+    folder, its records.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is neither.
+    """
+    if path.is_dir():
+        path = path / "records.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a table.csv or a records.jsonl")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+    if not text.strip():
+        raise ValueError(f"{path}: is empty; expected a table.csv or a records.jsonl")
+    if not text.lstrip().startswith("{"):
+        return _parse_csv(text, str(path))
+    rows: list[Row] = []
+    for record in read_records(path):
+        (row,) = _parse_csv(to_csv(frame([record])), str(path))
+        rows.append({**row, "energy_table": record.energy_table})
+    return rows
+
+
+def label(row: Row) -> str:
+    """A cell for people: data set, system, time steps, sampler, seed."""
+    parts = [row.get("dataset"), row.get("title") or row.get("system")]
+    if row.get("time_steps"):
+        parts.append(f"T={plain(row['time_steps'])}")
+    if row.get("sampler"):
+        parts.append(row.get("solver") or f"{row['sampler']} {plain(row.get('sampler_steps'))}")
+    parts.append(f"seed {plain(row['seed'])}" if row.get("seed") else None)
+    return ", ".join(part for part in parts if part)
+
+
+def value_of(text: str | None) -> float | str | None:
+    """A cell's text so that ``4`` and ``4.0`` are the same."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def plain(text: str | None) -> str:
+    """A key column's text for people: whole numbers without a point, hashes cut short."""
+    value = value_of(text)
+    if isinstance(value, float):
+        return f"{value:g}" if value % 1 else f"{value:.0f}"
+    return DASH if text is None else text[:12]
+
+
+def number(row: Row, metric: str) -> float | None:
+    """A row's figure, which may be NaN; None where the table has a dash.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    text = row.get(metric)
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{label(row)}: {metric} is {text!r}, expected a number") from None
+
+
+def _parse_csv(text: str, path: str) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = list(reader.fieldnames or [])
+    lacking = [name for name in ("dataset", "system", "extractor") if name not in columns]
+    if lacking:
+        raise ValueError(
+            f"{path}: has no column {', '.join(lacking)}; expected the table.csv or the "
+            "records.jsonl of a run"
+        )
+    rows: list[Row] = []
+    try:
+        for line, row in enumerate(reader, start=2):
+            if None in row or None in row.values():
+                raise ValueError(f"{path}, line {line}: expected {len(columns)} columns")
+            rows.append({name: None if v in ("", DASH) else v for name, v in row.items()})
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    return rows

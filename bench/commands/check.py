@@ -1,0 +1,86 @@
+"""The command on two tables: check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from bench.commands import options
+from bench.commands.terminal import FAILURE, print_table
+
+
+@click.command()
+@click.option("--baseline", required=True, type=options.PATH, metavar="TABLE",
+              help="table.csv, records.jsonl or a run's folder: what must be kept up.")  # fmt: skip
+@click.option("--candidate", required=True, type=options.PATH, metavar="TABLE",
+              help="The same of what is to be judged.")  # fmt: skip
+@click.option("--tolerance", "tolerances", multiple=True, callback=options.split_names,
+              metavar="METRIC=AMOUNT[%],...",
+              help="How much worse a metric may get, instead of the default.")  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Print every figure, moved or not.")
+@click.option("--format", "kind", type=click.Choice(["text", "github", "json"]), default="text",
+              show_default=True,
+              help="github: Markdown, also to $GITHUB_STEP_SUMMARY, and annotations.")  # fmt: skip
+@click.pass_context
+def check(
+    ctx: click.Context,
+    baseline: Path,
+    candidate: Path,
+    tolerances: tuple[str, ...],
+    everything: bool,
+    kind: str,
+) -> None:
+    """Compare two metric tables cell by cell and fail on a regression.
+
+    A cell is a data set, system, time steps, sampler, samples, seed and extractor. Exit code 0:
+    no figure got worse by more than its tolerance; 1: one did or was lost, or a cell is missing
+    or was scored on something else; 2: bad input. What got better, and new cells, only show.
+
+    \b
+    Tolerances are per kind of metric (fd, energy) or per column (strict_mj_per_image), in percent
+    of the baseline or in the metric's unit. A percentage of KID, which may be 0 or below, never
+    allows less than the baseline's kid_std, or 0.0005 where it has none. The defaults:
+      fid, fd     5%     lower is better      precision  0.02   higher is better
+      kid         10%    lower is better      recall     0.02   higher is better
+      is          2%     higher is better     energy     5%     lower is better
+    Compared only when named, lower is better: firing_rate, params_millions,
+    evaluations_per_image, seconds.
+
+    \b
+    Examples:
+      sddpm-bench check --baseline results/demo/table.csv --candidate runs/demo/table.csv
+      sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance fid=5%,kid=0.002
+      sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance sample_seconds=20%
+      sddpm-bench check --baseline main.csv --candidate runs/mine --format github
+    """
+    from bench.check import output
+    from bench.check.compare import compare, parse_tolerance
+    from bench.check.rows import read_table
+
+    allowed = dict(parse_tolerance(text) for text in tolerances)
+    comparison = compare(read_table(baseline), read_table(candidate), allowed)
+    if kind == "json":
+        click.echo(output.to_json(comparison))
+    elif kind == "github":
+        summary = output.to_github(comparison, everything)
+        click.echo(summary)
+        for line in output.workflow_commands(comparison):
+            click.echo(line)
+        if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(step_summary).open("a", encoding="utf-8") as file:
+                file.write(summary + "\n")
+    else:
+        moved = output.rows(comparison, everything)
+        if moved:
+            print_table(output.HEADINGS, moved)
+        for title, entries in (("missing", comparison.missing), ("note", comparison.notes)):
+            for cell, reason in entries:
+                click.echo(f"{title}: {cell}: {reason}")
+        click.echo(output.sentence(comparison))
+    if comparison.failed:
+        ctx.exit(FAILURE)
+
+
+COMMANDS = (check,)

@@ -1,0 +1,159 @@
+"""The command that turns a trained ANN into a spiking network: convert.
+
+Everything heavy is imported inside it, and it holds no logic of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bench.commands import options
+from bench.commands.checkpoint import command_line
+from bench.commands.terminal import print_table
+
+METHODS = (
+    "rate-percentile", "rate-max", "rate-mse", "rate-channel", "ltb", "fast-snn", "qcfs",
+)  # fmt: skip
+
+
+class Schedule(tuple[int, ...]):
+    """Numbers of spiking time steps; its text is what it was read from."""
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self))
+
+
+class Schedules(click.ParamType):
+    """Schedules such as ``8/16/32``, separated by commas."""
+
+    name = "N/N/...,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Schedule, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(Schedule(map(int, text.split("/"))) for text in str(value).split(","))
+        except ValueError:
+            found = ()
+        if not found or any(len(steps) < 2 or min(steps) < 1 for steps in found):
+            wanted = "two or more whole numbers of at least 1, such as 8/16/32"
+            self.fail(f"{value!r}: expected {wanted}", param, ctx)
+        return tuple(dict.fromkeys(found))
+
+
+@click.command()
+@click.option("--ann", required=True, metavar="DIR|NAME",
+              help="Checkpoint of the ReLU twin or of a quantised one; with --distill, of any "
+              "noise network, also a diffusers DDPM folder.")  # fmt: skip
+@click.option("--method", default="rate-percentile", show_default=True, type=click.Choice(METHODS),
+              help="Where thresholds come from: a percentile or the largest of the activations, "
+              "the least squared error at T levels of a layer (mse) or of each channel, local "
+              "threshold balancing, or learned clips: the quantised parent's (fast-snn, qcfs), or "
+              "trained here (qcfs).")  # fmt: skip
+@click.option("--signed/--unsigned", default=False, show_default=True,
+              help="Whether neurons may take spikes back.")  # fmt: skip
+@click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
+              show_default=True, help="For rate-percentile.")  # fmt: skip
+@click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
+              show_default=True,
+              help="Over spiking time: the plain mean, or weights fitted to the parent that "
+              "average out what the membranes hold back.")  # fmt: skip
+@click.option("--time-steps", type=options.Numbers(1), default="1,2,4,8,16,32,64",
+              show_default=True, help="A checkpoint each.")  # fmt: skip
+@click.option("--schedule", "schedules", type=Schedules(),
+              help="Besides, a T for each equal part of the denoising, from noise to "
+              "image.")  # fmt: skip
+@click.option("--calibration-images", type=options.COUNT, default=256, show_default=True,
+              help="Training images that set thresholds, at most.")  # fmt: skip
+@click.option("--held-out", type=options.COUNT, default=32, show_default=True,
+              help="Test images to compare on, at most.")  # fmt: skip
+@click.option("--finetune", type=click.Choice(["end-to-end", "blocks"]), default="end-to-end",
+              show_default=True,
+              help="Through all spiking steps on the parent's predictions, or block by block on "
+              "its activations.")  # fmt: skip
+@click.option("--finetune-steps", type=click.IntRange(0), default=0, show_default=True,
+              help="Of each child, or of each of its blocks.")  # fmt: skip
+@click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
+              help="First step size of fine-tuning.")  # fmt: skip
+@click.option("--clip-steps", type=options.COUNT, default=500, show_default=True,
+              help="For qcfs from a ReLU twin: training of clips and weights, once for all "
+              "T.")  # fmt: skip
+@click.option("--levels", type=options.COUNT, default=16, show_default=True,
+              help="For the same: levels of an activation; best is the T that "
+              "matters.")  # fmt: skip
+@click.option("--distill", metavar="PRESET",
+              help="Train a ReLU twin of this preset on the network's predictions "
+              "first.")  # fmt: skip
+@click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True)
+@click.option("--dataset", metavar="NAME", help="Images that --distill learns on.")
+@click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")
+@click.option("--samples", type=click.IntRange(10), default=200, show_default=True,
+              help="Of each, for --evaluate.")  # fmt: skip
+@click.option("--energy-images", type=options.COUNT, default=2, show_default=True,
+              help="Images behind mJ/image, for --evaluate.")  # fmt: skip
+@options.references
+@options.sampler
+@options.engine
+@options.extractor
+@options.batch
+@options.energy_table
+@options.seed
+@options.data_root
+@options.device
+@click.option("--out", required=True, type=options.PATH, metavar="DIR",
+              help="Receives a checkpoint per T, tables, plots, a report.")  # fmt: skip
+@click.pass_context
+def convert(ctx: click.Context, ann: str, **given: Any) -> None:
+    """Turn a trained ANN into a spiking network, and say what that costs.
+
+    Per T: the error of the predicted noise against the parent, the denoising loss, firing rate,
+    energy and, with --evaluate, sample quality; per layer, where the error comes from. Each
+    checkpoint works with sample, evaluate and energy. A killed conversion goes on where it
+    stopped, and further T can be added to its folder, whose table shows them all.
+
+    \b
+    Examples:
+      sddpm-bench convert --ann CHECKPOINT --out converted
+      sddpm-bench convert --ann CHECKPOINT --signed --time-steps 4,8,16 --evaluate --out converted
+      sddpm-bench convert --ann CHECKPOINT --method qcfs --signed --finetune-steps 200 --out tuned
+      sddpm-bench convert --ann CHECKPOINT --time-steps 16 --schedule 8/16/24,24/16/8 --out by_t
+      sddpm-bench convert --ann ddpm-cifar10-32 --distill small --dataset cifar10 --out distilled
+      sddpm-bench sample --ckpt converted/T16 --grid out.png
+    """
+    _refuse_unread(ctx)
+    from bench.convert.request import Request
+    from bench.convert.run import run_convert
+    from sddpm.checkpoint import find_checkpoint
+
+    given = {name: value for name, value in given.items() if value is not None}
+    request = Request(find_checkpoint(ann), command=command_line(ctx), **given)
+    outcome = run_convert(request, say=lambda line: click.echo(line, err=True))
+    print_table(outcome.layer_headings, outcome.layer_rows, repeat=1)
+    print_table(outcome.headings, outcome.rows, repeat=1)
+    click.echo(outcome.sentence)
+    for path in outcome.files:
+        click.echo(f"wrote: {path}")
+
+
+def _refuse_unread(ctx: click.Context) -> None:
+    """Refuse options of a step that is not asked for."""
+    asked = ctx.params
+    if asked["distill"] is None:
+        options.refuse(ctx, ("dataset", "distill_steps"), "give it with --distill PRESET")
+    if asked["method"] != "rate-percentile":
+        options.refuse(ctx, ("percentile",), f"--method {asked['method']} takes none; leave it out")
+    if asked["method"] != "qcfs":
+        options.refuse(ctx, ("clip_steps", "levels"), "give it with --method qcfs")
+    if not asked["finetune_steps"]:
+        options.refuse(ctx, ("finetune", "finetune_rate"), "give it with --finetune-steps N")
+    if not asked["evaluate"]:
+        scoring = ("samples", "energy_images", "references", "sampler", "engine", "extractor",
+                   "batch")  # fmt: skip
+        options.refuse(ctx, scoring, "give it with --evaluate")
+
+
+COMMANDS = (convert,)

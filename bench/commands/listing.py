@@ -1,0 +1,60 @@
+"""The rows of ``sddpm-bench list``: headings first, then one row a thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def systems() -> list[list[str]]:
+    """What can be trained."""
+    from bench.registry import SYSTEMS
+
+    rows = [["name", "title", "time steps", "parent", "samplers", "paper"]]
+    for name, entry in SYSTEMS.items():
+        samplers = "yes" if entry.samplers else "-"
+        rows.append(
+            [name, entry.title, entry.time_axis, entry.parent or "-", samplers, entry.paper]
+        )
+    return rows
+
+
+def suites() -> list[list[str]]:
+    """The shipped suites."""
+    from bench.suites.schema import read_outline, shipped_suites
+
+    rows = [["name", "title", "dataset", "presets"]]
+    for name, file in shipped_suites().items():
+        outline = read_outline(file)
+        rows.append([name, outline["title"], outline["dataset"], ", ".join(outline["presets"])])
+    return rows
+
+
+def datasets() -> list[list[str]]:
+    """The data sets by name."""
+    from bench.data.datasets import DATASETS
+
+    rows = [["name", "channels", "size", "mirrored", "Hub name"]]
+    for name, spec in DATASETS.items():
+        mirrored = "yes" if spec.horizontal_flip else "no"
+        hub = spec.hub or "- (inside scikit-learn)"
+        rows.append([name, str(spec.channels), str(spec.image_size), mirrored, hub])
+    rows.append(["folder:PATH", "as found", "64", "no", "- (a folder of images)"])
+    return rows
+
+
+def samplers() -> list[list[str]]:
+    """The solvers of systems that denoise."""
+    from sddpm.samplers import SAMPLERS
+
+    rows = [["name", "takes eta", "what it is"]]
+    for name, entry in SAMPLERS.items():
+        rows.append([name, "yes" if entry.takes_eta else "no", entry.about])
+    return rows
+
+
+LISTS: dict[str, Callable[[], list[list[str]]]] = {
+    "systems": systems,
+    "suites": suites,
+    "datasets": datasets,
+    "samplers": samplers,
+}

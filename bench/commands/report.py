@@ -1,0 +1,46 @@
+"""The command on finished runs: report. Everything heavy is imported inside it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from bench.commands import options
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, metavar="DIR",
+              help="Receives index.html, report.md, figures/ and tables/.")  # fmt: skip
+@click.option("--published", type=options.PATH, metavar="FILE.csv",
+              help="Figures of the literature. [default: the package's]")  # fmt: skip
+def report(runs: tuple[Path, ...], out: Path, published: Path | None) -> None:
+    """Make a report of RUNS: run folders, folders that convert wrote, or records.jsonl files.
+
+    One HTML page that opens from disk and needs no network, the same as Markdown, every table in
+    LaTeX and every figure as PDF, SVG and PNG: rankings with their seeds' spread, quality against
+    energy, T and sampler steps, conversion curves, firing rates, samples to compare, published
+    figures, and how each number was made. Only comparable rows share a ranking.
+
+    \b
+    Examples:
+      sddpm-bench report runs/digits-small --out report
+      sddpm-bench report runs/cifar10-medium runs/cifar10-seeds converted --out report
+      sddpm-bench report results/records/*.jsonl --out report
+    """
+    from bench.report.write import run_report
+
+    words = ["sddpm-bench", "report", *runs, "--out", out]
+    words += ["--published", published] if published else []
+    command = shlex.join(map(str, words))
+    made = run_report(runs, out, published=published, command=command)
+    left = [f"{made.failed} failed"] * bool(made.failed)
+    left += [f"{made.missing} missing"] * bool(made.missing)
+    click.echo(f"rows: {made.rows}" + (f" ({', '.join(left)})" if left else ""))
+    click.echo(f"files: {len(made.files)} beside the page")
+    click.echo(f"page: {made.page}")
+
+
+COMMANDS = (report,)

@@ -1,0 +1,1 @@
+"""Conversion of a trained ANN into a spiking network."""

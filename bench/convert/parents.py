@@ -1,0 +1,209 @@
+"""What ``convert`` converts: a checkpoint as it is, one whose clips it trains first, or a twin
+that it trains on another network's predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.checkpoints import load_images, load_system, read_facts
+from bench.convert.request import Request, claim_folder
+from bench.data.datasets import load
+from bench.data.pictures import Images
+from bench.machine import Machine
+from bench.plan.cells import digest, make_config, resolve_config
+from bench.registry import find_preparer, load_converter, load_foreign, load_module
+from sddpm.checkpoint import CONFIG
+from sddpm.protocol import ImageShape, System, to_float
+from sddpm.training import TrainConfig, fast_precision, fit
+
+BATCH = 32
+"""Images of a training step."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What is converted, and how it came about."""
+
+    system: System
+    reference: System
+    """What children are compared with: the network of --ann, or its twin."""
+    checkpoint: Path
+    """Of the reference."""
+    facts: dict[str, Any]
+    """What that checkpoint says of itself."""
+    notes: list[str]
+    """Lines for the report."""
+
+
+def open_parent(request: Request, machine: Machine) -> Parent:
+    """The network to convert; trained first where the method or ``--distill`` says so.
+
+    Raises:
+        ValueError: it cannot be converted, and why; --distill without images to learn on.
+        FileNotFoundError: no network or no images are there.
+    """
+    ann, notes = request.ann, []
+    if request.distill is not None:
+        if request.dataset is None:
+            raise ValueError("--distill: name the images to learn on with --dataset NAME")
+        teacher = open_teacher(ann, machine)
+        ann = distil(teacher, request.distill, request, machine)
+        notes.append(_distance(teacher, ann, request, machine))
+    elif is_foreign(ann):
+        raise ValueError(
+            f"--ann {ann}: is a diffusers network; its GroupNorm divides by a deviation that every "
+            "spiking step would measure anew, its SiLU is no clipped rectifier and attention "
+            "multiplies activations by each other, so it cannot be rate-coded exactly: --distill "
+            "PRESET --dataset NAME trains a ReLU twin on its predictions and converts that"
+        )
+    facts = read_facts(ann)
+    system = reference = load_system(ann, machine)
+    _, converter = load_converter()
+    try:
+        training = converter.needs_clips(system, request.method)
+    except ValueError as error:
+        raise ValueError(f"--ann {request.ann}: {error}") from error
+    if training:
+        clipped = train_clips(ann, reference, facts, request, machine)
+        system = load_system(clipped, machine)
+        notes.append(
+            f"Clips and weights were trained first, for {request.clip_steps:,} steps of {BATCH} "
+            f"images, for {request.levels} spiking time steps."
+        )
+    return Parent(system, reference, ann, facts, notes)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether ``folder`` holds a network in diffusers' format."""
+    homes = (folder / "model_index.json", folder / "unet" / CONFIG)
+    return any(home.is_file() for home in homes) or "_class_name" in _json(folder / CONFIG)
+
+
+def open_teacher(folder: Path, machine: Machine) -> System:
+    """The network of ``folder`` to learn from: diffusers' format, or a checkpoint of ours.
+
+    Raises:
+        FileNotFoundError: no network is there.
+        ValueError: it cannot be read.
+    """
+    if not is_foreign(folder):
+        return load_system(folder, machine)
+    teacher: System = load_foreign()(folder)
+    return teacher.to(machine.device).eval()
+
+
+def distil(teacher: System, preset: str, request: Request, machine: Machine) -> Path:
+    """Train a ReLU twin on the predictions of ``teacher`` under ``--out``, or go on with it.
+
+    Args:
+        preset: of the twin's widths and step sizes.
+
+    Returns:
+        The twin's checkpoint.
+
+    Raises:
+        ValueError: an unknown preset or data set, images of another shape than the teacher's.
+    """
+    name = find_preparer("twin")
+    shape: ImageShape | None = getattr(teacher, "shape", None)
+    diffusion: Any = getattr(teacher, "diffusion", None)
+    if shape is None or diffusion is None:
+        raise ValueError("--distill: the network of --ann predicts no noise to learn from")
+    steps_of_noise = diffusion.config.diffusion_steps
+    presets = load_module(name).PRESETS
+    if preset not in presets:
+        raise ValueError(f"--distill {preset}: choose one of {', '.join(presets)}")
+    overrides = {"diffusion_steps": steps_of_noise}
+    config = resolve_config(name, preset, overrides, lambda field: f"--distill {preset}: {field}")
+    dataset = str(request.dataset)
+    images = load(dataset, "train", image_size=shape.size, data_root=request.data_root)
+    if images.shape != shape:
+        raise ValueError(
+            f"--dataset {dataset}: has {images.shape.channels} channels, the teacher "
+            f"{shape.channels}"
+        )
+    facts = {
+        "system": name,
+        "config": config,
+        "shape": asdict(shape),
+        "dataset": dataset,
+        "dataset_label": images.label,
+        "parent_hash": None,
+    }
+    return _train(teacher, facts, images, "twin", request.distill_steps, request, machine)
+
+
+def train_clips(
+    ann: Path, parent: System, facts: dict[str, Any], request: Request, machine: Machine
+) -> Path:
+    """Train clips and weights of the ReLU twin ``parent`` under ``--out``, or go on with it.
+
+    Args:
+        facts: what its checkpoint ``ann`` says of itself.
+
+    Returns:
+        The trained network's checkpoint.
+    """
+    name = find_preparer("clips")
+    # A window reads about four times as finely as the plain mean of as many steps.
+    finer = 4 if request.readout == "window" else 1
+    config = load_module(name).config_for(
+        parent, levels=finer * request.levels, start_levels=request.levels
+    )
+    facts = {
+        "system": name,
+        "config": json.loads(json.dumps(asdict(config))),
+        **{key: facts.get(key) for key in ("shape", "dataset", "dataset_label")},
+        "parent_hash": facts.get("hash"),
+    }
+    images = load_images(ann, "train", request.data_root)
+    return _train(parent, facts, images, "clipped", request.clip_steps, request, machine)
+
+
+def _distance(teacher: System, twin: Path, request: Request, machine: Machine) -> str:
+    """How far a twin's predictions are from its teacher's on held-out images, as a sentence."""
+    system = load_system(twin, machine)
+    images = load_images(twin, "test", request.data_root, request.held_out)
+    clean = to_float(images.__getitems__(range(len(images)))).to(machine.device)
+    _, converter = load_converter()
+    error = converter.prediction_error(teacher, system, clean, request.seed)
+    return (
+        f"The parent is a ReLU twin of {request.ann.name}, trained for {request.distill_steps:,} "
+        f"steps of {BATCH} images on its predictions, from which its own differ by "
+        f"{100 * error:.1f} % on {len(images)} held-out images."
+    )
+
+
+def _train(
+    parent: System, facts: dict[str, Any], images: Images, home: str, steps: int,
+    request: Request, machine: Machine,
+) -> Path:  # fmt: skip
+    torch.manual_seed(request.seed)
+    built_from = make_config(facts["system"], facts["config"])
+    system: System = load_module(facts["system"]).build(
+        built_from, ImageShape(**facts["shape"]), parent
+    )
+    precision = fast_precision()
+    config = TrainConfig(
+        steps=steps, batch_size=BATCH, seed=request.seed, precision=precision,
+        horizontal_flip=images.horizontal_flip,
+    )  # fmt: skip
+    facts = {**facts, "hash": digest({**facts, "training": asdict(config)})}
+    claim_folder(request)  # from here on there is something to go on with
+    return fit(
+        system, images, config=config, folder=request.out / home, description=facts,
+        fabric=machine.fabric(precision),
+    ).checkpoint  # fmt: skip
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

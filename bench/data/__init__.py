@@ -1,0 +1,1 @@
+"""Data sets, pictures and sample grids."""

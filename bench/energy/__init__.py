@@ -1,0 +1,1 @@
+"""Energy: operations counted while a network samples, and their prices."""

@@ -1,0 +1,1 @@
+"""Threshold guidance: the search for the threshold that samples best."""

@@ -1,0 +1,228 @@
+"""Threshold guidance of a checkpoint: a grid of thresholds, and the choices that cost less than
+a grid, compared with it.
+
+What wins among many was lucky too, so the winner is drawn again from other noise before it is
+judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.checkpoints import describe_thresholds
+from bench.data.pictures import Images
+from bench.guide.scores import Ledger, Row, Scorer, simplify
+from bench.machine import Machine
+from sddpm.checkpoint import CONFIG, MODEL, atomic_write
+from sddpm.guidance import (
+    GUIDANCE,
+    Choice,
+    HeldOut,
+    Thresholds,
+    choose_by_gradient,
+    choose_by_loss,
+    read_thresholds,
+)
+from sddpm.protocol import System, to_float
+
+VALUES = (0.97, 0.98, 0.99, 0.995, 0.998, 1.002, 1.005, 1.01, 1.02, 1.03)
+"""Default grid, as multiples of the trained threshold; the paper's is 0.997 to 1.003."""
+STEPS = (-0.04, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.04)
+"""Steps of the line search along the loss's gradient; negative ones check the direction."""
+
+Method = Literal["grid", "loss", "gradient", "best"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search came to."""
+
+    trained: Thresholds
+    rows: list[Row]
+    """As chosen from: the trained thresholds first."""
+    confirmations: list[Row]
+    """Finalists from other noise, the trained thresholds first; empty where none were drawn."""
+    choices: list[Choice]
+    picked: Row
+    """What the method picks."""
+    judged: Row
+    """The row that says whether the pick helps: its confirmation where there is one."""
+
+    @property
+    def chosen(self) -> Thresholds:
+        """What sampling should use: the pick, unless it is distinguishably worse."""
+        return self.trained if self.judged.verdict == "worse" else self.picked.thresholds
+
+    def sentence(self, distance: str) -> str:
+        """The result in words; ``distance`` names the Frechet distance."""
+        trained = self.rows[0]
+        if self.picked.thresholds == self.trained:
+            return (
+                f"No setting beats the trained threshold {describe_thresholds(self.trained)} "
+                f"({distance} {trained.distance:.2f}), which is kept."
+            )
+        row = self.judged
+        span = "" if row.low is None else f", 95% interval {row.low:+.2f} to {row.high:+.2f}"
+        drawn = "on images it was not picked with" if row.confirmation else "on the same noise"
+        facts = f"{distance} {row.distance:.2f}, {row.difference:+.2f}{span}, {drawn}"
+        name = f"Threshold {describe_thresholds(row.thresholds)} ({row.method})"
+        if row.verdict == "better":
+            return f"{name} is better than the trained one: {facts}."
+        if row.verdict == "worse":
+            return f"{name} is worse than the trained one, which is kept: {facts}."
+        return (
+            f"{name} cannot be told from the trained one: {facts}. "
+            "A null result: more samples may decide it."
+        )
+
+
+def held_out(images: Images, system: Any, machine: Machine, count: int, seed: int) -> HeldOut:
+    """``count`` images of a split that was not trained on, noised for the loss-based choices."""
+    pictures = to_float(images.__getitems__(list(range(min(count, len(images))))))
+    return HeldOut.draw(pictures.to(machine.device), system.diffusion, seed=seed)
+
+
+def grid_values(system: System, given: Sequence[float] = ()) -> list[float]:
+    """The thresholds of a grid without the trained one, in order: ``given``, or the default
+    multiples of the trained threshold.
+
+    Raises:
+        ValueError: nothing was given and the layers were trained with different thresholds.
+    """
+    trained = simplify(read_thresholds(system.generator))
+    if not given and isinstance(trained, Mapping):
+        raise ValueError("--values: the layers were trained with several thresholds; name some")
+    values = given or [factor * float(trained) for factor in VALUES]  # type: ignore[arg-type]
+    return sorted({float(simplify(value)) for value in values} - {trained})  # type: ignore[arg-type]
+
+
+class Search:
+    """Finds thresholds by a method, and scores what it finds.
+
+    Args:
+        scorer: draws and scores.
+        noised: held-out images for the choices that draw none.
+        values: the grid.
+        confirm: draw finalists that were picked by their own images again.
+        made_from: hash of the weights and the held-out images, for the ledger.
+        on_candidate: called after each threshold whose held-out loss was measured.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        noised: HeldOut,
+        values: Sequence[float],
+        method: Method,
+        *,
+        confirm: bool = True,
+        ledger: Ledger | None = None,
+        made_from: Mapping[str, Any] | None = None,
+        on_candidate: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.scorer, self.noised, self.values, self.method = scorer, noised, list(values), method
+        self.picks_by_images = method in ("grid", "best")
+        self.confirm = confirm and self.picks_by_images
+        self.ledger, self.made_from = ledger or Ledger(None), dict(made_from or {})
+        self.on_candidate = on_candidate
+        self.net = scorer.system.generator.eval()
+        self.trained = simplify(read_thresholds(self.net))
+
+    @property
+    def candidates(self) -> list[float]:
+        """Thresholds whose held-out loss is measured: the grid and the trained one."""
+        own = [] if isinstance(self.trained, Mapping) else [self.trained]
+        return sorted({*self.values, *own})
+
+    @property
+    def settings(self) -> int:
+        """Most settings that are drawn and scored."""
+        grid = len(self.values) if self.picks_by_images else 0
+        choices = {"grid": 0, "best": 2}.get(self.method, 1)
+        finalists = (2 + choices) if self.confirm else 0
+        return 1 + grid + choices + finalists
+
+    def run(self) -> Findings:
+        """Score what the method finds, and judge its pick."""
+        images = self.scorer.samples * self.scorer.sampling["steps"]
+        losses = self._choice("loss") if self.method != "gradient" else None
+        curve = {row["threshold"]: row for row in losses.curve} if losses else {}
+        trained = {"difference": 0.0, "standard_error": 0.0}
+        rows = [self.scorer.row("trained", None, images, loss=trained)]
+        if self.picks_by_images:
+            for value in self.values:
+                rows.append(self.scorer.row("grid", value, images, loss=curve.get(value)))
+        choices: list[Choice] = []
+        if losses and self.method in ("loss", "best"):
+            choices.append(losses)
+        if self.method in ("gradient", "best"):
+            choices.append(self._choice("gradient"))
+        chosen = []
+        for choice in choices:
+            least = min(choice.curve, key=lambda row: row["loss"])
+            cost = choice.network_evaluations
+            chosen.append(self.scorer.row(choice.method, choice.thresholds, cost, loss=least))
+        rows += chosen
+        picked = min(rows, key=lambda row: row.distance) if self.picks_by_images else chosen[0]
+        best_of_grid = min(rows[: len(rows) - len(chosen)], key=lambda row: row.distance)
+        finalists = [best_of_grid, *chosen] if self.confirm else []
+        confirmations = self._confirm(finalists)
+        judged = next((r for r in confirmations if r.thresholds == picked.thresholds), picked)
+        return Findings(self.trained, rows, confirmations, choices, picked, judged)
+
+    def _confirm(self, finalists: Sequence[Row]) -> list[Row]:
+        """The finalists that are not the trained thresholds, from other noise."""
+        rivals = {json.dumps(row.thresholds): row for row in reversed(finalists)}
+        rivals.pop(json.dumps(self.trained), None)
+        if not rivals:
+            return []
+        drawn = [self.scorer.row("trained", None, 0, confirmation=True)]
+        for row in reversed(rivals.values()):
+            drawn.append(
+                self.scorer.row(row.method, row.thresholds, row.evaluations, confirmation=True)
+            )
+        return drawn
+
+    def _choice(self, kind: Literal["loss", "gradient"]) -> Choice:
+        candidates: Sequence[float] = self.candidates if kind == "loss" else STEPS
+        choose = choose_by_loss if kind == "loss" else choose_by_gradient
+        made_from = {**self.made_from, "choice": kind, "candidates": list(candidates)}
+        found = self.ledger.recall(
+            made_from, lambda: asdict(choose(self.net, self.noised, candidates, self.on_candidate))
+        )
+        return Choice(**{**found, "thresholds": simplify(found["thresholds"])})
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """16 hex digits of a checkpoint's weights and configuration."""
+    digest = hashlib.sha256()
+    for name in (MODEL, CONFIG):
+        digest.update((checkpoint / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_guidance(
+    checkpoint: Path, findings: Findings, facts: Mapping[str, Any], time_steps: int | None
+) -> Path:
+    """Write the chosen thresholds beside the weights, where sampling finds them, with how they
+    were found and the spiking time steps they were chosen at."""
+    kept = findings.chosen == findings.trained
+    content = {
+        "thresholds": findings.chosen,
+        "time_steps": time_steps,
+        "method": "trained" if kept else findings.picked.method,
+        "verdict": "kept as trained" if kept else findings.judged.verdict,
+        **facts,
+        "rows": [asdict(row) for row in findings.rows],
+        "confirmations": [asdict(row) for row in findings.confirmations],
+        "curves": {choice.method: choice.curve for choice in findings.choices},
+    }
+    path = checkpoint / GUIDANCE
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""Inside a network: firing rates, rasters and denoising chains as plots."""

@@ -1,0 +1,1 @@
+"""What a suite asks for: its cells and what of them is done."""

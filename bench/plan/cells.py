@@ -1,0 +1,307 @@
+"""From a suite to its cells: systems x time steps x samplers x seeds, each with its hash.
+
+A hash is of everything that decides a stage's result, so what stands under it can be reused
+and never has to be invalidated. Device, thread count and batching of the sampling are not in
+it: they change a result by rounding only. Neither is what guidance chose, which is known after
+training alone: it is kept with the results, and they are made again where it changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.registry import SYSTEMS, choose, find, load_module
+from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
+from sddpm.training import fast_precision
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that a cell is trained on and compared with."""
+
+    dataset: str
+    """Name to load them by."""
+    label: str
+    """Name to report: says where the files differ from the original data set."""
+    channels: int
+    """1 or 3."""
+    image_size: int
+    """Height and width, in pixels."""
+    horizontal_flip: bool
+    """Whether training mirrors half of the pictures."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One checkpoint to make."""
+
+    system: str
+    time_steps: int | None
+    """Spiking time steps that it is trained with; None where the checkpoint has no such axis."""
+    config: Mapping[str, Any]
+    """Every field of the system's Config."""
+    data: Data
+    steps: int
+    batch_size: int
+    precision: str
+    seed: int
+    parent: Training | None = None
+
+    @property
+    def hash(self) -> str:
+        facts = asdict(self)
+        facts["parent"] = self.parent.hash if self.parent else None
+        return digest({"kind": "training", **facts})
+
+    @property
+    def name(self) -> str:
+        """Folder under ``trainings/``."""
+        return "-".join([_base(self.system, self.time_steps), self.hash[:8]])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table."""
+
+    training: Training
+    time_steps: int | None
+    """Spiking time steps that it samples with; None for systems without spiking time."""
+    config: Mapping[str, Any]
+    """As sampled: the training's, at this cell's time steps."""
+    sampling: Mapping[str, Any] | None
+    """Sampler, steps and eta; None for systems that have no sampler."""
+    samples: int
+
+    @property
+    def system(self) -> str:
+        return self.training.system
+
+    @property
+    def seed(self) -> int:
+        return self.training.seed
+
+    @property
+    def hash(self) -> str:
+        return digest(
+            {
+                "kind": "cell",
+                "training": self.training.hash,
+                "config": self.config,
+                "sampling": self.sampling,
+                "samples": self.samples,
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """For people: system, time steps, sampler, seed."""
+        parts = [_base(self.system, self.time_steps), *_sampler_label(self.sampling)]
+        return "-".join(parts) + (f" seed {self.seed}" if self.seed else "")
+
+    @property
+    def name(self) -> str:
+        """Folder under ``cells/``."""
+        parts = [_base(self.system, self.time_steps), *_sampler_label(self.sampling)]
+        return "-".join([*parts, self.hash[:8]])
+
+
+def expand(
+    suite: Suite,
+    preset_name: str,
+    data: Data,
+    *,
+    systems: Sequence[str] = (),
+    time_steps: Sequence[int] = (),
+    samplers: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    precision: str | None = None,
+) -> list[Cell]:
+    """The cells of ``suite``, in its order; empty options mean what the suite says.
+
+    Args:
+        systems: registered names; need not be among the suite's.
+        time_steps: in place of the suite's.
+        samplers: ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS:ETA``; a bare name keeps the suite's
+            entries of that name.
+        precision: in place of every budget's.
+
+    Raises:
+        ValueError: an unknown name, or a configuration that the system's Config refuses.
+    """
+    preset = find_preset(suite, preset_name)
+    systems = [choose("system", name, SYSTEMS) for name in systems] or list(
+        preset.systems or suite.systems
+    )
+    steps = list(time_steps) or list(preset.time_steps or suite.time_steps)
+    choices = _samplings(samplers, preset.sampling or suite.sampling)
+    cells = []
+    for seed in seeds:
+        for system in systems:
+            entry = find(system)
+            for count in steps if entry.time_axis != "none" else [None]:
+                trained_with = count if entry.time_axis == "trained" else None
+                training = plan_training(
+                    suite, preset_name, data, system,
+                    time_steps=trained_with, seed=seed, precision=precision,
+                )  # fmt: skip
+                config = training.config if count is None else {
+                    **training.config, "time_steps": count
+                }  # fmt: skip
+                for choice in choices if entry.samplers else [None]:
+                    if choice and choice.threshold is not None and entry.time_axis == "none":
+                        continue  # no neurons to guide
+                    sampling = choice.model_dump() if choice else None
+                    cells.append(Cell(training, count, config, sampling, preset.samples))
+    return list({cell.hash: cell for cell in cells}.values())
+
+
+def plan_training(
+    suite: Suite,
+    preset_name: str,
+    data: Data,
+    system: str,
+    *,
+    time_steps: int | None = None,
+    seed: int = 0,
+    precision: str | None = None,
+) -> Training:
+    """The training of ``system`` under a preset, with its parents' before it; ``precision`` in
+    place of every budget's."""
+    entry, preset = find(system), find_preset(suite, preset_name)
+    if entry.time_axis == "trained" and time_steps is None:
+        raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
+    parent = None
+    if entry.parent is not None:
+        axis = find(entry.parent).time_axis
+        parent_steps = time_steps if axis == "trained" else None
+        parent = plan_training(
+            suite, preset_name, data, entry.parent,
+            time_steps=parent_steps, seed=seed, precision=precision,
+        )  # fmt: skip
+    overrides = dict(preset.config.get(system, {}))
+    if time_steps is not None:
+        overrides["time_steps"] = time_steps
+
+    def where(field: str) -> str:
+        return suite.where("presets", preset_name, "config", system, field)
+
+    budget: Budget = preset.budgets.get(system, preset.budget)
+    precision = precision or budget.precision
+    return Training(
+        system=system,
+        time_steps=time_steps,
+        config=resolve_config(system, preset_name, overrides, where),
+        data=data,
+        steps=budget.steps,
+        batch_size=budget.batch_size,
+        precision=fast_precision() if precision == "auto" else precision,
+        seed=seed,
+        parent=parent,
+    )
+
+
+def find_preset(suite: Suite, name: str) -> Preset:
+    """The preset ``name`` of ``suite``; ValueError with the legal names if it has none."""
+    return suite.presets[choose("preset", name, suite.presets)]  # type: ignore[index]
+
+
+def resolve_config(
+    system: str, preset_name: str, overrides: Mapping[str, Any], where: Callable[[str], str]
+) -> dict[str, Any]:
+    """Every field of a system's Config: its defaults, its preset's, then ``overrides``.
+
+    Raises:
+        ValueError: an unknown field or a value of the wrong type; ``where`` of the field begins
+            the message.
+    """
+    module = load_module(system)
+    legal = [field.name for field in fields(module.Config)]
+    for name in overrides:
+        try:
+            choose("field", name, legal)
+        except ValueError as error:
+            raise ValueError(f"{where(name)}: {error}") from error
+    given = {**module.PRESETS.get(preset_name, {}), **overrides}
+    try:
+        config = TypeAdapter(module.Config).validate_python(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = str(problem["loc"][0]) if problem["loc"] else "config"
+        message = f"{problem['msg']}, not {problem['input']!r}"
+        raise ValueError(f"{where(field)}: {message}") from error
+    # Through JSON, so that a configuration equals the one read back from a checkpoint.
+    resolved: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return resolved
+
+
+def make_config(system: str, values: Mapping[str, Any]) -> Any:
+    """A system's Config from JSON values, as a checkpoint holds them."""
+    try:
+        return TypeAdapter(load_module(system).Config).validate_python(dict(values))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"configuration of {system}: {field}: {problem['msg']}") from error
+
+
+def parse_sampler(text: str) -> SamplingChoice | str:
+    """``NAME`` as it is; ``NAME:STEPS[:ETA]`` as a choice."""
+    name, *rest = text.split(":")
+    from sddpm.samplers import SAMPLERS
+
+    choose("sampler", name, SAMPLERS)
+    if not rest:
+        return name
+    try:
+        values = {"steps": int(rest[0]), "eta": float(rest[1]) if len(rest) > 1 else 0.0}
+        if len(rest) > 2:
+            raise ValueError("too many parts")
+        return SamplingChoice(sampler=name, **values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"--sampler {text}: {message}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"--sampler {text}: expected NAME, NAME:STEPS or NAME:STEPS:ETA"
+        ) from error
+
+
+def digest(facts: Any) -> str:
+    """SHA-256 of ``facts`` as canonical JSON, in hexadecimal."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _samplings(wanted: Sequence[str], listed: Sequence[SamplingChoice]) -> list[SamplingChoice]:
+    choices: list[SamplingChoice] = []
+    for text in wanted:
+        choice = parse_sampler(text)
+        if isinstance(choice, SamplingChoice):
+            choices.append(choice)
+            continue
+        same = [entry for entry in listed if entry.sampler == choice]
+        # A sampler that the suite does not list runs for as many steps as its first entry.
+        choices += same or [SamplingChoice(sampler=choice, steps=listed[0].steps, eta=0.0)]
+    return choices or list(listed)
+
+
+def _base(system: str, time_steps: int | None) -> str:
+    return system if time_steps is None else f"{system}-T{time_steps}"
+
+
+def _sampler_label(sampling: Mapping[str, Any] | None) -> list[str]:
+    if sampling is None:
+        return []
+    eta = f"-eta{sampling['eta']:g}" if sampling["eta"] else ""
+    parts = [f"{sampling['sampler']}{sampling['steps']}{eta}"]
+    threshold, engine = sampling.get("threshold"), sampling.get("engine", "exact")
+    if threshold is not None:
+        parts.append(threshold if isinstance(threshold, str) else f"theta{threshold:g}")
+    return parts if engine == "exact" else [*parts, engine]

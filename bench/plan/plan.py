@@ -1,0 +1,278 @@
+"""Resolving a run: its suite, its data, its cells, and what of them is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from bench.data.datasets import brief_hash, find_spec, load
+from bench.data.pictures import Images
+from bench.energy.prices import DEFAULT_TABLE, TABLES
+from bench.json_files import read_json
+from bench.plan.cells import Cell, Data, Training, digest, expand, find_preset
+from bench.registry import choose
+from bench.run import stages
+from bench.run.settled import wanted_thresholds
+from bench.suites.schema import Preset, Suite, load_suite
+from sddpm.guidance import Thresholds
+
+DATA = "data.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run was asked for."""
+
+    suite: str
+    """Name of a shipped suite, or path of a YAML file."""
+    preset: str = "small"
+    """One of the suite's."""
+    systems: tuple[str, ...] = ()
+    """In place of the suite's."""
+    time_steps: tuple[int, ...] = ()
+    """In place of the suite's."""
+    samplers: tuple[str, ...] = ()
+    """In place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
+    seeds: tuple[int, ...] = (0,)
+    """One cell a seed, of training and of sampling."""
+    precision: str | None = None
+    """In place of every budget's: 32-true, bf16-mixed or auto."""
+    data_root: str | None = None
+    """Folder with a folder per data set; None: the Hub."""
+    out: Path | None = None
+    """None: runs/SUITE-PRESET."""
+    extractor: str = "auto"
+    """auto, inception or embedded."""
+    energy_table: str = DEFAULT_TABLE
+    """Whose prices of operations the energies are sums of."""
+    command: str = ""
+    """For the table's footnote."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved: what would be made, and where."""
+
+    options: Options
+    suite: Suite
+    preset: Preset
+    data: Data
+    root: Path
+    cells: list[Cell] = field(default_factory=list)
+    fingerprint: str | None = None
+    """:func:`bench.data.datasets.brief_hash` of the training pictures; None: not opened."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether the data set comes from the Hub: opening it may be a download, and nobody
+        exchanges its pictures under the same name."""
+        return self.options.data_root is None and find_spec(self.suite.dataset).hub is not None
+
+    def training_folder(self, training: Training) -> Path:
+        return self.root / "trainings" / training.name
+
+    def checkpoint(self, training: Training) -> Path:
+        return self.training_folder(training) / "checkpoint"
+
+    def cell_folder(self, cell: Cell) -> Path:
+        return self.root / "cells" / cell.name
+
+    def thresholds(self, cell: Cell) -> Thresholds | str | None:
+        """What samples of ``cell`` must have been drawn at; None where its name says it.
+
+        Raises:
+            ValueError: the checkpoint's guidance file is damaged.
+        """
+        steps = cell.config.get("time_steps")
+        return wanted_thresholds(cell.sampling, self.checkpoint(cell.training), steps)
+
+    def facts(self) -> dict[str, Any]:
+        """The resolved configuration, JSON-ready."""
+        trainings = {cell.training.hash: cell.training for cell in self.cells}
+        return {
+            "suite": self.suite.name,
+            "preset": self.options.preset,
+            "data": asdict(self.data),
+            "seeds": list(self.options.seeds),
+            "samples": self.preset.samples,
+            "references": f"{self.preset.references} {self.suite.reference_split}",
+            "energy_table": self.options.energy_table,
+            "command": self.options.command,
+            "trainings": {
+                training.name: {
+                    "steps": training.steps,
+                    "batch_size": training.batch_size,
+                    "precision": training.precision,
+                    "seed": training.seed,
+                    "config": dict(training.config),
+                }
+                for training in trainings.values()
+            },
+            "cells": [cell.name for cell in self.cells],
+        }
+
+
+def make_plan(options: Options, *, read_data: bool = True) -> Plan:
+    """Resolve ``options``; nothing is written.
+
+    Args:
+        read_data: open the data set where the folder does not know it yet. Without, a data set
+            that would have to be fetched stays unopened.
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown name, a broken suite, missing data, a folder
+            that was made from other pictures.
+    """
+    suite = load_suite(options.suite)
+    preset = find_preset(suite, options.preset)
+    choose("energy table", options.energy_table, TABLES)
+    root = options.out or Path("runs") / f"{suite.name}-{options.preset}"
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"--out {root}: is a file, expected a folder")
+    unopened = Plan(options, suite, preset, _known_data(suite), root)
+    # Every name is checked before a data set is opened, which may take minutes.
+    _expand(unopened)
+    data, fingerprint = _data_of(unopened, read_data)
+    opened = Plan(options, suite, preset, data, root)
+    return Plan(options, suite, preset, data, root, _expand(opened), fingerprint)
+
+
+def _expand(plan: Plan) -> list[Cell]:
+    options = plan.options
+    return expand(
+        plan.suite,
+        options.preset,
+        plan.data,
+        systems=options.systems,
+        time_steps=options.time_steps,
+        samplers=options.samplers,
+        seeds=options.seeds,
+        precision=options.precision,
+    )
+
+
+def _known_data(suite: Suite) -> Data:
+    spec = find_spec(suite.dataset)
+    return Data(
+        suite.dataset, spec.name, spec.channels or 3, suite.image_size, spec.horizontal_flip
+    )
+
+
+def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
+    """The data as it is found, or as the run's folder remembers it, and its fingerprint.
+
+    Raises:
+        ValueError: the folder was made from other pictures of that name.
+    """
+    known = _remembered(plan.root)
+    remembered = Data(**known["data"]) if known.get("source") == source_of(plan) else None
+    if plan.fetches and (remembered or not read_data):
+        return remembered or plan.data, None
+    try:
+        images = load_split(plan, "train")
+    except FileNotFoundError:
+        if remembered is None:
+            raise
+        return remembered, None  # what is done needs no pictures
+    data = remembered or Data(
+        dataset=plan.suite.dataset,
+        label=images.label,
+        channels=images.shape.channels,
+        image_size=images.shape.size,
+        horizontal_flip=images.horizontal_flip,
+    )
+    fingerprint = brief_hash(images)
+    if known.get("fingerprints", {}).get(_key(data), fingerprint) != fingerprint:
+        raise ValueError(
+            f"--out {plan.root}: was made from other pictures than {data.dataset} holds now; give "
+            f"another folder, bring the former pictures back, or, if you know that they are the "
+            f"same, delete {plan.root / DATA}"
+        )
+    return data, fingerprint
+
+
+def _remembered(root: Path) -> dict[str, Any]:
+    """What a run's folder knows of its data; empty if nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = root / DATA
+    if not path.is_file():
+        return {}
+    known = read_json(path, ("source", "data"))
+    names = {field.name for field in fields(Data)}
+    if not isinstance(known["data"], dict) or set(known["data"]) != names:
+        raise ValueError(f"{path}: data: expected {', '.join(sorted(names))}; delete it to redo it")
+    if not isinstance(known.get("fingerprints", {}), dict):
+        raise ValueError(f"{path}: fingerprints: expected an object; delete it to redo it")
+    return known
+
+
+def data_facts(plan: Plan) -> dict[str, Any]:
+    """What a run's folder is to remember of its data, JSON-ready. Fingerprints of other data that
+    was used in the folder are kept."""
+    fingerprints = dict(_remembered(plan.root).get("fingerprints", {}))
+    if plan.fingerprint is not None:
+        fingerprints[_key(plan.data)] = plan.fingerprint
+    return {"source": source_of(plan), "data": asdict(plan.data), "fingerprints": fingerprints}
+
+
+def _key(data: Data) -> str:
+    return digest(asdict(data))[:8]
+
+
+def source_of(plan: Plan) -> dict[str, Any]:
+    """Where the data comes from: a run's folder remembers the data for one source."""
+    root = plan.options.data_root
+    return {
+        "dataset": plan.suite.dataset,
+        "image_size": plan.suite.image_size,
+        "data_root": str(Path(root).expanduser().resolve()) if root else None,
+    }
+
+
+def load_split(plan: Plan, split: str, limit: int | None = None) -> Images:
+    """Open one split of the plan's data set, at most ``limit`` images of it."""
+    return load(
+        plan.suite.dataset,
+        split,
+        image_size=plan.suite.image_size,
+        data_root=plan.options.data_root,
+        limit=limit,
+    )
+
+
+def stage_states(plan: Plan) -> list[dict[str, str]]:
+    """Per cell, each stage as ``done``, ``missing``, ``damaged`` or ``blocked by PARENT``."""
+    return [_states(plan, cell) for cell in plan.cells]
+
+
+def _states(plan: Plan, cell: Cell) -> dict[str, str]:
+    parent, folder = cell.training.parent, plan.cell_folder(cell)
+    images = plan.preset.energy_images
+    trained = _state(lambda: stages.is_trained(plan.training_folder(cell.training)))
+    if parent and trained != "done" and not stages.is_trained(plan.training_folder(parent)):
+        trained = f"blocked by {parent.name}"
+    scored = [_extractor_of(path) for path in sorted(folder.glob("scores-*.json"))]
+    return {
+        "cell": cell.label,
+        "hash": cell.hash[:8],
+        "train": trained,
+        "sample": _state(lambda: stages.is_sampled(folder, plan.thresholds(cell))),
+        "energy": _state(lambda: stages.is_metered(folder, images, plan.thresholds(cell))),
+        "score": f"done ({', '.join(scored)})" if scored else "missing",
+    }
+
+
+def _state(is_done: Callable[[], bool]) -> str:
+    try:
+        return "done" if is_done() else "missing"
+    except (ValueError, OSError):
+        return "damaged"
+
+
+def _extractor_of(path: Path) -> str:
+    return path.name.removeprefix("scores-").removesuffix(".json")

@@ -1,0 +1,1 @@
+"""Sample quality: extractors and metrics."""

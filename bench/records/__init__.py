@@ -1,0 +1,1 @@
+"""Records: one line of JSON for each cell."""

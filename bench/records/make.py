@@ -1,0 +1,158 @@
+"""From the stages' files to a cell's record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from bench.energy.counts import Counts, LayerTraffic, NeuronTraffic
+from bench.energy.integer import integer_mj, quantised_mj
+from bench.energy.memory import accesses, lemaire_mj, simple_mj
+from bench.energy.prices import TABLES, published_mj, strict_mj
+from bench.plan.cells import Cell
+from bench.records.record import Energy, MemoryAccesses, OperationCounts, Record
+from bench.registry import find
+from sddpm.guidance import Thresholds
+
+
+def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record that are known before anything is measured.
+
+    Args:
+        made_by: the fields that every cell of a run shares: suite, command, machine, versions.
+    """
+    training, sampling = cell.training, cell.sampling or {}
+    return {
+        **made_by,
+        "system": cell.system,
+        "title": find(cell.system).title,
+        "time_steps": cell.time_steps,
+        "sampler": sampling.get("sampler"),
+        "sampler_steps": sampling.get("steps"),
+        "eta": sampling.get("eta"),
+        "threshold": sampling.get("threshold"),
+        "engine": sampling.get("engine"),
+        "config": dict(cell.config),
+        "config_hash": cell.hash,
+        "training_hash": training.hash,
+        "seed": cell.seed,
+        "dataset": training.data.label,
+        "image_size": training.data.image_size,
+        "train_steps": training.steps,
+        "batch_size": training.batch_size,
+        "train_images": training.steps * training.batch_size,
+        "precision": training.precision,
+        "samples": cell.samples,
+    }
+
+
+def make_record(
+    cell: Cell,
+    made_by: Mapping[str, Any],
+    *,
+    train_seconds: float,
+    samples: Mapping[str, Any],
+    energy: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    energy_table: str,
+    thresholds: Thresholds | None = None,
+) -> Record:
+    """The record of a cell whose stages are done; the mappings are their files' contents."""
+    counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
+    published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
+    with_memory = price_memory(counts)
+    moved = accesses(counts["per_image"])
+    return Record(
+        **cell_facts(cell, made_by),
+        thresholds=thresholds,
+        reference_images=scores["references"],
+        reference_split=scores["asked"]["split"],
+        reference_hash=scores["reference_hash"],
+        extractor=scores["extractor"],
+        metrics=scores["metrics"],
+        params_millions=energy["params_millions"],
+        evaluations_per_image=counts["per_image"].evaluations,
+        counts_per_evaluation=OperationCounts(**_totals(counts["per_evaluation"])),
+        counts_per_image=OperationCounts(**_totals(counts["per_image"])),
+        energy_images=energy["images"],
+        energy_table=energy_table,
+        energy_published=published,
+        energy_strict=strict,
+        energy_simple_memory=with_memory.get("simple with memory"),
+        energy_lemaire=with_memory.get("Lemaire with memory"),
+        memory_per_image=None if moved is None else MemoryAccesses(**asdict(moved)),
+        firing_rate=energy["firing_rate"],
+        wall_seconds={
+            "train": train_seconds,
+            "sample": samples["seconds"],
+            "energy": energy["seconds"],
+            "score": scores["seconds"],
+        },
+        peak_memory_mib=max(samples["peak_memory_mib"], energy["peak_memory_mib"]),
+    )
+
+
+def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, Any]:
+    """An ``energy.json`` for reading: figure's name with its unit -> value."""
+    counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
+    lines: dict[str, Any] = {
+        "parameters (M)": energy["params_millions"],
+        "evaluations per image": counts["per_image"].evaluations,
+        "GMAC per evaluation": counts["per_evaluation"].macs / 1e9,
+        "GAC per evaluation": counts["per_evaluation"].acs / 1e9,
+        "firing rate": energy["firing_rate"],
+    }
+    for name, price in PRICES.items():
+        both = price_both(counts, energy_table, price)
+        lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
+        lines[f"{name} mJ per image"] = both.per_image_mj
+    for name, both in price_memory(counts).items():
+        lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
+        lines[f"{name} mJ per image"] = both.per_image_mj
+    lines["8-bit integer mJ per image"] = integer_mj(counts["per_image"])
+    if not counts["per_image"].spiking:
+        for bits in RIVAL_BITS:
+            name = f"{bits}-bit activations (rival of T = {2 ** (bits - 1)} to {2**bits - 1})"
+            lines[f"{name} mJ per image"] = quantised_mj(counts["per_image"], bits)
+    return {**lines, "energy table": energy_table}
+
+
+PRICES = {"published": published_mj, "strict": strict_mj}
+MEMORY_PRICES = {"simple with memory": simple_mj, "Lemaire with memory": lemaire_mj}
+RIVAL_BITS = (2, 3, 4)
+"""Of an ANN, where nothing says which spiking network it is set against."""
+
+
+def price_both(counts: Mapping[str, Counts], energy_table: str, price: Any) -> Energy:
+    """Energy per evaluation and per finished image by one accounting of :data:`PRICES`."""
+    table = TABLES[energy_table]
+    return Energy(
+        per_evaluation_mj=price(counts["per_evaluation"], table),
+        per_image_mj=price(counts["per_image"], table),
+    )
+
+
+def price_memory(counts: Mapping[str, Counts]) -> dict[str, Energy]:
+    """Energy by each accounting of :data:`MEMORY_PRICES`; none where traffic was not counted."""
+    moved = {name: accesses(found) for name, found in counts.items()}
+    both: dict[str, Energy] = {}
+    for name, price in MEMORY_PRICES.items():
+        mj = {of: price(counts[of], words) for of, words in moved.items() if words is not None}
+        if len(mj) == len(counts):
+            both[name] = Energy(**{f"{of}_mj": value for of, value in mj.items()})
+    return both
+
+
+def counts_of(stored: Mapping[str, Any]) -> Counts:
+    """Counts as ``energy.json`` holds them, without the operations of single layers."""
+    known = {field.name for field in fields(Counts)} - {"layers", "traffic", "neurons"}
+    return Counts(
+        **{name: value for name, value in stored.items() if name in known},
+        traffic=tuple(LayerTraffic(**row) for row in stored.get("traffic", ())),
+        neurons=tuple(NeuronTraffic(**row) for row in stored.get("neurons", ())),
+    )
+
+
+def _totals(counts: Counts) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in OperationCounts.model_fields}

@@ -1,0 +1,212 @@
+"""The result of a cell: one JSON line, from which every table is made.
+
+A record keeps operation counts and the energy table's name beside the energies, so that they
+can be recomputed. A cell that failed has a reason and no number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+SCHEMA_VERSION = 1
+
+# A NaN would be ranked first or last, and a mean of it shown.
+Size = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    # Fields of older versions that have gone are dropped: a stored line must load for ever.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class OperationCounts(_Part):
+    """Products executed; means over the metered images, so not always whole numbers."""
+
+    evaluations: Count
+    macs_first_conv: Amount
+    macs: Amount
+    acs: Amount
+    dense_macs_spikes: Amount
+    sops: Amount | None
+
+
+class MemoryAccesses(_Part):
+    """Words (32 bits) moved, and what finding them takes; see :mod:`bench.energy.memory`."""
+
+    weight_reads: Amount
+    bias_reads: Amount
+    input_reads: Amount
+    output_writes: Amount
+    potential_reads: Amount
+    potential_writes: Amount
+    neuron_updates: Amount
+    spikes: Amount
+    address_additions: Amount
+    address_macs: Amount
+    words_by_buffer_bytes: dict[Count, Amount]
+    """Words by the size of the buffer they lie in, so that memory can be priced again."""
+
+
+class Energy(_Part):
+    """Millijoules by one accounting."""
+
+    per_evaluation_mj: Amount
+    per_image_mj: Amount
+
+
+class Record(_Part):
+    """One cell of the comparison, measured once."""
+
+    schema_version: Size = SCHEMA_VERSION
+    status: Literal["ok", "failed"] = "ok"
+    reason: str | None = None
+    """Why it failed."""
+
+    suite: str
+    preset: str
+    command: str
+    system: str
+    title: str
+    time_steps: Size | None = None
+    """Spiking time steps; None for systems without."""
+    sampler: str | None = None
+    sampler_steps: Size | None = None
+    eta: FiniteFloat | None = None
+    threshold: FiniteFloat | Literal["guided"] | None = None
+    """Firing threshold asked for while sampling; None is as trained."""
+    thresholds: FiniteFloat | dict[str, FiniteFloat] | None = None
+    """What ``threshold`` came to: one value, or one a layer."""
+    engine: str | None = None
+    """How the network ran while sampling."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    config_hash: str
+    """Of everything that decides the samples."""
+    training_hash: str
+    """Of everything that decides the checkpoint."""
+    seed: int
+
+    dataset: str
+    """With its variant: ``cifar10 (jpeg)``."""
+    image_size: Size
+    train_steps: Count
+    batch_size: Size
+    train_images: Count
+    """Images seen in training, repeats counted."""
+    precision: str
+    samples: Size
+
+    reference_images: Size | None = None
+    reference_split: str | None = None
+    reference_hash: str | None = None
+    extractor: str | None = None
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+
+    params_millions: Amount | None = None
+    """Of what runs at sampling time."""
+    evaluations_per_image: Count | None = None
+    counts_per_evaluation: OperationCounts | None = None
+    counts_per_image: OperationCounts | None = None
+    energy_images: Size | None = None
+    energy_table: str | None = None
+    energy_published: Energy | None = None
+    energy_strict: Energy | None = None
+    energy_simple_memory: Energy | None = None
+    """SpikingJelly's simple model, from ``memory_per_image`` on; None in older records."""
+    energy_lemaire: Energy | None = None
+    memory_per_image: MemoryAccesses | None = None
+    firing_rate: Amount | None = None
+    """Spikes per neuron and time step; None for networks without spiking neurons."""
+
+    wall_seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """By stage: train, sample, score, energy."""
+    peak_memory_mib: FiniteFloat | None = None
+    """Largest of the process (CPU) or of the device's allocator (GPU) in the stages run."""
+    device: str
+    cores: int
+    versions: dict[str, str] = Field(default_factory=dict)
+    git_commit: str
+    """``unknown`` outside a checkout; ends in ``-dirty`` if files were changed."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a newer record of the same cell replaces."""
+        return (
+            self.suite,
+            self.preset,
+            self.system,
+            self.time_steps,
+            self.sampler,
+            self.sampler_steps,
+            self.eta,
+            self.threshold,
+            self.engine,
+            self.seed,
+            self.extractor,
+        )
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file, in its order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a record, holds a figure that cannot be, or was written by a
+            newer version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a records.jsonl")
+    records = []
+    # Of text, splitlines would also split at U+2028, which stands in a line as it is.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            records.append(_parse(line, f"{path}, line {number}"))
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replace ``path`` by these records, one JSON line each, atomically."""
+    from sddpm.checkpoint import atomic_write
+
+    with atomic_write(path) as temporary:
+        lines = [record.model_dump_json() + "\n" for record in records]
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """``old`` with each record of a cell in ``new`` replaced, and the others appended."""
+    merged = {record.key: record for record in old}
+    for record in new:
+        merged[record.key] = record
+    return list(merged.values())
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        content = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not a text in UTF-8 ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg})") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(f"{where}: not a record (no schema_version)")
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{where}: record of schema version {version}; this version of sddpm-bench "
+            f"reads up to {SCHEMA_VERSION}"
+        )
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        given = problem["input"]
+        value = "" if isinstance(given, dict | list) else f", not {given!r}"
+        raise ValueError(f"{where}: {field}: {problem['msg']}{value}") from error

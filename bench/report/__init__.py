@@ -1,0 +1,1 @@
+"""The report: one page, Markdown, LaTeX and figures from records."""

@@ -1,0 +1,170 @@
+"""A report's figure of conversions: error, quality and energy against spiking time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from bench.registry import SYSTEMS
+from bench.report.boards import Row, Section
+from bench.report.sources import Conversion, ConversionPoint
+from bench.report.style import (
+    INK,
+    MARKS,
+    ORDER,
+    PAPER,
+    Drawing,
+    figure_of,
+    handle,
+    join,
+    mean,
+    plain,
+    steps_axis,
+    y_scale,
+)
+from bench.report.tables import metric_heading
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ENERGIES = (("published_mj", "-", True), ("strict_mj", "--", False))
+"""Energy of a point -> its line, and whether its mark is filled."""
+DIRECT = "*"
+"""Mark of a network that was trained with its spikes."""
+LINE = 46
+"""Letters of a name that has half of the figure's width."""
+SCHEDULED = "x"
+"""Mark of one whose spiking steps depend on the diffusion step, at their mean."""
+
+
+def plot_conversions(section: Section) -> Drawing:
+    """Relative error, sample quality (denoising loss, where no samples were drawn) and energy of
+    every conversion, beside the ANN and what was trained directly."""
+    import seaborn
+
+    conversions = section.conversions
+    colours = seaborn.color_palette("colorblind").as_hex()
+    styles = [(colours[c], m) for c, m, _ in zip(cycle(ORDER), cycle(MARKS), conversions,
+                                                 strict=False)]  # fmt: skip
+    points = [p for c in conversions for p in c.points]
+    steps = sorted({p.time_steps for p in points if p.time_steps})
+    scored = [c for c in conversions if c.ranked_by]
+    metric = scored[0].ranked_by if scored else None
+    rivals = direct(section, metric) if metric else []
+    names = [plain(conversion.name) for conversion in conversions]
+    handles = [handle(colour, mark, True, "-") for colour, mark in styles]
+    if rivals:
+        names.append(f"trained directly: {join(sorted({row.title for row in rivals}))}")
+        handles.append(handle(INK, DIRECT, True, ""))
+    if any(point.schedule for point in points):
+        names.append("steps by diffusion step, at their mean")
+        handles.append(handle(INK, SCHEDULED, True, ""))
+    across = 2 if max(map(len, names)) <= LINE else 1
+    with figure_of(2.1 + 0.17 * -(-len(names) // across), ncols=3) as (figure, axes):
+        error, quality, energy = axes[0]
+        _lines(error, conversions, styles, lambda p: 100 * p.relative_error)
+        y_scale(error, [100 * p.relative_error for p in points])
+        error.set_ylabel("relative error (%)")
+        if metric:
+            _quality(quality, conversions, styles, metric, rivals)
+        else:
+            _lines(quality, conversions, styles, lambda p: p.loss_ratio)
+            quality.axhline(1, color=INK, linewidth=1, linestyle=":")
+            y_scale(quality, [1.0, *(p.loss_ratio for p in points)])
+            quality.set_ylabel("denoising loss / parent's")
+        _energy(energy, conversions, styles, rivals)
+        for ax in axes[0]:
+            steps_axis(ax, steps)
+            ax.set_xlabel("spiking time steps T")
+        figure.legend(handles, names, frameon=False, ncols=across, loc="outside upper center")
+    middle = (
+        f"Middle: {metric_heading(metric)} of {_protocol(scored)}; dotted: the ANN."
+        if metric
+        else "Middle: denoising loss as a multiple of the parent's."
+    )
+    return Drawing(
+        f"conversion-{section.name}",
+        "Conversion from ANN to SNN",
+        f"Left: error of the predicted noise relative to the parent's. {middle} Right: energy per "
+        "network evaluation, published (solid) and strict (dashed), beside the ANN (dotted).",
+        "Three line plots over spiking time steps: relative error, "
+        f"{metric_heading(metric) if metric else 'loss ratio'} and energy, for "
+        f"{join(conversion.name for conversion in conversions)}.",
+        figure,
+    )
+
+
+def direct(section: Section, metric: str) -> list[Row]:
+    """Rows of spiking denoisers that were trained as such and whose samples were drawn and scored
+    as the conversions' were."""
+    asked = {(c.evaluation.solver, c.evaluation.samples) for c in section.conversions
+             if c.evaluation}  # fmt: skip
+    return [
+        row
+        for board in section.boards
+        for row in board.done
+        if row.time_steps
+        and row.metric(metric)
+        and (row.solver, board.samples) in asked
+        and row.system in SYSTEMS
+        and SYSTEMS[row.system].time_axis == "trained"
+    ]
+
+
+def _lines(ax: Axes, conversions: Sequence[Conversion], styles: Any, of: Any) -> None:
+    for (colour, mark), conversion in zip(styles, conversions, strict=True):
+        constant = [point for point in conversion.points if not point.schedule]
+        x = [point.time_steps or 0 for point in constant]
+        y = [of(point) for point in constant]
+        ax.plot(x, y, color=colour, marker=mark, markersize=4, linewidth=1.2)
+        for point in conversion.points:
+            if point.schedule:
+                ax.plot(point.time_steps or 0, of(point), SCHEDULED, color=colour, markersize=5)
+
+
+def _quality(
+    ax: Axes, conversions: Sequence[Conversion], styles: Any, metric: str, rivals: Sequence[Row]
+) -> None:
+    def of(point: ConversionPoint) -> float:
+        return point.metrics.get(metric, float("nan"))
+
+    _lines(ax, conversions, styles, of)
+    for value in {of(c.parent) for c in conversions if metric in c.parent.metrics}:
+        ax.axhline(value, color=INK, linewidth=1, linestyle=":")
+    for row in rivals:
+        ax.plot(row.time_steps or 0, mean(row.metric(metric)), DIRECT, color=INK, markersize=8)
+    values = [of(p) for c in conversions for p in (c.parent, *c.points) if metric in p.metrics]
+    y_scale(ax, [*values, *(mean(row.metric(metric)) for row in rivals)])
+    ax.set_ylabel(metric_heading(metric))
+
+
+def _energy(
+    ax: Axes, conversions: Sequence[Conversion], styles: Any, rivals: Sequence[Row]
+) -> None:
+    for (colour, mark), conversion in zip(styles, conversions, strict=True):
+        constant = [point for point in conversion.points if not point.schedule]
+        x = [point.time_steps or 0 for point in constant]
+        for name, line, filled in ENERGIES:
+            ax.plot(x, [getattr(p, name) for p in constant], color=colour, marker=mark,
+                    markersize=4, linewidth=1.2, linestyle=line,
+                    markerfacecolor=colour if filled else PAPER)  # fmt: skip
+    for parent in {c.parent.strict_mj for c in conversions}:
+        ax.axhline(parent, color=INK, linewidth=1, linestyle=":")
+    drawn = [mj for c in conversions for p in c.points for mj in (p.published_mj, p.strict_mj)]
+    for row in rivals:
+        for name, _, filled in ENERGIES:
+            at = mean(row.evaluation_energy(name.removesuffix("_mj")))
+            ax.plot(row.time_steps or 0, at, DIRECT, color=INK, markersize=8,
+                    markerfacecolor=INK if filled else PAPER)  # fmt: skip
+            drawn.append(at)
+    y_scale(ax, drawn)
+    ax.set_ylabel("mJ per evaluation")
+    kinds = [handle(INK, "o", True, "-"), handle(INK, "o", False, "--"), handle(INK, "", True, ":")]
+    ax.legend(kinds, ["published", "strict", "the ANN"], frameon=False, fontsize=7)
+
+
+def _protocol(scored: Iterable[Conversion]) -> str:
+    told = {f"{c.evaluation.samples:,} samples, {c.evaluation.solver}" for c in scored
+            if c.evaluation}  # fmt: skip
+    return join(sorted(told)) or "samples of each"

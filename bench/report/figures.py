@@ -1,0 +1,295 @@
+"""The figures of a report, for papers and for the page. Every system keeps one colour and mark.
+
+Hollow marks are networks without spikes. Figures stand alone, never in pyplot's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from bench.report.boards import LOWER_IS_BETTER, Board, Report, Row, accountings, kind, pareto
+from bench.report.conversions import plot_conversions
+from bench.report.pivots import sampler_of
+from bench.report.style import (
+    INK,
+    MARKS,
+    ORDER,
+    Drawing,
+    Look,
+    bars_note,
+    figure_of,
+    handle,
+    join,
+    legend,
+    looks,
+    mark_style,
+    mean,
+    name_of,
+    place_labels,
+    plain,
+    plain_numbers,
+    point_label,
+    spread,
+    spreads,
+    steps_axis,
+    y_scale,
+)
+from bench.report.tables import energy_name, metric_heading
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MANY = 8
+"""Rows that a figure of lines can hold."""
+
+
+def draw(
+    report: Report, advance: Callable[[], None] = lambda: None
+) -> tuple[dict[str, list[Drawing]], dict[str, list[str]]]:
+    """All figures, and why others are missing; both by board name, or by a section's data set.
+
+    Args:
+        advance: called after each section and board.
+    """
+    look = looks(report)
+    drawings: dict[str, list[Drawing]] = {}
+    reasons: dict[str, list[str]] = {}
+    for section in report.sections:
+        for board in section.boards:
+            for plot in (plot_energy, plot_time_steps, plot_samplers, plot_layers):
+                drawn = plot(board, look)
+                if isinstance(drawn, Drawing):
+                    drawings.setdefault(board.name, []).append(drawn)
+                else:
+                    reasons.setdefault(board.name, []).append(drawn)
+            advance()
+        if section.conversions:
+            drawings[section.dataset] = [plot_conversions(section)]
+        advance()
+    return drawings, reasons
+
+
+def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
+    """Quality against energy per image, a panel for each accounting, its Pareto front drawn."""
+    metric = board.ranked_by
+    rows = [row for row in board.done if metric and row.metric(metric)]
+    names = [n for n in accountings(rows) if any(mean(row.energy(n)) for row in rows)]
+    if metric is None or not names:
+        return "quality against energy: no row has both figures"
+    lower = kind(metric) in LOWER_IS_BETTER
+    several = len({row.solver for row in rows if row.solver}) > 1
+    across = min(len(names), 2)
+    down = -(-len(names) // across)
+    free = [(row, row.energy(names[0])) for row in rows]
+    floor = [row for row, stat in free if stat and not stat.mean]
+    fronts = []
+    with figure_of(2.5 * down + 0.5, down, ncols=across, sharey=True) as (figure, axes):
+        for index in range(down * across):
+            ax: Axes = axes[index // across, index % across]
+            if index >= len(names):
+                ax.remove()
+                continue
+            name = names[index]
+            priced = [row for row in rows if mean(row.energy(name))]
+            points = [(mean(row.energy(name)), mean(row.metric(metric))) for row in priced]
+            ax.set_xscale("log")
+            if len({x for x, _ in points}) == 1:  # no span that a margin could widen
+                ax.set_xlim(points[0][0] / 2, points[0][0] * 2)
+            for row, (x, y) in zip(priced, points, strict=True):
+                ax.errorbar(
+                    x, y, xerr=spread(row.energy(name)), yerr=spread(row.metric(metric)),
+                    **mark_style(row, look),
+                )  # fmt: skip
+            y_scale(ax, [mean(row.metric(metric)) for row in rows])
+            ax.margins(0.12)
+            front = pareto(points, lower)
+            edge = [points[i] for i in front]
+            end = ax.get_xlim()[1]
+            ax.step([*(x for x, _ in edge), end], [*(y for _, y in edge), edge[-1][1]], color=INK,
+                    linewidth=0.9, linestyle=(0, (4, 2)), where="post", zorder=1)  # fmt: skip
+            ax.set_xlim(right=end)
+            plain_numbers(ax.xaxis, ax.get_xlim())
+            for row in floor:
+                ax.axhline(mean(row.metric(metric)), color=look[row.system].colour, linewidth=1,
+                           linestyle=":", zorder=1)  # fmt: skip
+            texts = {i: text for i in front if (text := point_label(priced[i], several))}
+            colours = [look[row.system].colour for row in priced]
+            place_labels(figure, ax, points, texts, colours)
+            # A line break: the longest name is as wide as a panel.
+            ax.set_xlabel(f"{energy_name(name)} energy\nper image (mJ)")
+            fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
+            if index % across == 0:
+                ax.set_ylabel(metric_heading(metric))
+        marked = [row for row in rows if any(mean(row.energy(name)) for name in names)]
+        legend(figure, marked, look, floor)
+    dotted = f" Dotted: {join(row.title for row in floor)}, 0 mJ." if floor else ""
+    return Drawing(
+        f"energy-{board.name}",
+        "Quality against energy",
+        "Each mark is a row of the table; hollow marks are networks without spikes. Dashed: the "
+        f"Pareto front, which no row beats in both.{dotted}{bars_note(rows)} Published and strict "
+        "energies price products only (45 nm), without memory.",
+        f"Scatter plot of {metric_heading(metric)} over energy per image. Pareto front by "
+        f"{'; by '.join(fronts)}.",
+        figure,
+    )
+
+
+def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
+    """Quality against spiking time steps, a line for each system and sampler."""
+    metric = board.ranked_by
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    for row in board.done:
+        if metric and row.time_steps and row.metric(metric):
+            lines.setdefault((row.system, row.solver, row.records[0].train_steps), []).append(row)
+    lines = {key: rows for key, rows in lines.items() if len({r.time_steps for r in rows}) > 1}
+    if metric is None or not lines:
+        return "quality against T: no system was measured at two numbers of spiking time steps"
+    solvers = list(dict.fromkeys(solver for _, solver, _ in lines))
+    styles = dict(zip(solvers, cycle(["-", "--", "-.", ":"]), strict=False))
+    flat = {row.system: row for row in reversed(board.done)
+            if row.time_steps is None and row.metric(metric)}  # fmt: skip
+    with figure_of(2.9) as (figure, axes):
+        ax: Axes = axes[0, 0]
+        for (_, solver_name, _), rows in lines.items():
+            rows.sort(key=lambda row: row.time_steps or 0)
+            y = [mean(row.metric(metric)) for row in rows]
+            style = {**mark_style(rows[0], look), "linestyle": styles[solver_name]}
+            bars = spreads([row.metric(metric) for row in rows])
+            ax.errorbar([row.time_steps or 0 for row in rows], y, yerr=bars, **style)
+        for row in flat.values():
+            ax.axhline(mean(row.metric(metric)), color=look[row.system].colour, linewidth=1,
+                       linestyle=":")  # fmt: skip
+        shown = [row for rows in lines.values() for row in rows] + list(flat.values())
+        y_scale(ax, [mean(row.metric(metric)) for row in shown])
+        steps_axis(ax, sorted({r.time_steps for rows in lines.values() for r in rows
+                                if r.time_steps}))  # fmt: skip
+        ax.set_xlabel("spiking time steps T")
+        ax.set_ylabel(metric_heading(metric))
+        trained = [row for rows in lines.values() for row in rows]
+        legend(figure, trained, look, list(flat.values()), styles if len(styles) > 1 else {})
+    dotted = (
+        f" Dotted: {join(row.title for row in flat.values())}, which have no T." if flat else ""
+    )
+    return Drawing(
+        f"time-steps-{board.name}",
+        "Quality against spiking time steps",
+        f"Each system is trained at its T, or converted to it.{dotted}{bars_note(shown)}",
+        f"Line plot of {metric_heading(metric)} over spiking time steps: "
+        + "; ".join(
+            f"{rows[0].title} " + ", ".join(f"T {r.time_steps}: {mean(r.metric(metric)):.4g}"
+                                            for r in rows)
+            for rows in lines.values()
+        )
+        + ".",
+        figure,
+    )  # fmt: skip
+
+
+def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
+    """Quality against network evaluations, a panel for each system and a line a sampler."""
+    import seaborn
+
+    metric = board.ranked_by
+    panels: dict[tuple[str, int | None], dict[str, list[Row]]] = {}
+    for row in board.done:
+        if metric and row.solver and row.metric(metric):
+            lines = panels.setdefault((row.system, row.time_steps), {})
+            lines.setdefault(sampler_of(row), []).append(row)
+
+    def steps(row: Row) -> int:
+        return row.records[0].sampler_steps or 0
+
+    panels = {key: lines for key, lines in panels.items()
+              if any(len({steps(r) for r in rows}) > 1 for rows in lines.values())}  # fmt: skip
+    if metric is None or not panels:
+        return "samplers and their steps: no sampler was run with two numbers of steps"
+    names = sorted({name for lines in panels.values() for name in lines})
+    colours = seaborn.color_palette("colorblind").as_hex()
+    style = {n: (colours[c], m) for n, c, m in zip(names, cycle(ORDER), cycle(MARKS), strict=False)}
+    across = min(len(panels), 2)
+    down = -(-len(panels) // across)
+    with figure_of(2.5 * down + 0.7, down, ncols=across, sharey=True, sharex=True) as (
+        figure,
+        axes,
+    ):
+        for index, (_, lines) in enumerate(panels.items()):
+            ax: Axes = axes[index // across, index % across]
+            for name, rows in lines.items():
+                rows.sort(key=steps)
+                colour, mark = style[name]
+                ax.errorbar(
+                    [steps(row) for row in rows], [mean(row.metric(metric)) for row in rows],
+                    yerr=spreads([row.metric(metric) for row in rows]), color=colour, marker=mark,
+                    markersize=4, linewidth=1.2, capsize=2,
+                )  # fmt: skip
+            first = next(iter(lines.values()))[0]
+            ax.set_title(plain(first.name), fontsize=9)
+        shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
+        for index in range(down * across):
+            ax = axes[index // across, index % across]
+            if index >= len(panels):
+                ax.remove()
+                continue
+            y_scale(ax, [mean(row.metric(metric)) for row in shown])
+            steps_axis(ax, sorted({steps(row) for row in shown}))
+            ax.set_xlabel("network evaluations per image")
+            if index % across == 0:
+                ax.set_ylabel(metric_heading(metric))
+        handles = [handle(colour, mark, True, "-") for colour, mark in style.values()]
+        figure.legend(handles, [plain(name) for name in style], frameon=False, ncols=3,
+                      loc="outside upper center")  # fmt: skip
+    return Drawing(
+        f"samplers-{board.name}",
+        "Samplers and their steps",
+        f"Colours are samplers here, not systems.{bars_note(shown)}",
+        f"Line plot of {metric_heading(metric)} over network evaluations per image, one line for "
+        f"each of {join(names)}.",
+        figure,
+    )
+
+
+def plot_layers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
+    """Firing rates by layer, a line for each row that has them."""
+    rows = [row for row in board.done if row.layer_rates]
+    if not rows:
+        return "firing rates by layer: only a run's own folder holds them, and none has any here"
+    left_out = len(rows) - MANY
+    panels: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows[:MANY]:
+        panels.setdefault(tuple(row.layer_rates), []).append(row)
+    layers = max(len(names) for names in panels)
+    several = len({row.solver for row in rows}) > 1
+    styles = dict(zip(dict.fromkeys(name_of(row, several) for row in rows[:MANY]),
+                      cycle(["-", "--", "-.", ":"]), strict=False))  # fmt: skip
+    with figure_of(min(9.0, 1.0 + 0.17 * layers), ncols=len(panels), sharex=True) as (figure, axes):
+        handles, labels = [], []
+        for ax, (names, members) in zip(axes[0], panels.items(), strict=True):
+            for row in members:
+                name = name_of(row, several)
+                style = {**mark_style(row, look), "linestyle": styles[name], "markersize": 4}
+                ax.errorbar(list(row.layer_rates.values()), range(len(names)), **style)
+                handles.append(handle(style["color"], style["marker"], True, styles[name]))
+                labels.append(plain(name))
+            ax.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=7)
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            ax.set_xlim(left=0)
+            ax.set_xlabel("firing rate (spikes per neuron and time step)")
+        axes[0, 0].set_ylabel("layer of neurons, first to last")
+        figure.legend(handles, labels, frameon=False, ncols=2, loc="outside upper center")
+    rest = f" The {MANY} best rows; {left_out} more have rates." if left_out > 0 else ""
+    return Drawing(
+        f"layers-{board.name}",
+        "Firing rates by layer",
+        f"Means over the whole sampling chain, in the order in which the network runs.{rest}",
+        "Dot plot of the firing rate of every layer: "
+        + "; ".join(
+            f"{name_of(row, several)} from {min(row.layer_rates.values()):.3f} to "
+            f"{max(row.layer_rates.values()):.3f}"
+            for row in rows[:MANY]
+        )
+        + ".",
+        figure,
+    )

@@ -1,0 +1,75 @@
+"""The table that a report begins with: one line a ranking."""
+
+from __future__ import annotations
+
+from bench.report.boards import LOWER_IS_BETTER, Board, Report, Row, kind
+from bench.report.tables import (
+    Column,
+    Entry,
+    Line,
+    TableText,
+    full_name,
+    metric_heading,
+    metric_text,
+    trained_on,
+)
+from bench.tables.table import DASH
+
+
+def glance(report: Report) -> TableText:
+    """One line a board: the best row, the best spiking one, and what that one costs."""
+    headings = ["Data", "Cells", "Best", "Best spiking", "Quality gap", "Strict energy"]
+    lines = []
+    for board in report.boards:
+        counts = [
+            f"{sum(row.status == status for row in board.rows)} {status}"
+            for status in ("ok", "failed", "missing")
+            if any(row.status == status for row in board.rows)
+        ]
+        texts = [f"{board.dataset}: {board.protocol}", ", ".join(counts), *_standing(board)]
+        lines.append(Line([Entry(text, text) for text in texts]))
+    caption = (
+        "At a glance. The gap and the energy compare the best spiking row with the best row of a "
+        "network without spikes; a gap above 1 means that the spiking one is worse."
+    )
+    return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
+
+
+def _standing(board: Board) -> list[str]:
+    """Best, best spiking, gap and energy of a board, as texts."""
+    metric = board.ranked_by
+    rows = [row for row in board.done if metric and row.metric(metric)]
+    if not rows or metric is None:
+        return [DASH] * 4
+
+    def value(row: Row) -> float:
+        stat = row.metric(metric)
+        assert stat is not None
+        return stat.mean
+
+    spiking = [row for row in rows if row.time_steps is not None]
+    others = [row for row in rows if row.time_steps is None]
+    # Fine-tuning aside: what the first training of each saw.
+    seen = {row.hash: trained_on(row, board).text.split(" + ")[0] for row in rows}
+    unequal = len({seen[row.hash] for row in (*spiking[:1], *others[:1])}) > 1
+
+    def text(row: Row) -> str:
+        stat = row.metric(metric)
+        assert stat is not None
+        shown = f"{full_name(row)}: {metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+        return f"{shown}, trained on {seen[row.hash]} images" if unequal else shown
+
+    texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
+    if spiking and others:
+        ours, theirs = spiking[0], others[0]
+        ratio = [value(ours), value(theirs)]
+        if kind(metric) not in LOWER_IS_BETTER:
+            ratio.reverse()
+        if ratio[1] > 0:
+            texts[2] = f"×{ratio[0] / ratio[1]:.2f}"
+        a, b = ours.energy("strict"), theirs.energy("strict")
+        if a and b and b.mean > 0:
+            share = 100 * a.mean / b.mean
+            shown = f"{share:.0f}" if share >= 1 else f"{share:.2g}"
+            texts[3] = f"{shown} % of {theirs.name}"
+    return texts

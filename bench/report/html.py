@@ -1,0 +1,112 @@
+"""A report as one HTML page that loads nothing: style, script, pictures and figures are in it.
+
+The page forbids every request by its content security policy, and every script but its own, so
+that a hostile name in a record does no harm even if it were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.report.boards import Report
+from bench.report.glance import glance
+from bench.report.pivots import conversion_pivots, pivots
+from bench.report.provenance import provenance
+from bench.report.samples import Samples
+from bench.report.style import FAINT, INK, PAPER, Drawing, looks
+from bench.report.tables import conversion_table, energies, literature, ranking
+from sddpm.version import __version__
+
+TITLE = "Spiking generative models, measured"
+_VERBATIM = {"Command", "Configuration", "Cell's hash", "Training's hash", "Firing thresholds"}
+_RESTYLED = {INK: "currentColor", FAINT: "var(--grid)", PAPER: "var(--paper)"}
+
+
+def to_html(
+    report: Report,
+    drawings: Mapping[str, Sequence[Drawing]],
+    reasons: Mapping[str, Sequence[str]],
+    samples: Mapping[str, Sequence[Samples]],
+    sample_drawings: Mapping[str, Drawing],
+    svg: Mapping[str, str],
+) -> str:
+    """The whole page.
+
+    Args:
+        drawings: by board name or data set.
+        reasons: why a figure is missing, by board name.
+        samples: by board name; with ``sample_drawings``, the figure made of them.
+        svg: a drawing's name -> its SVG file.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FunctionLoader(_template), keep_trailing_newline=True,
+    )  # fmt: skip
+    script = _template("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    alt = {d.name: d.alt for group in drawings.values() for d in group}
+    boards = [board.name for board in report.boards]
+    return environment.get_template("report.html.j2").render(
+        title=TITLE,
+        report=report,
+        version=__version__,
+        style=Markup(_template("report.css")),
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{digest}"),
+        colours={system: look.colour for system, look in looks(report).items()},
+        glance=glance(report),
+        rankings={board.name: ranking(board) for board in report.boards},
+        pivots={board.name: pivots(board) for board in report.boards},
+        energies={board.name: energies(board) for board in report.boards if board.done},
+        literature={s.dataset: literature(s) for s in report.sections if s.published},
+        conversion_pivots={s.dataset: conversion_pivots(s) for s in report.sections},
+        conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
+        drawings={name: drawings.get(name, []) for name in [*boards, *drawings]},
+        reasons={name: reasons.get(name, []) for name in boards},
+        samples={name: [_shown(s) for s in samples.get(name, [])] for name in boards},
+        sample_drawings=sample_drawings,
+        svg={name: inline_svg(svg[name], name, alt[name]) for name in alt},
+        provenance=provenance,
+        verbatim=_VERBATIM,
+    )
+
+
+def inline_svg(text: str, name: str, alt: str) -> Markup:
+    """An SVG file of matplotlib as an element of the page, in the page's colours and font.
+
+    Its ids are prefixed by ``name``, since all figures share the page's.
+    """
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, restyled in _RESTYLED.items():
+        text = text.replace(colour, restyled)
+    text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--figure-font)", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    start, end = text.split(">", 1)
+    start = re.sub(r'\s(width|height)="[^"]*"', "", start)
+    return Markup(f'{start} role="img" aria-label="{html.escape(alt)}">{end}')
+
+
+def _shown(samples: Samples) -> dict[str, Any]:
+    """A row's pictures for the page; a strip shows ``height`` pixels, the first line."""
+    encoded = base64.b64encode(samples.png()).decode()
+    return {
+        "row": samples.row,
+        "uri": f"data:image/png;base64,{encoded}",
+        "width": samples.width,
+        "height": samples.size + 1,
+    }
+
+
+def _template(name: str) -> str:
+    return (resources.files("bench.report") / "templates" / name).read_text(encoding="utf-8")

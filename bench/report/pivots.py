@@ -1,0 +1,123 @@
+"""Tables of a report that lay one metric out over a swept axis: T, or a sampler's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bench.report.boards import LOWER_IS_BETTER, Board, Row, Section, kind
+from bench.report.sources import ConversionPoint
+from bench.report.tables import (
+    Column,
+    Entry,
+    Line,
+    TableText,
+    fixed,
+    metric_heading,
+    metric_text,
+    significant,
+)
+from bench.tables.table import DASH, solver
+
+
+def pivots(board: Board) -> list[TableText]:
+    """What was swept: quality over spiking time steps, and over network evaluations by sampler."""
+    metric = board.ranked_by
+    rows = [row for row in board.done if metric and row.metric(metric)]
+    if metric is None:
+        return []
+    by_steps: dict[tuple[str, ...], dict[int, Row]] = {}
+    by_sampler: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in rows:
+        if row.time_steps:
+            names = (row.title, row.solver or DASH)
+            # The board is sorted: of equal settings, the best training.
+            by_steps.setdefault(names, {}).setdefault(row.time_steps, row)
+        if row.solver and (steps := row.records[0].sampler_steps):
+            names = (row.name, sampler_of(row))
+            by_sampler.setdefault(names, {}).setdefault(steps, row)
+    what = metric_heading(metric)
+    tables = [
+        _pivot(f"time-steps-{board.name}", f"{what} over spiking time steps T: {board.protocol}.",
+               ("System", "Sampler"), "T = ", by_steps, metric),
+        _pivot(f"samplers-{board.name}", f"{what} over sampling steps: {board.protocol}.",
+               ("System", "Sampler"), "", by_sampler, metric),
+    ]  # fmt: skip
+    return [table for table in tables if table is not None]
+
+
+def sampler_of(row: Row) -> str:
+    """A row's sampler without its steps."""
+    facts = {**vars(row.records[0]), "sampler_steps": ""}
+    return " ".join(str(solver(facts)).split())
+
+
+def conversion_pivots(section: Section) -> list[TableText]:
+    """Conversions over T, and before that their ANN: sample quality, error of the noise, loss and
+    energy."""
+    metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
+    readings: list[tuple[str, str, Callable[[ConversionPoint], float | None], Callable]] = [
+        ("error", "relative error of the noise, %", lambda p: 100 * p.relative_error, fixed(1)),
+        ("loss", "denoising loss over the parent's", lambda p: p.loss_ratio, fixed(3)),
+        ("energy", "strict energy of an evaluation, mJ", lambda p: p.strict_mj, significant),
+    ]
+    if metric:
+        quality = (metric_heading(metric), lambda p: p.metrics.get(metric), fixed(2))
+        readings.insert(0, ("quality", *quality))
+    steps = sorted(
+        {
+            point.time_steps
+            for conversion in section.conversions
+            for point in conversion.points
+            if isinstance(point.time_steps, int)
+        }
+    )
+    tables = []
+    for name, what, read, shown in readings:
+        lines = []
+        for conversion in section.conversions:
+            at = {p.label: read(p) for p in conversion.points}
+            values = [read(conversion.parent), *(at.get(str(count)) for count in steps)]
+            cells = [Entry(DASH) if v is None else Entry(shown(v), v) for v in values]
+            lines.append(Line([Entry(conversion.name, conversion.name), *cells]))
+        columns = [Column("Conversion", figures=False), Column("ANN")]
+        columns += [Column(f"T = {n}") for n in steps]
+        caption = f"{section.dataset}, converted networks over T: {what}."
+        tables.append(TableText(f"conversion-{name}-{section.name}", caption, columns, lines))
+    return tables
+
+
+def _pivot(
+    name: str,
+    caption: str,
+    headings: Sequence[str],
+    unit: str,
+    cells: Mapping[tuple[str, ...], Mapping[int, Row]],
+    metric: str,
+) -> TableText | None:
+    """Lines x columns; None where no line has two columns. Each column's best is marked."""
+    cells = {key: line for key, line in cells.items() if len(line) > 1}
+    if not cells:
+        return None
+    columns = sorted({column for line in cells.values() for column in line})
+    sign = 1 if kind(metric) in LOWER_IS_BETTER else -1
+
+    def value(row: Row) -> float:
+        stat = row.metric(metric)
+        assert stat is not None
+        return sign * stat.mean
+
+    best = [min((line[c] for line in cells.values() if c in line), key=value) for c in columns]
+    lines = []
+    for key, line in cells.items():
+        entries = [Entry(text, text.casefold()) for text in key]
+        for column, first in zip(columns, best, strict=True):
+            row = line.get(column)
+            stat = row.metric(metric) if row else None
+            if stat is None:
+                entries.append(Entry(DASH))
+            else:
+                entries.append(Entry(metric_text(metric, stat), stat.mean, row is first))
+        lines.append(Line(entries))
+    texts = [*(Column(text, figures=False) for text in headings)]
+    texts += [Column(f"{unit}{column}") for column in columns]
+    return TableText(name, caption, texts, lines)

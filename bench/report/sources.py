@@ -1,0 +1,377 @@
+"""What a report is made from: run folders, records files and conversions, read and checked.
+
+A run's folder gives records, the cells that it planned, sample grids and firing rates by layer;
+a bare ``records.jsonl`` gives records alone; a folder that ``convert`` wrote gives curves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bench.records.record import Record, read_records
+
+RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
+EVALUATION = "evaluation.json"
+METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
+"""What a metric's column begins with, in the order of the tables."""
+PUBLISHED = "published.csv"
+HASH_CHARACTERS = 8
+"""Of a cell's hash in the name of its folder."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell that a run announced in its ``run.json``."""
+
+    name: str
+    """Folder under ``cells/``: system, time steps, sampler and the hash's beginning."""
+    run: Mapping[str, Any]
+    """The whole ``run.json``."""
+
+    @property
+    def hash(self) -> str:
+        """The first characters of the cell's hash."""
+        return self.name.rsplit("-", 1)[-1]
+
+
+@dataclass(frozen=True)
+class ConversionPoint:
+    """One row of ``conversion.csv``; energies per network evaluation of one image."""
+
+    time_steps: int | None
+    """None: the parent."""
+    relative_error: float
+    denoising_loss: float
+    loss_ratio: float
+    firing_rate: float | None
+    published_mj: float
+    strict_mj: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Quality of its samples by the extractor's columns; empty where none were drawn."""
+    schedule: str = ""
+    """Spiking time steps in equal parts of the denoising, as ``4/8/12``; ``time_steps`` is then
+    their mean. Empty where they are the same everywhere."""
+
+    @property
+    def label(self) -> str:
+        """Its time steps, for people."""
+        return self.schedule or str(self.time_steps)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the samples of a conversion were drawn and scored."""
+
+    solver: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The curves of one conversion."""
+
+    name: str
+    """Method and what it was given."""
+    dataset: str | None
+    command: str
+    parent: ConversionPoint
+    points: Sequence[ConversionPoint]
+    """By spiking time steps, fewest first."""
+    evaluation: Evaluation | None = None
+    """None where no samples were drawn."""
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The column of the Frechet distance."""
+        return next((m for m in self.parent.metrics if m.split("_")[0] in ("fid", "fd")), None)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure of the literature."""
+
+    dataset: str
+    system: str
+    kind: str
+    time_steps: int | None
+    params_millions: float | None
+    inception_score: float | None
+    fid: float | None
+    source: str
+
+
+@dataclass
+class Sources:
+    """Everything that was found."""
+
+    names: list[str] = field(default_factory=list)
+    """The inputs, as they were given."""
+    records: list[Record] = field(default_factory=list)
+    """One a cell and extractor; where two inputs hold the same cell, the later one's."""
+    planned: list[Planned] = field(default_factory=list)
+    grids: dict[str, Path] = field(default_factory=dict)
+    """Beginning of a cell's hash -> its sample grid."""
+    layer_rates: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Beginning of a cell's hash -> neuron layer -> spikes per neuron and time step."""
+    conversions: list[Conversion] = field(default_factory=list)
+
+
+def read_sources(paths: Sequence[Path]) -> Sources:
+    """Read run folders, folders with a ``records.jsonl``, records files and conversions.
+
+    Raises:
+        FileNotFoundError: a path is not there.
+        ValueError: a path is none of these, a file is broken, or nothing was found at all.
+    """
+    found = Sources()
+    kept: dict[tuple[Any, ...], Record] = {}
+    for path in paths:
+        found.names.append(str(path))
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: no such file or folder; expected a run's folder, a {RECORDS} or a "
+                "folder that convert wrote"
+            )
+        if path.is_file():
+            if path.suffix != ".jsonl":
+                raise ValueError(f"{path}: expected a records file (.jsonl) or a folder")
+            _keep(kept, read_records(path))
+            continue
+        known = [name for name in (RUN, RECORDS, CONVERSION) if (path / name).is_file()]
+        if not known:
+            raise ValueError(f"{path}: holds no {RECORDS}, {RUN} or {CONVERSION}: not a run")
+        if RECORDS in known:
+            _keep(kept, read_records(path / RECORDS))
+        if RUN in known:
+            found.planned += _planned(path / RUN)
+        if CONVERSION in known:
+            found.conversions.append(_conversion(path))
+        _cells(path, found)
+    found.records = list(kept.values())
+    if not (found.records or found.conversions or found.planned):
+        raise ValueError(f"{', '.join(found.names)}: no record in it, so nothing to report")
+    _pictures(paths, found)
+    return found
+
+
+def read_published(path: Path | None = None) -> list[Published]:
+    """The literature's figures, from ``path`` or from the copy in the package.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or a row that cannot be read.
+    """
+    if path is None:
+        text = (resources.files("bench") / PUBLISHED).read_text(encoding="utf-8")
+        return _published(text, PUBLISHED)
+    if not path.is_file():
+        raise FileNotFoundError(f"--published {path}: no such file; expected a CSV of figures")
+    return _published(_text(path), f"--published {path}")
+
+
+def _keep(kept: dict[tuple[Any, ...], Record], records: Sequence[Record]) -> None:
+    """A later record replaces the same cell's earlier one; a failure replaces no result."""
+    for record in records:
+        key = (record.config_hash, record.extractor, record.energy_table)
+        old = kept.get(key)
+        if old is None or record.status == "ok" or old.status == "failed":
+            kept[key] = record
+    # A cell that worked in one input is not shown as failed because of another.
+    worked = {(r.config_hash, r.extractor) for r in kept.values() if r.status == "ok"}
+    for key, record in list(kept.items()):
+        if record.status == "failed" and (record.config_hash, record.extractor) in worked:
+            del kept[key]
+
+
+def _planned(path: Path) -> list[Planned]:
+    run = _json(path)
+    cells = run.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(name, str) for name in cells):
+        raise ValueError(f"{path}: expected a list of names under 'cells'")
+    if not isinstance(run.get("data"), dict):
+        raise ValueError(f"{path}: expected the data set's facts under 'data'")
+    return [Planned(name, run) for name in cells]
+
+
+def _cells(folder: Path, found: Sources) -> None:
+    """Sample grids and firing rates that stand under ``cells/``."""
+    for cell in sorted((folder / "cells").glob("*")):
+        cell_hash = cell.name.rsplit("-", 1)[-1]
+        if (cell / "grid.png").is_file():
+            found.grids[cell_hash] = cell / "grid.png"
+        if (cell / "energy.json").is_file():
+            rates = _json(cell / "energy.json").get("firing_rates")
+            if isinstance(rates, dict) and rates:
+                found.layer_rates[cell_hash] = {
+                    str(name): _number(value, f"{cell / 'energy.json'}: firing_rates.{name}")
+                    for name, value in rates.items()
+                }
+
+
+def _pictures(paths: Sequence[Path], found: Sources) -> None:
+    """Grids that were copied beside a ``records.jsonl``: ``NAME-HASH.png``, or ``SYSTEM.png``
+    where the file holds one cell of that system."""
+    for folder in (path for path in paths if (path / RECORDS).is_file()):
+        own = read_records(folder / RECORDS)
+        for picture in sorted(folder.glob("*.png")):
+            ending = picture.stem.rsplit("-", 1)[-1]
+            cells = [r for r in own if r.config_hash.startswith(ending)]
+            if len(ending) < HASH_CHARACTERS or not cells:
+                cells = [r for r in own if r.system == picture.stem]
+            if len({r.config_hash for r in cells}) == 1:
+                found.grids.setdefault(cells[0].config_hash[:HASH_CHARACTERS], picture)
+
+
+def _conversion(folder: Path) -> Conversion:
+    path = folder / CONVERSION
+    names = [f.name for f in fields(ConversionPoint) if f.default_factory is f.default is MISSING]
+    points = []
+    for where, row in _rows(_text(path), str(path), names):
+        values: dict[str, Any] = {
+            name: None if row[name] == "-" else _number(row[name], f"{where}: {name}")
+            for name in names
+        }
+        needed = set(names) - {"time_steps", "firing_rate"}
+        if any(values[name] is None for name in needed):
+            raise ValueError(f"{where}: a figure is missing; only T and the rate may be a dash")
+        if values["time_steps"] is not None:
+            values["time_steps"] = _whole(values["time_steps"], f"{where}: time_steps")
+        scored = {
+            name: _number(text, f"{where}: {name}")
+            for name, text in row.items()
+            if name.split("_")[0] in METRICS and "_std" not in name and text != "-"
+        }
+        schedule = row.get("schedule", "-")
+        schedule = "" if schedule == "-" else schedule
+        points.append(ConversionPoint(**values, metrics=scored, schedule=schedule))
+    parents = [point for point in points if point.time_steps is None]
+    children = sorted(
+        (point for point in points if point.time_steps is not None),
+        key=lambda point: point.time_steps or 0,
+    )
+    if len(parents) != 1 or not children:
+        raise ValueError(f"{path}: expected one row of the parent and at least one of its child")
+    facts = _conversion_facts(folder)
+    config, made = facts.get("config", {}), facts.get("conversion", {})
+    words = [str(config.get("method", folder.name))]
+    words += ["signed"] if config.get("signed") else []
+    words += ["window"] if config.get("readout") == "window" else []
+    # Every configuration has one; it is read where the method is named for it.
+    words += [f"{config['percentile']:g} %"] if words[0].endswith("percentile") else []
+    steps = made.get("finetune_steps")
+    each = " a block" if made.get("finetune") == "blocks" else ""
+    words += [f"{steps:,} steps of fine-tuning{each}"] if steps else []
+    dataset = facts.get("dataset_label") or facts.get("dataset")
+    return Conversion(
+        ", ".join(words), dataset, _command(folder), parents[0], children, _evaluation(folder)
+    )
+
+
+def _evaluation(folder: Path) -> Evaluation | None:
+    path = folder / EVALUATION
+    if not path.is_file():
+        return None
+    content = _json(path)
+    solver, samples = content.get("solver"), content.get("samples")
+    if not isinstance(solver, str) or not isinstance(samples, int):
+        raise ValueError(f"{path}: expected a solver and a number of samples")
+    return Evaluation(solver, samples)
+
+
+def _conversion_facts(folder: Path) -> dict[str, Any]:
+    """What the first converted checkpoint says of itself; empty where none was kept."""
+    for path in sorted(folder.glob("T*/config.json")):
+        facts = _json(path)
+        if isinstance(facts.get("config"), dict) and isinstance(facts.get("conversion"), dict):
+            return facts
+    return {}
+
+
+def _command(folder: Path) -> str:
+    """The command that ``conversion.md`` names, on a line of its own between backticks."""
+    path = folder / "conversion.md"
+    lines = _text(path).splitlines() if path.is_file() else []
+    return next((line.strip("`") for line in lines if line.startswith("`sddpm-bench ")), "")
+
+
+def _published(text: str, where: str) -> list[Published]:
+    needed = [
+        "dataset", "fid", "inception_score", "kind", "params_millions", "source",
+        "spiking_time_steps", "system",
+    ]  # fmt: skip
+    rows = []
+    for place, row in _rows(text, where, needed):
+        steps = _optional(row["spiking_time_steps"], f"{place}: spiking_time_steps")
+        rows.append(
+            Published(
+                dataset=row["dataset"],
+                system=row["system"],
+                kind=row["kind"],
+                time_steps=None if steps is None else _whole(steps, f"{place}: spiking_time_steps"),
+                params_millions=_optional(row["params_millions"], f"{place}: params_millions"),
+                inception_score=_optional(row["inception_score"], f"{place}: inception_score"),
+                fid=_optional(row["fid"], f"{place}: fid"),
+                source=row["source"],
+            )
+        )
+    return rows
+
+
+def _rows(text: str, where: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of a CSV with these columns and perhaps others, and the line that it ends in."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            if set(needed) - set(row):
+                raise ValueError(f"{where}: expected the columns {', '.join(needed)}")
+            place = f"{where}, line {reader.line_num}"
+            # What is too much stands under None; what is too little is None.
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: expected {len(reader.fieldnames or ())} columns")
+            yield place, row
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error.msg})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return content
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file (UTF-8)") from error
+
+
+def _optional(text: str, where: str) -> float | None:
+    return _number(text, where) if text else None
+
+
+def _whole(number: float, where: str) -> int:
+    if number < 1 or number % 1:
+        raise ValueError(f"{where}: {number:g}: expected a whole number from 1")
+    return int(number)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {value!r}: expected a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {value!r}: expected a finite number")
+    return number

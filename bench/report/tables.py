@@ -1,0 +1,344 @@
+"""The tables of a report, formatted once for every form it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import floor, log10
+
+from bench.energy.integer import integer_mj, quantised_mj, rival_bits
+from bench.records.record import Record
+from bench.registry import SYSTEMS
+from bench.report.boards import LOWER_IS_BETTER, Board, Row, Section, Stat, accountings, kind
+from bench.report.sources import ConversionPoint, Published
+from bench.tables.table import DASH
+
+RANKED_ENERGIES = ("published", "strict")
+"""Accountings that stand in a ranking; :func:`energies` has all."""
+_NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
+_ENERGIES = {"simple_memory": "With memory (simple)", "lemaire": "With memory (Lemaire)"}
+_DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table."""
+
+    text: str
+    value: float | str | None = None
+    """What a column is sorted by; None stands last in either direction."""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table."""
+
+    entries: Sequence[Entry]
+    row: Row | None = None
+    """What a line of a ranking shows."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading."""
+
+    text: str
+    figures: bool = True
+    """Whether its entries stand to the right."""
+
+
+@dataclass(frozen=True)
+class TableText:
+    """A table, ready to be set in HTML, Markdown or LaTeX."""
+
+    name: str
+    """For files: unique within the report."""
+    caption: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    notes: Sequence[str] = field(default_factory=list)
+    """Below the table: cells without a figure, and why."""
+
+
+def ranking(board: Board) -> TableText:
+    """The rows of ``board``, best first, the best mean of every metric marked."""
+    columns = [Column("Rank"), Column("System", figures=False), Column("T")]
+    several = any(len(row.records) > 1 for row in board.done) or len(
+        {seed for row in board.rows for seed in row.seeds}
+    ) > 1  # fmt: skip
+    budgets = {(r.train_steps, r.batch_size) for row in board.done for r in row.records}
+    columns.append(Column("Sampler", figures=False))
+    columns += [Column("Seeds")] if several else []
+    columns += [Column("Images trained on")] if len(budgets) > 1 else []
+    columns += [Column(metric_heading(metric)) for metric in board.metrics]
+    columns.append(Column("Params (M)"))
+    priced = [name for name in accountings(board.done) if name in RANKED_ENERGIES]
+    columns += [Column(f"{energy_name(name)} mJ/image") for name in priced]
+    columns.append(Column("Firing rate"))
+    best = {metric: board.best(metric) for metric in board.metrics}
+
+    def line(number: int, row: Row) -> Line:
+        ranked = row.status == "ok" and board.ranked_by and row.metric(board.ranked_by)
+        entries = [
+            Entry(str(number), number) if ranked else Entry(DASH),
+            Entry(row.label, row.label.casefold()),
+            Entry(DASH) if row.time_steps is None else Entry(str(row.time_steps), row.time_steps),
+            Entry(row.solver or DASH, row.solver),
+        ]
+        entries += (
+            [Entry(", ".join(map(str, row.seeds)) or DASH, len(row.seeds) or None)]
+            if several
+            else []
+        )
+        seen = trained_on(row, board) if row.status == "ok" else Entry(DASH)
+        entries += [seen] if len(budgets) > 1 else []
+        for metric in board.metrics:
+            shown = fixed(_DECIMALS[kind(metric)])
+            entry = _rounded_stat(row.metric(metric), shown)
+            entries.append(Entry(entry.text, entry.value, best[metric] is row))
+        entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
+        entries += [_energy_entry(row.energy(name)) for name in priced]
+        entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), fixed(3)))
+        return Line(entries, row)
+
+    return TableText(
+        name=f"ranking-{board.name}",
+        caption=f"{board.dataset}, {board.image_size}×{board.image_size}: {board.protocol}.",
+        columns=columns,
+        lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
+        notes=[f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason],
+    )
+
+
+def energies(board: Board) -> TableText:
+    """Every accounting of energy side by side, and the fair rival of each number of time steps:
+    the networks without spikes, were their activations of as many bits as T spikes say."""
+    steps = sorted({row.time_steps for row in board.done if row.time_steps})
+    rivals = sorted({rival_bits(count) for count in steps})
+    priced = accountings(board.done)
+    columns = [Column("System", figures=False), Column("T"), Column("Sampler", figures=False)]
+    columns.append(Column("Evaluations"))
+    columns += [Column(f"{energy_name(name)} mJ/image") for name in priced]
+    columns.append(Column("8-bit integer mJ/image"))
+    columns += [Column(f"{bits}-bit activations mJ/image") for bits in rivals]
+
+    def line(row: Row) -> Line:
+        entries = [
+            Entry(row.label, row.label.casefold()),
+            Entry(DASH) if row.time_steps is None else Entry(str(row.time_steps), row.time_steps),
+            Entry(row.solver or DASH, row.solver),
+            _rounded_stat(row.stat(lambda r: r.evaluations_per_image), _thousands),
+        ]
+        entries += [_energy_entry(row.energy(name)) for name in priced]
+        entries.append(_energy_entry(row.stat(_integer)))
+        entries += [_energy_entry(_rival(row, bits)) for bits in rivals]
+        return Line(entries)
+
+    return TableText(
+        name=f"energy-{board.name}",
+        caption=f"{board.dataset}, {board.image_size}×{board.image_size}: energy of one finished "
+        f"image by every accounting ({board.energy_table}). T spikes say what an activation of "
+        "ceil(log2(T + 1)) bits says: the last columns price the networks without spikes at it.",
+        columns=columns,
+        lines=[line(row) for row in board.done],
+    )
+
+
+def literature(section: Section) -> TableText:
+    """The published figures for a data set, and beside each what was measured here."""
+    headings = ["System", "Kind", "T", "Params (M)", "Published IS", "Published FID", "Source"]
+    columns = [Column(text, text not in ("System", "Kind", "Source")) for text in headings]
+    columns.append(Column("Measured here, under another protocol", figures=False))
+
+    def line(figure: Published) -> Line:
+        steps = figure.time_steps
+        return Line(
+            [
+                Entry(figure.system, figure.system.casefold()),
+                Entry(figure.kind, figure.kind),
+                Entry(DASH) if steps is None else Entry(str(steps), steps),
+                _number(figure.params_millions, fixed(2)),
+                _number(figure.inception_score, lambda v: f"{v:g}"),
+                _number(figure.fid, fixed(2)),
+                Entry(figure.source, figure.source),
+                Entry(_measured(section, figure) or DASH),
+            ]
+        )
+
+    return TableText(
+        name=f"published-{section.name}",
+        caption=f"Published figures for {section.published[0].dataset}: other training budgets, "
+        "sample counts, references and extractors. They rank nothing here.",
+        columns=columns,
+        lines=[line(figure) for figure in section.published],
+    )
+
+
+def conversion_table(section: Section) -> TableText:
+    """What every conversion of a data set's networks costs at each number of time steps."""
+    headings = ["Conversion", "T", "Relative error", "Denoising loss", "Loss / parent's",
+                "Firing rate", "Published mJ/evaluation", "Strict mJ/evaluation"]  # fmt: skip
+    metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
+    headings += [metric_heading(metric)] if metric else []
+
+    def line(name: str, point: ConversionPoint) -> Line:
+        child = point.time_steps is not None
+        return Line(
+            [
+                Entry(name if child else f"{name}: its ANN", name),
+                Entry(point.label, point.time_steps) if child else Entry(DASH),
+                _number(point.relative_error if child else None, lambda v: f"{100 * v:.2f} %"),
+                _number(point.denoising_loss, fixed(5)),
+                _number(point.loss_ratio, fixed(3)),
+                _number(point.firing_rate, fixed(4)),
+                _number(point.published_mj, significant),
+                _number(point.strict_mj, significant),
+                *([_number(point.metrics.get(metric), fixed(2))] if metric else []),
+            ]
+        )
+
+    lines = [line(c.name, p) for c in section.conversions for p in (c.parent, *c.points)]
+    return TableText(
+        name=f"conversion-{section.name}",
+        caption=f"{section.dataset}: ANN to SNN conversion, compared with the parent network on "
+        "the same noised images; energies per network evaluation.",
+        columns=[Column(text, number > 0) for number, text in enumerate(headings)],
+        lines=lines,
+        notes=[
+            *(f"{c.name}: {c.command}" for c in section.conversions if c.command),
+            *sorted(
+                {
+                    f"Quality: {c.evaluation.samples:,} samples of each, {c.evaluation.solver}."
+                    for c in section.conversions
+                    if c.evaluation
+                }
+            ),
+        ],
+    )
+
+
+def energy_name(accounting: str) -> str:
+    """An accounting of energy, for headings."""
+    return _ENERGIES.get(accounting, accounting.replace("_", " ").capitalize())
+
+
+def metric_heading(metric: str) -> str:
+    """A metric's name with its extractor and an arrow that says which way is better."""
+    which = kind(metric)
+    _, _, suffix = metric.partition("_")
+    name = _NAMES.get(which, which.capitalize())
+    arrow = "↓" if which in LOWER_IS_BETTER else "↑"
+    return f"{name} ({suffix}) {arrow}" if suffix else f"{name} {arrow}"
+
+
+def metric_text(metric: str, stat: Stat) -> str:
+    """A metric's figure as every table shows it."""
+    return _rounded_stat(stat, fixed(_DECIMALS[kind(metric)])).text
+
+
+def significant(value: float, like: float | None = None) -> str:
+    """Three significant digits; or as many decimals as ``like`` then has."""
+    leading = abs(value if like is None else like)
+    if 0 < leading < 1e-4:
+        return f"{value:.3g}"
+    return f"{value:,.{max(0, 2 - floor(log10(leading)))}f}" if leading else "0"
+
+
+def trained_on(row: Row, board: Board) -> Entry:
+    """Images of every training that led to a row, the parent's before its own: 24,000 + 2,384."""
+    measured = [record for other in board.done for record in other.records]
+    chains = [_chain(record, measured) for record in row.records]
+    if len({len(chain) for chain in chains}) > 1:  # at some seeds the parent is not known
+        chains = [chain[-1:] for chain in chains]
+    stats = [Stat(tuple(map(float, images))) for images in zip(*chains, strict=True)]
+    texts = [_rounded_stat(stat, _thousands).text for stat in stats]
+    return Entry(" + ".join(texts), sum(stat.mean for stat in stats))
+
+
+def _chain(record: Record, measured: Sequence[Record]) -> list[int]:
+    """Images that a record's network and its parents were trained on, its own last; without the
+    parents where no record says so, or several differ.
+
+    A suite trains a parent under the same preset, seed and, where it has any, time steps.
+    """
+    own = [record.train_images]
+    entry = SYSTEMS.get(record.system)
+    if entry is None or entry.parent is None:
+        return own
+    shared = ["suite", "preset", "dataset", "image_size", "seed"]
+    shared += ["time_steps"] if SYSTEMS[entry.parent].time_axis == "trained" else []
+    parents = {
+        tuple(_chain(other, measured))
+        for other in measured
+        if other.system == entry.parent
+        and all(getattr(other, name) == getattr(record, name) for name in shared)
+    }
+    return [*parents.pop(), *own] if len(parents) == 1 else own
+
+
+def _rival(row: Row, bits: int) -> Stat | None:
+    """Energy of a network without spikes, were its activations of ``bits`` bits."""
+
+    def read(record: Record) -> float | None:
+        counts = record.counts_per_image
+        bare = counts is not None and counts.macs and not counts.acs
+        return quantised_mj(counts, bits) if counts is not None and bare else None
+
+    return row.stat(read)
+
+
+def _integer(record: Record) -> float | None:
+    counts = record.counts_per_image
+    return None if counts is None else integer_mj(counts)
+
+
+def _measured(section: Section, figure: Published) -> str:
+    """The best rows here of the system that a published figure is of, at its time steps."""
+    found = []
+    for board in section.boards:
+        metric = board.ranked_by
+        for row in board.done:
+            same = row.title == figure.system and row.time_steps == figure.time_steps
+            stat = row.metric(metric) if metric else None
+            if metric and stat and same:
+                what = f"{metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+                found.append(f"{what} ({row.records[0].train_steps:,} training steps)")
+                break
+    return "; ".join(found)
+
+
+def full_name(row: Row) -> str:
+    return row.name + (f", {row.solver}" if row.solver else "")
+
+
+def _rounded_stat(stat: Stat | None, shown: Callable[[float], str]) -> Entry:
+    if stat is None:
+        return Entry(DASH)
+    text = shown(stat.mean)
+    # Equal at every seed (parameters, evaluations): no spread to speak of.
+    if stat.spread:
+        text += f" ± {shown(stat.spread)}"
+    return Entry(text, stat.mean)
+
+
+def _energy_entry(stat: Stat | None) -> Entry:
+    if stat is None:
+        return Entry(DASH)
+    text = significant(stat.mean)
+    if stat.spread:
+        text += f" ± {significant(stat.spread, like=stat.mean)}"
+    return Entry(text, stat.mean)
+
+
+def _number(value: float | None, shown: Callable[[float], str]) -> Entry:
+    return Entry(DASH) if value is None else Entry(shown(value), value)
+
+
+def fixed(decimals: int) -> Callable[[float], str]:
+    """A way to show a number: with this many decimals."""
+    return lambda value: f"{value:.{decimals}f}"
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}"

@@ -1,0 +1,132 @@
+"""The ``report`` command's work: read, sort, draw and write."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from bench.report.boards import Report, make_report
+from bench.report.figures import draw
+from bench.report.html import to_html
+from bench.report.latex import to_latex
+from bench.report.markdown import to_markdown
+from bench.report.pivots import conversion_pivots, pivots
+from bench.report.samples import draw_samples, read_samples
+from bench.report.sources import read_published, read_sources
+from bench.report.style import Drawing
+from bench.report.tables import TableText, conversion_table, energies, literature, ranking
+
+PAGE, MARKDOWN, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"
+DPI = 200
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written."""
+
+    page: Path
+    files: list[Path]
+    """Everything else."""
+    rows: int
+    failed: int
+    missing: int
+
+
+def run_report(
+    paths: Sequence[Path], out: Path, *, published: Path | None = None, command: str = ""
+) -> Outcome:
+    """Write the report on ``paths`` to ``out``, replacing the report that is there.
+
+    Raises:
+        FileNotFoundError, ValueError: a path that is no run, a broken file, or a folder that
+            holds something else.
+    """
+    if out.exists() and not _replaceable(out):
+        raise ValueError(f"--out {out}: is there already and no report; give a new folder")
+    report = make_report(read_sources(paths), read_published(published), command)
+    bar = Progress(
+        TextColumn("report"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    )  # fmt: skip
+    with bar:
+        drawn = sum(len(s.boards) + 1 for s in report.sections)
+        task = bar.add_task("figures", total=2 * drawn)
+        drawings, reasons = draw(report, lambda: bar.advance(task))
+        samples = {board.name: read_samples(board) for board in report.boards}
+        samples = {name: entries for name, entries in samples.items() if entries}
+        pictures = {b.name: draw_samples(b, samples[b.name])
+                    for b in report.boards if b.name in samples}  # fmt: skip
+        every = [*(d for group in drawings.values() for d in group), *pictures.values()]
+        bar.update(task, total=drawn + len(every), description="files")
+        files: dict[str, bytes] = {}
+        for drawing in every:
+            for ending in ("svg", "pdf", "png"):
+                files[f"{FIGURES}/{drawing.name}.{ending}"] = render(drawing, ending)
+            bar.advance(task)
+    svg = {d.name: files[f"{FIGURES}/{d.name}.svg"].decode() for d in every}
+    for table in _tables(report):
+        files[f"{TABLES}/{table.name}.tex"] = to_latex(table).encode()
+    files[MARKDOWN] = to_markdown(report, drawings, reasons, pictures).encode()
+    files[PAGE] = to_html(report, drawings, reasons, samples, pictures, svg).encode()
+    _write(out, files)
+    rows = [row for board in report.boards for row in board.rows]
+    return Outcome(
+        page=out / PAGE,
+        files=[out / name for name in files if name != PAGE],
+        rows=len(rows),
+        failed=sum(row.status == "failed" for row in rows),
+        missing=sum(row.status == "missing" for row in rows),
+    )
+
+
+def render(drawing: Drawing, ending: str) -> bytes:
+    """A drawing as the bytes of a file: the same ones whenever it is drawn again."""
+    import matplotlib
+
+    dates = {"svg": "Date", "pdf": "CreationDate"}
+    # Text stays text: it can be searched, and edited in a drawing program.
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": drawing.name, "pdf.fonttype": 42}
+    file = io.BytesIO()
+    with matplotlib.rc_context(settings):
+        metadata = {dates[ending]: None} if ending in dates else None
+        drawing.figure.savefig(file, format=ending, dpi=DPI, metadata=metadata)
+    return file.getvalue()
+
+
+def _tables(report: Report) -> list[TableText]:
+    return [
+        *(ranking(board) for board in report.boards),
+        *(table for board in report.boards for table in pivots(board)),
+        *(energies(board) for board in report.boards if board.done),
+        *(literature(section) for section in report.sections if section.published),
+        *(table for s in report.sections if s.conversions for table in conversion_pivots(s)),
+        *(conversion_table(section) for section in report.sections if section.conversions),
+    ]
+
+
+def _replaceable(out: Path) -> bool:
+    """Whether ``out`` is an empty folder or holds an earlier report."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in out.iterdir()}
+    return not names or names >= {PAGE, MARKDOWN}
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write every file whole or not at all, the page last; then remove what an earlier report
+    had and this one has not."""
+    from sddpm.checkpoint import atomic_write
+
+    for name, content in files.items():
+        with atomic_write(out / name) as temporary:
+            temporary.write_bytes(content)
+    for folder, endings in ((FIGURES, (".svg", ".pdf", ".png")), (TABLES, (".tex",))):
+        for path in (out / folder).glob("*"):
+            if path.suffix in endings and f"{folder}/{path.name}" not in files:
+                path.unlink()

@@ -1,0 +1,1 @@
+"""A suite run: train, sample, meter and score each cell."""

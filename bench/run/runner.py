@@ -1,0 +1,394 @@
+"""A run: the cells of a suite through all stages, a record each, and the table.
+
+Everything stands in one folder: ``trainings/`` and ``cells/`` by name and hash, ``run.json``
+(the resolved configuration), ``records.jsonl``, ``table.md`` and ``table.csv``.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.checkpoints import load_system, train_seconds
+from bench.data.pictures import Images
+from bench.json_files import read_json, write_json
+from bench.lock import alone, sweep
+from bench.machine import Machine, git_commit, versions
+from bench.plan.cells import Cell, Training
+from bench.plan.plan import DATA, Plan, data_facts, load_split
+from bench.quality.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
+from bench.quality.fidelity import reference_hash
+from bench.records.make import cell_facts, make_record
+from bench.records.record import Record, merge, read_records, write_records
+from bench.registry import find
+from bench.run import stages
+from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
+from bench.tables import table as tables
+from sddpm.checkpoint import atomic_write
+
+RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
+TRAINING_FAILED = "its training failed"
+SCORES_KEYS = ("asked", "references", "reference_hash", "extractor", "metrics", "seconds")
+"""What a record is made from; a file without is damaged."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    root: Path
+    records: list[Record]
+    """Of this run's cells, in their order."""
+    table: Any
+    """The data frame behind ``table.md``."""
+    grids: dict[str, Path]
+    """Cell -> its sample grid."""
+
+    @property
+    def failed(self) -> list[Record]:
+        return [record for record in self.records if record.status == "failed"]
+
+
+class Runner:
+    """Carries a plan out on a machine.
+
+    Args:
+        say: receives one line at a time about what happens.
+        progress: show bars on standard error.
+        on_failure: receives the exception of a cell that failed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        machine: Machine,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        progress: bool = True,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
+        checkpoint_seconds: float = 120.0,
+    ) -> None:
+        self.plan, self.machine = plan, machine
+        self.say = say if machine.first else lambda line: None
+        self.progress, self.on_failure = progress, on_failure
+        self.checkpoint_seconds = checkpoint_seconds
+        self._failed_trainings: dict[str, str] = {}
+        self._records: list[Record] = []
+
+    def run(self, spread: Callable[[Runner], Iterator[Record]] | None = None) -> Outcome:
+        """Make what is missing, one record a cell; a failed cell does not stop the others.
+
+        Args:
+            spread: makes the records, in any order, instead of this process: on other processes
+                or machines (:mod:`bench.run.workers`).
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+            ValueError: another run is at work in the folder.
+        """
+        plan = self.plan
+        plan.root.mkdir(parents=True, exist_ok=True)
+        with alone(plan.root, self.machine.first):
+            if (plan.root / RECORDS).is_file():
+                self._records = read_records(plan.root / RECORDS)
+            if self.machine.first:
+                self._note_thresholds()
+            self.machine.barrier()  # all have read before the first one writes
+            self._write_configuration()
+            before, made = self._records, dict[str, Record]()
+            for record in spread(self) if spread else map(self._cell, plan.cells):
+                if self.machine.first:
+                    made[record.config_hash] = record
+                    # In the plan's order, whichever is made first.
+                    new = [made[cell.hash] for cell in plan.cells if cell.hash in made]
+                    self._records = merge(before, new)
+                    write_records(plan.root / RECORDS, self._records)
+                    self._write_table()
+            if spread and self.machine.first:
+                sweep(plan.root)  # of workers that were lost
+        return self._outcome()
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The one extractor of this run: with ``auto``, the one the folder was scored with."""
+        choice = self.plan.options.extractor
+        used = {record.extractor for record in self._records if record.metrics}
+        if choice == "auto" and len(used) == 1:
+            for known in (INCEPTION, EMBEDDED):
+                if known.key in used:
+                    self.say(f"extractor {known.key}: what {self.plan.root} was scored with")
+                    return known
+        chosen = choose_extractor(choice)
+        self.say(f"extractor {chosen.key}: {chosen.reason}")
+        return chosen
+
+    @cached_property
+    def _train_images(self) -> Images:
+        return load_split(self.plan, "train")
+
+    @cached_property
+    def _references(self) -> Images:
+        return load_split(self.plan, self.plan.suite.reference_split, self.plan.preset.references)
+
+    @cached_property
+    def _made_by(self) -> dict[str, Any]:
+        """Facts of a record that are the same for every cell of this run."""
+        return {
+            "suite": self.plan.suite.name,
+            "preset": self.plan.options.preset,
+            "command": self.plan.options.command,
+            "device": self.machine.name,
+            "cores": self.machine.cores,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+
+    def _cell(self, cell: Cell) -> Record:
+        self.say(f"[{self.plan.cells.index(cell) + 1}/{len(self.plan.cells)}] {cell.label}")
+        known = self.known(cell)
+        if known is not None:
+            self.say("  done before")
+            return known
+        return self.make(cell)
+
+    def make(self, cell: Cell) -> Record:
+        """The record of ``cell``, after making what it lacks."""
+        try:
+            return self._measure(cell)
+        except Exception as error:
+            return self.failure(cell, self.reason(error))
+
+    def reason(self, error: Exception) -> str:
+        """Why a stage failed, as one line; a full disk is raised again, since it stops the run."""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise error
+        self.on_failure(error)
+        text = " ".join(str(error).split()) or type(error).__name__
+        expected = isinstance(error, ValueError | OSError)
+        return text if expected else f"{type(error).__name__}: {text}"
+
+    def failure(self, cell: Cell, reason: str) -> Record:
+        """The record of a cell that could not be made."""
+        self.say(f"  failed: {reason}")
+        facts = cell_facts(cell, self._made_by)
+        return Record(**facts, status="failed", reason=reason, extractor=self.extractor.key)
+
+    def known(self, cell: Cell) -> Record | None:
+        """The record of an earlier run, if it is of this very cell and everything stands; None
+        too where a file is damaged, which :meth:`make` then tells of this cell alone."""
+        made = [r for r in self._records if r.config_hash == cell.hash and r.status == "ok"]
+        if not made:
+            return None
+        extractor = self.extractor.key  # without it no cell can be scored
+        try:
+            return self._standing(cell, [r for r in made if r.extractor == extractor])
+        except Exception:
+            return None
+
+    def _standing(self, cell: Cell, made: list[Record]) -> Record | None:
+        """The first of ``made``, records of ``cell``, that the files bear out."""
+        folder, preset = self.plan.cell_folder(cell), self.plan.preset
+        thresholds = self.plan.thresholds(cell)
+        stand = (
+            stages.is_trained(self.plan.training_folder(cell.training))
+            and stages.is_sampled(folder, thresholds)
+            and stages.is_metered(folder, preset.energy_images, thresholds)
+        )
+        for record in made if stand else []:
+            if (
+                (thresholds is None or record.thresholds in (None, thresholds))
+                and record.energy_table == self.plan.options.energy_table
+                and record.energy_images == preset.energy_images
+                and (scores := self._scores(folder)) is not None
+                and record.reference_hash in (None, scores["reference_hash"])
+            ):
+                return record
+        return None
+
+    def _note_thresholds(self) -> None:
+        """Keep with the samples what older versions kept in the records alone: the thresholds
+        that guidance had chosen when they were drawn."""
+        of = {record.config_hash: record for record in self._records if record.status == "ok"}
+        for cell in self.plan.cells:
+            record = of.get(cell.hash)
+            if record and record.threshold == GUIDED and record.thresholds is not None:
+                try:
+                    stages.note_thresholds(self.plan.cell_folder(cell), record.thresholds)
+                except ValueError:
+                    continue  # damaged, which is told when the cell's turn comes
+
+    def _measure(self, cell: Cell) -> Record:
+        plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
+        self.train(cell.training)
+        checkpoint = plan.checkpoint(cell.training)
+        loaded: list[Any] = []
+
+        def system() -> Any:
+            if not loaded:
+                loaded.append(load_system(checkpoint, self.machine, cell.config))
+            return loaded[0]
+
+        steps = cell.config.get("time_steps")
+        sampling = settle(
+            cell.sampling, system, checkpoint, self._held_out, self.say, time_steps=steps
+        )
+        samples = stages.sample(
+            system,
+            folder,
+            self.machine,
+            count=cell.samples,
+            seed=cell.seed,
+            sampling=sampling,
+            batch=preset.sample_batch,
+            progress=self.progress,
+        )
+        if not self.machine.first:
+            # One process measures and records; the others only train and sample.
+            return Record(**cell_facts(cell, self._made_by))
+        energy = stages.meter_energy(
+            system,
+            folder,
+            self.machine,
+            images=preset.energy_images,
+            seed=cell.seed,
+            sampling=sampling,
+        )
+        scores = self._score(folder)
+        return make_record(
+            cell,
+            self._made_by,
+            train_seconds=train_seconds(checkpoint),
+            samples=samples,
+            energy=energy,
+            scores=scores,
+            energy_table=plan.options.energy_table,
+            thresholds=sampling.get("threshold") if sampling else None,
+        )
+
+    def _held_out(self) -> Images:
+        """Images that no training saw, for what is measured between training and sampling."""
+        return load_split(self.plan, "test", HELD_OUT_IMAGES)
+
+    def train(self, training: Training) -> None:
+        """Train ``training``, its parents first."""
+        folder = self.plan.training_folder(training)
+        if training.hash in self._failed_trainings:
+            raise ValueError(f"{TRAINING_FAILED}: {self._failed_trainings[training.hash]}")
+        parent = None
+        if training.parent is not None:
+            self.train(training.parent)
+            parent = self.plan.checkpoint(training.parent)
+        try:
+            stages.train(
+                training,
+                folder,
+                lambda: self._train_images,
+                self.machine,
+                parent=parent,
+                progress=self.progress,
+                checkpoint_seconds=self.checkpoint_seconds,
+            )
+        except Exception as error:
+            self._failed_trainings[training.hash] = str(error)
+            raise
+
+    def _scores_path(self, folder: Path) -> Path:
+        return folder / f"scores-{self.extractor.key}.json"
+
+    def _scores(self, folder: Path) -> dict[str, Any] | None:
+        """Scores that are there, if against the references this run asks for."""
+        path = self._scores_path(folder)
+        if not path.is_file():
+            return None
+        scores = read_json(path, SCORES_KEYS)
+        same = self._reference_hash in (None, scores["reference_hash"])
+        return scores if same and scores["asked"] == self._asked() else None
+
+    @cached_property
+    def _reference_hash(self) -> str | None:
+        """Of the references this run asks for; None where they would have to be fetched, or are
+        gone: what was scored before is then taken to be against them."""
+        if self.plan.fetches:
+            return None
+        try:
+            return reference_hash(self._references, self.extractor)
+        except FileNotFoundError:
+            return None
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "references": self.plan.preset.references,
+            "split": self.plan.suite.reference_split,
+        }
+
+    def _score(self, folder: Path) -> dict[str, Any]:
+        known = self._scores(folder)
+        if known is not None:
+            return known
+        images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
+        scores = {
+            "asked": self._asked(),
+            **stages.score_images(images, self._references, self.extractor, self.machine),
+        }
+        write_json(self._scores_path(folder), scores)
+        return scores
+
+    def _write_configuration(self) -> None:
+        if self.machine.first:
+            plan = self.plan
+            write_json(plan.root / RUN, plan.facts())
+            write_json(plan.root / DATA, data_facts(plan))
+
+    def _shown(self) -> list[Record]:
+        """Records of this folder that its table shows: this suite's, by this extractor."""
+        return [
+            record
+            for record in tables.select(self._records, self.extractor.key)
+            if (record.suite, record.preset) == (self.plan.suite.name, self.plan.options.preset)
+        ]
+
+    def _table(self) -> Any:
+        shown = self._shown()
+        have = {record.config_hash for record in shown}
+        missing = [_row_of(cell) for cell in self.plan.cells if cell.hash not in have]
+        return tables.frame(shown, missing)
+
+    def _write_table(self) -> None:
+        table, root = self._table(), self.plan.root
+        with atomic_write(root / TABLE_MD) as temporary:
+            temporary.write_text(tables.to_markdown(table, self._shown()), encoding="utf-8")
+        with atomic_write(root / TABLE_CSV) as temporary:
+            temporary.write_text(tables.to_csv(table), encoding="utf-8")
+
+    def _outcome(self) -> Outcome:
+        hashes = {cell.hash for cell in self.plan.cells}
+        grids = {
+            cell.label: self.plan.cell_folder(cell) / stages.GRID
+            for cell in self.plan.cells
+            if (self.plan.cell_folder(cell) / stages.GRID).is_file()
+        }
+        records = [record for record in self._shown() if record.config_hash in hashes]
+        return Outcome(self.plan.root, records, self._table(), grids)
+
+
+def _row_of(cell: Cell) -> dict[str, Any]:
+    """The row of a cell that has no record."""
+    sampling = cell.sampling or {}
+    asked = {name: sampling.get(name) for name in ("sampler", "eta", "threshold", "engine")}
+    asked["sampler_steps"] = sampling.get("steps")
+    return {
+        "dataset": cell.training.data.label,
+        "system": cell.system,
+        "title": find(cell.system).title,
+        "time_steps": cell.time_steps,
+        **asked,
+        "solver": tables.solver(asked),
+        "seed": cell.seed,
+        "status": "missing",
+    }

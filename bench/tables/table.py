@@ -1,0 +1,325 @@
+"""Tables from records: Markdown for people, CSV for programs. Imports no torch.
+
+A table is made from records and never edited. It holds one extractor's figures only; a cell
+without a result, and a figure that a cell does not have, is a dash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.energy.integer import integer_mj, quantised_mj, rival_bits
+from bench.records.record import Record
+
+DASH = "-"
+_FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
+_NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
+_LOWER_IS_BETTER = ("fid", "fd", "kid")
+_CELL = (
+    "dataset", "title", "time_steps", "solver", "samples", "references", "reference_split",
+    "reference_hash", "settings",
+)  # fmt: skip
+"""Columns that are equal at all seeds of one cell, and differ between two."""
+_DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
+
+
+def select(records: Iterable[Record], extractor: str) -> list[Record]:
+    """The records that a table of ``extractor`` shows."""
+    return [record for record in records if record.extractor == extractor]
+
+
+def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
+    """One row a record, sorted by data set and then by Frechet distance, best first.
+
+    Args:
+        missing: cells without a record, as columns of the row that they would have.
+
+    Raises:
+        ValueError: the records were scored by more than one extractor.
+    """
+    extractors = sorted({r.extractor for r in records if r.extractor is not None})
+    if len(extractors) > 1:
+        raise ValueError(f"one table cannot mix extractors: {', '.join(extractors)}")
+    bits = sorted({rival_bits(r.time_steps) for r in records if r.time_steps})
+    rows = [{**_row(record), **_rivals(record, bits)} for record in records]
+    table = pd.DataFrame([*rows, *map(dict, missing)])
+    if table.empty:
+        return table
+    distance = [str(name) for name in table if _kind(str(name)) in ("fid", "fd")]
+    keys = ["dataset", *distance[:1], "title", "time_steps", "solver", "seed"]
+    keys = [key for key in keys if key in table]
+    return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table in full precision, a missing figure as a dash."""
+    return table.to_csv(index=False, na_rep=DASH, lineterminator="\n")
+
+
+def to_markdown(table: pd.DataFrame, records: Sequence[Record]) -> str:
+    """The table rounded for reading, and below it how its numbers were made."""
+    lines = [_body(table)] if not table.empty else ["No cells."]
+    return "\n".join([*lines, "", *_footnote(records)]) + "\n"
+
+
+def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and rounded cells of the table that people read: a row a cell, best mean first.
+
+    Of several seeds a figure is their mean and, where they differ, ``±`` the standard deviation
+    (n - 1 in the denominator). Seeds without a figure are not among those that are named, unless
+    none has one.
+    """
+    headings, columns = [], []
+    rows = _over_seeds(table)
+    for name, heading, shown in _columns(table):
+        headings.append(heading)
+        if name == "seed":
+            columns.append([_seeds(row) for row in rows])
+        else:
+            columns.append([_mean_and_spread(row[name].dropna(), shown) for row in rows])
+    return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of every cell, a row a seed, sorted as :func:`frame` sorts, by mean distances."""
+    facts = [name for name in _CELL if name in table]
+    groups: list[pd.DataFrame] = []
+    for _, group in table.groupby(facts, sort=False, dropna=False):
+        # One seed twice: the same settings on another parent, which have no mean.
+        same = group["seed"].is_unique
+        groups += [group] if same else [group.loc[[label]] for label in group.index]
+    distance = next((name for name in map(str, table) if _kind(name) in ("fid", "fd")), None)
+
+    def key(group: pd.DataFrame) -> tuple[str, float]:
+        mean = float("nan") if distance is None else group[distance].mean()
+        return str(group["dataset"].iloc[0]), float("inf") if pd.isna(mean) else float(mean)
+
+    return sorted(groups, key=key)
+
+
+def _seeds(row: pd.DataFrame) -> str:
+    done = row[row["status"] == "ok"] if "status" in row else row
+    seeds = (row if done.empty else done)["seed"].dropna().sort_values()
+    return ", ".join(map(_whole, seeds)) or DASH
+
+
+def _mean_and_spread(values: pd.Series[Any], shown: Callable[[Any], str]) -> str:
+    if values.empty:
+        return DASH
+    if values.nunique() == 1:
+        return shown(values.iloc[0])
+    return f"{shown(values.mean())} ± {shown(values.std())}"
+
+
+def cell_name(record: Record) -> str:
+    """A record's cell for people, as ``SDDPM, T=4, ddim 50, seed 1``."""
+    steps = f"T={record.time_steps}" if record.time_steps else None
+    parts = [record.title, steps, solver(vars(record)), f"seed {record.seed}"]
+    return ", ".join(part for part in parts if part)
+
+
+def cell_of(record: Record) -> tuple[Any, ...]:
+    """What the seeds of one cell have in common, on one data set and against one reference."""
+    return (
+        record.suite, record.preset, record.system, record.time_steps, record.sampler,
+        record.sampler_steps, record.eta, record.threshold, record.engine, record.train_steps,
+        record.batch_size, record.precision, json.dumps(record.config, sort_keys=True),
+    )  # fmt: skip
+
+
+def solver(sampling: Mapping[str, Any]) -> str | None:
+    """A sampler for people, as ``ddim 50`` or ``ddim 50 eta=1 guided``; None where there is none.
+
+    Args:
+        sampling: sampler, sampler_steps, eta, threshold and engine.
+    """
+    if sampling["sampler"] is None:
+        return None
+    parts = [f"{sampling['sampler']} {sampling['sampler_steps']}"]
+    if sampling["eta"]:
+        parts.append(f"eta={sampling['eta']:g}")
+    threshold, engine = sampling.get("threshold"), sampling.get("engine")
+    if threshold is not None:
+        parts.append(threshold if isinstance(threshold, str) else f"threshold={threshold:g}")
+    if engine not in (None, "exact"):
+        parts.append(str(engine))
+    return " ".join(parts)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "dataset": record.dataset,
+        "system": record.system,
+        "title": record.title,
+        "time_steps": record.time_steps,
+        "sampler": record.sampler,
+        "sampler_steps": record.sampler_steps,
+        "eta": record.eta,
+        "threshold": record.threshold,
+        "engine": record.engine,
+        "solver": solver(vars(record)),
+        "seed": record.seed,
+        "status": record.status,
+        **record.metrics,
+        "params_millions": record.params_millions,
+        "evaluations_per_image": record.evaluations_per_image,
+        "firing_rate": record.firing_rate,
+    }
+    energies = {
+        "published": record.energy_published,
+        "strict": record.energy_strict,
+        "simple_memory": record.energy_simple_memory,
+        "lemaire": record.energy_lemaire,
+    }
+    for name, energy in energies.items():
+        row[f"{name}_mj_per_evaluation"] = energy.per_evaluation_mj if energy else None
+        row[f"{name}_mj_per_image"] = energy.per_image_mj if energy else None
+    counts = record.counts_per_image
+    row["integer_mj_per_image"] = integer_mj(counts) if counts else None
+    for stage, seconds in record.wall_seconds.items():
+        row[f"{stage}_seconds"] = seconds
+    return row | {
+        "train_steps": record.train_steps,
+        "batch_size": record.batch_size,
+        "samples": record.samples,
+        "references": record.reference_images,
+        "reference_split": record.reference_split,
+        "reference_hash": record.reference_hash,
+        "extractor": record.extractor,
+        "suite": record.suite,
+        "preset": record.preset,
+        "settings": hashlib.sha256(repr(cell_of(record)).encode()).hexdigest()[:8],
+        "config_hash": record.config_hash,
+        "git_commit": record.git_commit,
+    }
+
+
+def _rivals(record: Record, bits: Sequence[int]) -> dict[str, float | None]:
+    """Energy of an ANN's row at each number of bits that the table's spiking rows carry."""
+    counts = record.counts_per_image
+    if counts is None or counts.acs or not counts.macs:
+        return dict.fromkeys(map(_rival_column, bits))
+    return {_rival_column(b): quantised_mj(counts, b) for b in bits}
+
+
+def _rival_column(bits: int) -> str:
+    return f"activations_{bits:02}bit_mj_per_image"
+
+
+def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]:
+    """Name, heading and format of the columns that people see, in their order."""
+    chosen: list[tuple[str, str, Callable[[Any], str]]] = []
+    if "dataset" in table and table["dataset"].nunique() > 1:
+        chosen.append(("dataset", "Data", str))
+    chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
+    if table["seed"].nunique() > 1:
+        chosen.append(("seed", "Seeds", _whole))
+    for kind in _FIRST_METRICS:
+        for column in map(str, table):
+            if column == kind or (column.startswith(f"{kind}_") and "_std" not in column):
+                chosen.append((column, _heading(column), _rounded(_DECIMALS[kind])))
+    chosen += [
+        ("params_millions", "Params (M)", _rounded(3)),
+        ("published_mj_per_evaluation", "Published mJ/eval", _significant),
+        ("published_mj_per_image", "Published mJ/image", _significant),
+        ("strict_mj_per_evaluation", "Strict mJ/eval", _significant),
+        ("strict_mj_per_image", "Strict mJ/image", _significant),
+        ("simple_memory_mj_per_image", "Simple mJ/image", _significant),
+        ("lemaire_mj_per_image", "Lemaire mJ/image", _significant),
+        ("integer_mj_per_image", "8-bit mJ/image", _significant),
+        *(
+            (column, f"{int(column[12:14])}-bit mJ/image", _significant)
+            for column in sorted(map(str, table))
+            if column.startswith("activations_")
+        ),
+        ("firing_rate", "Firing rate", _rounded(3)),
+    ]
+    return [(name, heading, shown) for name, heading, shown in chosen if name in table]
+
+
+def _kind(column: str) -> str:
+    """Metric that a column holds: ``fd_efflite0`` holds ``fd``."""
+    return column.split("_", 1)[0]
+
+
+def _heading(column: str) -> str:
+    kind, _, suffix = column.partition("_")
+    arrow = "↓" if kind in _LOWER_IS_BETTER else "↑"
+    name = _NAMES.get(kind, kind.capitalize())
+    return f"{name} ({suffix}) {arrow}" if suffix else f"{name} {arrow}"
+
+
+def _whole(value: Any) -> str:
+    return str(int(value))
+
+
+def _rounded(decimals: int) -> Callable[[Any], str]:
+    return lambda value: f"{value:.{decimals}f}"
+
+
+def _significant(value: Any) -> str:
+    return f"{value:.3g}" if value else "0"
+
+
+def _body(table: pd.DataFrame) -> str:
+    from tabulate import tabulate  # type: ignore[import-untyped]
+
+    headings, rows = display(table)
+    # As text: tabulate would otherwise read figures back as numbers and pad their decimals.
+    return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+
+
+def _footnote(records: Sequence[Record]) -> list[str]:
+    done = [record for record in records if record.status == "ok"]
+    lines = []
+    if done:
+        lines += [
+            f"- Data: {_each(f'{r.dataset}, {r.image_size}x{r.image_size}' for r in done)}; "
+            + _each(
+                f"{r.samples:,} samples against {r.reference_images:,} {r.reference_split} images"
+                for r in done
+            )
+            + f"; seed {_each(str(r.seed) for r in done)}.",
+            "- Budget: "
+            + _each(
+                f"{r.train_steps:,} steps of {r.batch_size} images ({r.precision})" for r in done
+            )
+            + f"; suite {_each(r.suite for r in done)}, preset {_each(r.preset for r in done)}.",
+            *_references(done),
+            f"- Extractor: {_each(str(r.extractor) for r in done)}. Energy table: "
+            f"{_each(str(r.energy_table) for r in done)}, over "
+            f"{_each(str(r.energy_images) for r in done)} images.",
+            f"- Machine: {_each(f'{r.device}, {r.cores} cores' for r in done)}.",
+            "- Versions: "
+            + _each(
+                ", ".join(f"{name} {number}" for name, number in r.versions.items()) for r in done
+            )
+            + f"; commit {_each(r.git_commit for r in done)}.",
+            f"- Command: {_each(f'`{r.command}`' for r in done)}",
+        ]
+    for record in records:
+        if record.status == "failed":
+            lines.append(f"- Failed: {cell_name(record)}: {record.reason}")
+    return lines
+
+
+def _references(done: Sequence[Record]) -> list[str]:
+    """A warning for every data set whose rows were scored against different images."""
+    lines = []
+    for dataset in dict.fromkeys(r.dataset for r in done):
+        hashes = {r.reference_hash: cell_name(r) for r in done if r.dataset == dataset}
+        if len(hashes) > 1:
+            named = _each(f"{key or 'not known'} ({cell})" for key, cell in hashes.items())
+            lines.append(f"- Not comparable: {dataset} has references of more than one hash: "
+                         f"{named}.")  # fmt: skip
+    return lines
+
+
+def _each(values: Iterable[str]) -> str:
+    """Distinct values in order of first appearance."""
+    return " / ".join(dict.fromkeys(values))

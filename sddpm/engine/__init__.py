@@ -1,0 +1,1 @@
+"""Networks prepared for many evaluations."""

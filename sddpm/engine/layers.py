@@ -1,0 +1,165 @@
+"""The layers of the sampling engine: a neuron with what is added in front of it, a residual
+block, a change of size. Each is a snapshot of the network's own layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sddpm.engine.convolutions import (
+    Convolution,
+    FloatConvolution,
+    StepScale,
+    TemporalConvolution,
+    fold,
+    int8_runs,
+    prepare,
+)
+from sddpm.kernels import neurons as kernels
+from sddpm.kernels.neurons import Affine
+from sddpm.neurons import SpikingNeuron
+from sddpm.unet import Downsample, ResidualBlock, Upsample
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the engine computes with."""
+
+    currents: torch.dtype
+    """Type of everything between two neurons: float32 or bfloat16."""
+    weight_parts: int
+    """int8 parts of a weight that spikes select: 1 to 3; 0 for weights in ``currents``."""
+
+
+class Activation:
+    """An activation together with what is added up in front of it.
+
+    Args:
+        module: the network's layer; copied.
+        precision: what the currents are in.
+    """
+
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
+        self.module = copy.deepcopy(module).eval()
+        self.dynamics = module.dynamics() if isinstance(module, SpikingNeuron) else None
+        self.time_steps: int = getattr(module, "time_steps", 1)
+        binary = self.dynamics is not None
+        self.dtype = precision.currents
+        self.spikes_in_bytes = binary and precision.weight_parts > 0 and int8_runs()
+        self.observe: Callable[[Tensor], None] | None = None
+        """Called with the activations of every pass, if set."""
+
+    def convolution(
+        self, conv: nn.Conv2d, norm: nn.Module, precision: Precision, doubling: bool = False
+    ) -> Convolution:
+        """The convolution that reads this activation."""
+        weight, bias = fold(conv, norm)
+        prepared = prepare(
+            *(weight, bias, conv.stride[0]),
+            parts=precision.weight_parts, dtype=self.dtype, bytes_in=self.spikes_in_bytes,
+            doubling=doubling,
+        )  # fmt: skip
+        scale = StepScale(conv, norm)
+        return TemporalConvolution(prepared, scale) if scale.p else prepared
+
+    def __call__(
+        self,
+        y: Tensor,
+        *,
+        residual: Tensor | None = None,
+        per_image: Tensor | None = None,
+        keep_sum: bool = False,
+        constant: bool = False,
+        out: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Activations of ``y + residual + per_image``, and that sum if ``keep_sum``.
+
+        Args:
+            per_image: ``[images, channels]``, float32.
+            constant: ``y`` is the same at every spiking step and given once.
+            out: where to write the activations.
+            dtype: type of new activations.
+        """
+        fired, sums = self._fire(y, residual, per_image, keep_sum, constant, out, dtype)
+        if self.observe is not None:
+            self.observe(fired)
+        return fired, sums
+
+    def _fire(
+        self,
+        y: Tensor,
+        residual: Tensor | None,
+        per_image: Tensor | None,
+        keep_sum: bool,
+        constant: bool,
+        out: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = dtype or (torch.uint8 if self.spikes_in_bytes else self.dtype)
+        if self.dynamics is not None and kernels.usable(y):
+            affine = None
+            if per_image is not None:
+                affine = Affine(torch.ones(y.shape[1]), per_image.contiguous())
+            spikes, sums = kernels.fire(
+                y, self.time_steps, self.dynamics, affine=affine, residual=residual,
+                keep_sum=keep_sum, constant=constant, spikes=out, dtype=dtype,
+            )  # fmt: skip
+            assert spikes is not None
+            return spikes, y if sums is None else sums
+        if per_image is not None:
+            steps = y.unflatten(0, (-1, len(per_image)))
+            y = (steps + per_image[:, :, None, None].to(y.dtype)).flatten(0, 1)
+        if residual is not None:
+            y = y + residual
+        h = y.repeat(self.time_steps, 1, 1, 1) if constant else y
+        spikes = self.module(h).to(dtype)
+        return spikes if out is None else out.copy_(spikes), y
+
+
+class Block:
+    """A residual block after its first activation."""
+
+    def __init__(self, block: ResidualBlock, skip: int, precision: Precision) -> None:
+        """``skip``: channels of the input that come from the way down (0: none)."""
+        self.act1, self.act2 = (Activation(x, precision) for x in (block.act1, block.act2))
+        self.conv1 = self.act1.convolution(block.conv1, block.bn1, precision)
+        self.conv2 = self.act2.convolution(block.conv2, block.bn2, precision)
+        self.shortcuts: list[FloatConvolution] = []
+        self.channels, self.skip = block.conv1.in_channels, skip
+        self.shortcut_scale = StepScale(block.shortcut, None)
+        if isinstance(block.shortcut, nn.Conv2d):
+            weight, bias = fold(block.shortcut, None)
+            first = self.channels - skip
+            dtype = precision.currents
+            self.shortcuts.append(FloatConvolution(weight[:, :first], bias, dtype=dtype))
+            if skip:
+                self.shortcuts.append(FloatConvolution(weight[:, first:], None, dtype=dtype))
+
+    def __call__(
+        self, spikes: Tensor, inputs: list[Tensor], per_image: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``inputs``: the real tensors whose concatenation fired ``spikes``. Returns two tensors
+        whose sum is the block's output."""
+        middle, _ = self.act2(self.conv1(spikes), per_image=per_image)
+        residual = inputs[0]
+        if self.shortcuts:
+            residual = self.shortcuts[0](inputs[0])
+            for shortcut, other in zip(self.shortcuts[1:], inputs[1:], strict=True):
+                shortcut.add_to(residual, other)
+            residual = self.shortcut_scale(residual)
+        return self.conv2(middle), residual
+
+
+class Resize:
+    """A down-sampling or up-sampling layer."""
+
+    def __init__(self, layer: Downsample | Upsample, precision: Precision) -> None:
+        self.act1 = Activation(layer.act, precision)
+        doubling = isinstance(layer, Upsample)
+        self.conv = self.act1.convolution(layer.conv, layer.bn, precision, doubling)
+        self.spikes_type = self.conv.reads  # type: ignore[attr-defined]

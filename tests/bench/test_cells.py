@@ -1,0 +1,231 @@
+"""Cells: the registry's time axis decides the grid, and hashes change with what they cover."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench import registry
+from bench.plan.cells import Cell, Data, expand, parse_sampler, plan_training
+from bench.plan.plan import Options, Plan, stage_states
+from bench.registry import Entry
+from bench.suites.schema import Suite, parse_suite
+
+DATA = Data("digits", "digits", 1, 8, False)
+TEXT = """\
+name: mine
+title: t
+dataset: digits
+image_size: 8
+systems: [plain, spiking, converted]
+time_steps: [2, 4]
+sampling:
+  - {sampler: ddim, steps: 5, eta: 1}
+  - {sampler: ddpm, steps: 10}
+presets:
+  smoke:
+    budget: {train_steps: 30, batch_size: 4}
+    budgets:
+      converted: {train_steps: 0, batch_size: 4}
+    samples: 10
+    references: 20
+    energy_images: 1
+    config:
+      spiking: {widths: [1, 2]}
+"""
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class SpikingConfig:
+    time_steps: int = 4
+    widths: tuple[int, ...] = (1,)
+    rate: float = 0.5
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """Three systems, one per time axis; the third is built from the first."""
+    for name, config in (("fake_plain", PlainConfig), ("fake_spiking", SpikingConfig)):
+        module = ModuleType(name)
+        module.Config, module.PRESETS = config, {"smoke": {"rate": 0.25}}  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    entries = {
+        "plain": Entry("fake_plain", "Plain", "-"),
+        "spiking": Entry("fake_spiking", "Spiking", "-", "trained", samplers=True),
+        "converted": Entry("fake_spiking", "Converted", "-", "free", parent="plain", samplers=True),
+    }
+    for name in list(registry.SYSTEMS):
+        monkeypatch.delitem(registry.SYSTEMS, name)
+    for name, entry in entries.items():
+        monkeypatch.setitem(registry.SYSTEMS, name, entry)
+    return parse_suite(TEXT, "mine.yaml")
+
+
+def of(cells: list[Cell], system: str) -> list[Cell]:
+    return [cell for cell in cells if cell.system == system]
+
+
+def test_the_time_axis_decides_the_grid(suite: Suite) -> None:
+    cells = expand(suite, "smoke", DATA)
+    plain, spiking, converted = (of(cells, name) for name in ("plain", "spiking", "converted"))
+    # No spiking time and no sampler: one cell.
+    assert [(c.time_steps, c.sampling) for c in plain] == [(None, None)]
+    # Trained: one training per number of time steps, shared by the samplers.
+    assert [c.time_steps for c in spiking] == [2, 2, 4, 4]
+    assert len({c.training.hash for c in spiking}) == 2
+    assert [c.training.time_steps for c in spiking] == [2, 2, 4, 4]
+    # Free: one training serves every number.
+    assert [c.time_steps for c in converted] == [2, 2, 4, 4]
+    assert len({c.training.hash for c in converted}) == 1
+    assert {c.config["time_steps"] for c in converted} == {2, 4}
+    assert len({c.hash for c in cells}) == len(cells) == 9
+
+
+def test_a_parent_is_trained_as_the_suite_trains_it(suite: Suite) -> None:
+    cells = expand(suite, "smoke", DATA)
+    parent = of(cells, "converted")[0].training.parent
+    assert parent is not None
+    assert parent == of(cells, "plain")[0].training
+    assert of(cells, "converted")[0].training.steps == 0
+
+
+def test_configurations_are_resolved(suite: Suite) -> None:
+    spiking = of(expand(suite, "smoke", DATA), "spiking")[0]
+    assert spiking.config == {"time_steps": 2, "widths": [1, 2], "rate": 0.25}
+
+
+def test_options_replace_the_suite_s(suite: Suite) -> None:
+    cells = expand(
+        suite, "smoke", DATA,
+        systems=["spiking"], time_steps=[8], samplers=["ddim:7:0.5", "ddpm"], seeds=[0, 3],
+    )  # fmt: skip
+    found = [(c.time_steps, c.sampling["sampler"], c.sampling["steps"], c.seed) for c in cells]
+    assert found == [(8, "ddim", 7, 0), (8, "ddpm", 10, 0), (8, "ddim", 7, 3), (8, "ddpm", 10, 3)]
+    assert [cell.label for cell in cells[:3]] == [
+        "spiking-T8-ddim7-eta0.5", "spiking-T8-ddpm10", "spiking-T8-ddim7-eta0.5 seed 3",
+    ]  # fmt: skip
+
+
+def test_a_named_precision_is_the_parents_too(suite: Suite) -> None:
+    cells = expand(suite, "smoke", DATA, precision="bf16-mixed")
+    assert {cell.training.precision for cell in cells} == {"bf16-mixed"}
+    parent = of(cells, "converted")[0].training.parent
+    assert parent is not None
+    assert parent.precision == "bf16-mixed"
+    assert {c.training.precision for c in expand(suite, "smoke", DATA)} == {"32-true"}
+
+
+def test_hashes_change_with_everything_that_decides_a_result(suite: Suite) -> None:
+    cell = of(expand(suite, "smoke", DATA), "spiking")[0]
+    training = cell.training
+    others = [
+        replace(training, steps=31),
+        replace(training, seed=1),
+        replace(training, batch_size=5),
+        replace(training, precision="bf16-mixed"),
+        replace(training, config={**training.config, "rate": 0.3}),
+        replace(training, data=replace(DATA, label="digits (jpeg)")),
+        replace(training, parent=training),
+    ]
+    hashes = [training.hash, *(other.hash for other in others)]
+    assert len(set(hashes)) == len(hashes)
+    cells = [cell, *(replace(cell, training=other) for other in others)]
+    cells += [replace(cell, samples=11), replace(cell, sampling={**cell.sampling, "steps": 6})]
+    assert len({c.hash for c in cells}) == len(cells)
+    assert replace(cell).hash == cell.hash
+
+
+def test_a_hash_is_the_digest_of_the_facts(suite: Suite) -> None:
+    # Spelt out: folders that an earlier version made must be found again.
+    training = of(expand(suite, "smoke", DATA), "plain")[0].training
+    facts = (
+        '{"batch_size":4,"config":{"rate":0.25},"data":{"channels":1,"dataset":"digits",'
+        '"horizontal_flip":false,"image_size":8,"label":"digits"},"kind":"training",'
+        '"parent":null,"precision":"32-true","seed":0,"steps":30,"system":"plain",'
+        '"time_steps":null}'
+    )
+    assert training.hash == hashlib.sha256(facts.encode()).hexdigest()
+    assert training.name == f"plain-{training.hash[:8]}"
+
+
+def test_states_are_done_missing_or_blocked_by_a_parent(suite: Suite, tmp_path: Path) -> None:
+    cells = expand(suite, "smoke", DATA, systems=["converted"], time_steps=[2], samplers=["ddim"])
+    options = Options("mine", "smoke")
+    plan = Plan(options, suite, suite.presets["smoke"], DATA, tmp_path, cells)
+    training = cells[0].training
+    assert training.parent is not None
+
+    assert stage_states(plan)[0]["train"] == f"blocked by {training.parent.name}"
+    plan.checkpoint(training.parent).mkdir(parents=True)
+    assert stage_states(plan)[0]["train"] == "missing"
+    plan.checkpoint(training).mkdir(parents=True)
+    state = stage_states(plan)[0]
+    assert (state["train"], state["sample"], state["score"]) == ("done", "missing", "missing")
+    folder = plan.cell_folder(cells[0])
+    folder.mkdir(parents=True)
+    for name in ("samples.npy", "scores-x.json"):
+        (folder / name).touch()
+    facts = '{"samples": 10, "seconds": 1.0, "peak_memory_mib": 1.0}'
+    (folder / "samples.json").write_text(facts)
+    (folder / "energy.json").write_text('{"images": 1, "per_image": {"traffic": []}}')
+    state = stage_states(plan)[0]
+    assert (state["sample"], state["energy"], state["score"]) == ("done", "done", "done (x)")
+    (folder / "samples.json").write_text("{}")
+    (folder / "energy.json").write_text('{"images": 1')
+    state = stage_states(plan)[0]
+    assert (state["sample"], state["energy"]) == ("damaged", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"systems": ["spikng"]}, "unknown system 'spikng': did you mean 'spiking'"),
+        ({"samplers": ["dim"]}, "unknown sampler 'dim': did you mean 'ddim'"),
+        ({"samplers": ["ddim:x"]}, "expected NAME, NAME:STEPS or NAME:STEPS:ETA"),
+        ({"samplers": ["ddim:5:2"]}, "--sampler ddim:5:2"),
+        ({"samplers": ["ddim:0"]}, "--sampler ddim:0"),
+    ],
+)
+def test_bad_options(suite: Suite, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        expand(suite, "smoke", DATA, **options)
+
+
+def test_an_unknown_preset_names_the_legal_ones(suite: Suite) -> None:
+    with pytest.raises(ValueError, match="unknown preset 'smok': did you mean 'smoke'"):
+        expand(suite, "smok", DATA)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{widths: [1, 2]}", "{width: [1, 2]}", "line 19: .*width: unknown field 'width': did you"),
+        ("{widths: [1, 2]}", "{widths: [1, two]}", "line 19: .*widths: .*'two'"),
+    ],
+)
+def test_a_bad_override_names_line_and_field(suite: Suite, old: str, new: str, words: str) -> None:
+    broken = parse_suite(TEXT.replace(old, new), "mine.yaml")
+    with pytest.raises(ValueError, match=words):
+        expand(broken, "smoke", DATA)
+
+
+def test_a_trained_axis_needs_a_number(suite: Suite) -> None:
+    with pytest.raises(ValueError, match="number of time steps"):
+        plan_training(suite, "smoke", DATA, "spiking")
+
+
+def test_parse_sampler() -> None:
+    choice = parse_sampler("ddim:20:0.5")
+    assert not isinstance(choice, str)
+    assert (choice.sampler, choice.steps, choice.eta) == ("ddim", 20, 0.5)
+    assert parse_sampler("ddpm") == "ddpm"

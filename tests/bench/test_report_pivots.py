@@ -1,0 +1,92 @@
+"""Pivots of a report: every figure where its axes say, once, and the best of a column marked."""
+
+from __future__ import annotations
+
+from test_records_tables import record
+
+from bench.records.record import Record
+from bench.report.boards import Board, Section, make_report
+from bench.report.pivots import conversion_pivots, pivots
+from bench.report.sources import Conversion, ConversionPoint, Sources
+from bench.report.tables import TableText
+
+
+def board(*records: Record) -> Board:
+    numbered = [r.model_copy(update={"config_hash": f"{n:064x}"}) for n, r in enumerate(records)]
+    (only,) = make_report(Sources(records=numbered), []).boards
+    return only
+
+
+def texts(table: TableText) -> list[list[str]]:
+    return [[column.text for column in table.columns],
+            *([entry.text for entry in line.entries] for line in table.lines)]  # fmt: skip
+
+
+def marked(table: TableText) -> set[str]:
+    return {entry.text for line in table.lines for entry in line.entries if entry.best}
+
+
+def test_time_steps_stand_side_by_side_with_the_spread_over_seeds() -> None:
+    (table,) = pivots(
+        board(
+            record("sddpm", 8.0, time_steps=2, title="SDDPM"),
+            record("sddpm", 12.0, time_steps=2, title="SDDPM", seed=1),
+            record("sddpm", 7.0, time_steps=4, title="SDDPM"),
+            record("sddpm", 5.0, time_steps=4, title="SDDPM", threshold="guided"),
+            record("sddpm", 9.5, time_steps=8, title="SDDPM", threshold="guided"),
+            record("fsvae", 1.0, time_steps=4, title="FSVAE", sampler=None, sampler_steps=None),
+        )
+    )
+    plain, guided = record("sddpm", 0.0), record("sddpm", 0.0, threshold="guided")
+    name = f"{plain.sampler} {plain.sampler_steps}" + (f" eta={plain.eta:g}" if plain.eta else "")
+    assert guided.threshold == "guided"
+    assert sorted(texts(table)) == sorted([
+        ["System", "Sampler", "T = 2", "T = 4", "T = 8"],
+        ["SDDPM", name, "10.00 ± 2.83", "7.00", "-"],
+        ["SDDPM", f"{name} guided", "-", "5.00", "9.50"],
+    ])  # fmt: skip
+    # FSVAE was measured at one T: nothing to lay out.
+    assert marked(table) == {"10.00 ± 2.83", "5.00", "9.50"}
+
+
+def test_samplers_are_lines_and_their_steps_columns() -> None:
+    (table,) = pivots(
+        board(
+            *(record("sddpm", fd, sampler=sampler, sampler_steps=steps, eta=0.0, title="SDDPM")
+              for sampler, steps, fd in [("ddim", 5, 30.0), ("ddim", 50, 10.0), ("unipc", 5, 20.0),
+                                         ("unipc", 50, 11.0), ("euler", 5, 25.0)])
+        )
+    )  # fmt: skip
+    heading, *lines = texts(table)
+    assert heading == ["System", "Sampler", "5", "50"]
+    assert sorted(line[1:] for line in lines) == [
+        ["ddim", "30.00", "10.00"],
+        ["unipc", "20.00", "11.00"],
+    ]
+    assert marked(table) == {"20.00", "10.00"}
+
+
+def test_nothing_swept_nothing_laid_out() -> None:
+    assert pivots(board(record("sddpm", 8.0), record("ann_twin", 4.0, time_steps=None))) == []
+
+
+def test_conversions_stand_beside_their_ann() -> None:
+    def point(steps: int | None, error: float, fd: float, **more: str) -> ConversionPoint:
+        return ConversionPoint(steps, error, 0.1, 1.0 + error, 0.2, 0.1, 0.123456,
+                               {"fd_efflite0": fd}, **more)  # fmt: skip
+
+    conversions = [
+        Conversion("ltb", "digits", "", point(None, 0.0, 3.0),
+                   [point(4, 0.25, 9.0), point(8, 0.125, 6.0), point(8, 0.1, 5.0,
+                    schedule="4/8/12")]),
+        Conversion("qcfs", "digits", "", point(None, 0.0, 4.0), [point(8, 0.5, 7.0)]),
+    ]  # fmt: skip
+    quality, error, loss, energy = conversion_pivots(Section(1, "digits", [], [], conversions))
+    assert texts(quality) == [
+        ["Conversion", "ANN", "T = 4", "T = 8"],
+        ["ltb", "3.00", "9.00", "6.00"],
+        ["qcfs", "4.00", "-", "7.00"],
+    ]
+    assert texts(error)[1:] == [["ltb", "0.0", "25.0", "12.5"], ["qcfs", "0.0", "-", "50.0"]]
+    assert texts(loss)[1] == ["ltb", "1.000", "1.250", "1.125"]
+    assert texts(energy)[2] == ["qcfs", "0.123", "-", "0.123"]

@@ -1,0 +1,46 @@
+"""Files that a command keeps for itself: damaged ones are named, with what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.checkpoints import claim
+from bench.guide.scores import Ledger
+from bench.plan.cells import Data, Training
+
+DATA = Data("digits", "digits", 1, 8, False)
+TRAINING = Training("vae", None, {}, DATA, 1, 1, "32-true", 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"[]", b'{"key": []}', b'{"key": "a"}', b"\xff\xfe", b'{"key'],
+    ids=["empty", "list", "no text", "no result", "bytes", "cut"],
+)
+def test_a_damaged_kept_result_is_named_by_its_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "guidance-rows.jsonl"
+    Ledger(path).recall({"threshold": 1.0}, lambda: {"distances": [1.0]})
+    good = path.read_bytes()
+    assert Ledger(path).recall({"threshold": 1.0}, lambda: None) == {"distances": [1.0]}
+    path.write_bytes(good + content + b"\n")
+    with pytest.raises(ValueError, match=r"guidance-rows.jsonl, line 2: not a kept result"):
+        Ledger(path)
+
+
+def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
+    claim(tmp_path, TRAINING)
+    claim(tmp_path, TRAINING)
+    assert json.loads((tmp_path / "training.json").read_text())["hash"] == TRAINING.hash
+    other = Training("vae", None, {}, DATA, 2, 1, "32-true", 0)
+    with pytest.raises(ValueError, match="holds a training with other settings"):
+        claim(tmp_path, other)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"hash": "12', b"[1, 2]", b"{}", b"\xff"])
+def test_a_damaged_claim_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"training.json: .*delete it"):
+        claim(tmp_path, TRAINING)
