@@ -39,7 +39,7 @@ from bench.convert.tables import (
 from bench.data.pictures import Images
 from bench.energy.meter import Meter
 from bench.energy.prices import TABLES, published_mj, strict_mj
-from bench.json_files import read_json
+from bench.json_files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import digest
 from bench.quality.extractors import choose_extractor
@@ -157,8 +157,19 @@ def _convert(
             costs.append(cost_from(read_json(row)) if known else make(times, advance))
             done += units * weight
             bar.update(task, completed=done)
-    loss = costs[0].denoising_loss / costs[0].loss_ratio
-    return [Cost(None, 0.0, loss, 1.0, None, *metered(parent.reference)), *costs]
+    return [_parent_row(request.out / ROW, parent, costs[0], metered), *costs]
+
+
+def _parent_row(
+    path: Path, parent: Parent, child: Cost, metered: Callable[[System], tuple[float, float]]
+) -> Cost:
+    """The row of what ``child`` was compared with, read from ``path`` or kept there."""
+    if path.is_file():
+        return cost_from(read_json(path))
+    loss = child.denoising_loss / child.loss_ratio
+    cost = Cost(None, 0.0, loss, 1.0, None, *metered(parent.reference))
+    write_json(path, asdict(cost))
+    return cost
 
 
 def _save(
