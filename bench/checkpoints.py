@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.data.datasets import load
 from bench.data.pictures import Images
-from bench.json_files import read_json, write_json
+from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config, parse_sampler
 from bench.registry import SYSTEMS, choose, find, load_module

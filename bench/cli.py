@@ -260,7 +260,7 @@ def train(
             f"one checkpoint of {system} serves every number of time steps; give it to sample, "
             "evaluate or energy",
         )  # fmt: skip
-    from bench.lock import alone
+    from bench.files import lock_folder
     from bench.machine import Machine
     from bench.plan.plan import Options, load_split, make_plan
     from bench.run import stages
@@ -270,7 +270,7 @@ def train(
     images = load_split(plan, "train")
     machine = Machine(device, devices, nodes)
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out, machine.first):
+    with lock_folder(out, machine.first):
         checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
     if machine.first:
         click.echo(f"checkpoint: {checkpoint}")

@@ -51,15 +51,15 @@ def sample(
             "nothing to write: give --grid FILE.png, --out FILE.npy, --gif FILE.gif or "
             "--strip FILE.png"
         )
-    from bench import outputs
     from bench.data.grids import save_grid
+    from bench.files import check_file
     from bench.look import trace
     from bench.run import stages
 
     wanted = {"--grid": grid, "--out": out, "--gif": gif, "--strip": strip}
     for option, path in wanted.items():
         if path is not None:
-            outputs.check_file(option, path)
+            check_file(option, path)
     system, machine, seed, sampling = _open(checkpoint, **how)
     watched: Any = None
     if gif or strip:
@@ -206,13 +206,13 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
         options.refuse(ctx, ("values",), "--method gradient tries no values; leave out either")
     if given["confirm"] and method not in ("grid", "best"):
         options.refuse(ctx, ("confirm",), f"--method {method} picks without images; leave it out")
-    from bench import outputs
+    from bench.files import check_folder
     from bench.guide.run import Request, run_guide
     from sddpm.checkpoint import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    outputs.check_folder("--ckpt", folder)  # where guidance.json goes
-    outputs.check_folder("--out", out or folder)
+    check_folder("--ckpt", folder)  # where guidance.json goes
+    check_folder("--out", out or folder)
     given = {name: value for name, value in given.items() if value is not None}
     request = Request(folder, out or folder, command=command_line(ctx), **given)
     outcome = run_guide(request, say=_say)
@@ -285,11 +285,11 @@ def show(checkpoint: str, out: Path, layer: str | None, images: int, kind: str, 
       sddpm-bench show --ckpt CHECKPOINT --out figures
       sddpm-bench show --ckpt CHECKPOINT --out figures --layer middle.0.act2 --format pdf
     """
-    from bench import outputs
+    from bench.files import check_folder
     from bench.look.show import draw_everything
     from sddpm.checkpoint import find_checkpoint
 
-    outputs.check_folder("--out", out)
+    check_folder("--out", out)
     system, _, seed, sampling = _open(checkpoint, engine=None, **how)
     folder = find_checkpoint(checkpoint)
     seen = draw_everything(folder, system, sampling, out, seed, images, layer, kind)

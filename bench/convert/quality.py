@@ -14,7 +14,7 @@ import torch
 from bench.checkpoints import DEFAULT_SAMPLER, DEFAULT_STEPS
 from bench.convert.tables import Quality
 from bench.data.pictures import Images
-from bench.json_files import read_json, write_json
+from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import digest, parse_sampler
 from bench.quality.extractors import Extractor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.energy.prices import DEFAULT_TABLE
-from bench.json_files import read_json, write_json
+from bench.files import read_json, write_json
 from bench.machine import DeviceName
 from sddpm.checkpoint import CONFIG
 

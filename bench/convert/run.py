@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import outputs
+from bench import files
 from bench.checkpoints import load_images, load_system
 from bench.convert.parents import Parent, open_parent
 from bench.convert.plots import plot_costs, plot_layers
@@ -39,7 +39,7 @@ from bench.convert.tables import (
 from bench.data.pictures import Images
 from bench.energy.meter import Meter
 from bench.energy.prices import TABLES, published_mj, strict_mj
-from bench.json_files import read_json, write_json
+from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import digest
 from bench.quality.extractors import choose_extractor
@@ -76,7 +76,7 @@ def run_convert(request: Request, say: Callable[[str], None]) -> Outcome:
     choose("energy table", request.energy_table, TABLES)
     sampling = read_sampler(request.sampler, request.engine)
     check_folder(request)
-    outputs.check_folder("--out", request.out)
+    files.check_folder("--out", request.out)
     machine = Machine(request.device)
     name, converter = load_converter()
     parent = open_parent(request, machine)

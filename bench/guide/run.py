@@ -17,6 +17,7 @@ from bench.checkpoints import (
     open_checkpoint,
     read_facts,
 )
+from bench.files import write_text
 from bench.guide.scores import Ledger, Scorer
 from bench.guide.search import (
     STEPS,
@@ -36,7 +37,6 @@ from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
 from bench.registry import SYSTEMS, find
 from bench.tables.table import solver
-from sddpm.checkpoint import atomic_write
 from sddpm.samplers import SAMPLERS
 
 ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv", "guidance.png"
@@ -177,10 +177,8 @@ def _write(
 ) -> list[Path]:
     """Everything that a search leaves; guidance.json last, since sampling reads it."""
     report, table, plot = (request.out / name for name in (REPORT, TABLE, PLOT))
-    with atomic_write(report) as temporary:
-        temporary.write_text(to_markdown(findings, names, facts), encoding="utf-8")
-    with atomic_write(table) as temporary:
-        temporary.write_text(to_csv(findings), encoding="utf-8")
+    write_text(report, to_markdown(findings, names, facts))
+    write_text(table, to_csv(findings))
     plot_guidance(findings, distance, plot)
     time_steps = read_facts(request.checkpoint)["config"].get("time_steps")
     return [report, table, plot, write_guidance(request.checkpoint, findings, facts, time_steps)]

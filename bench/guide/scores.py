@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.data.pictures import Images, cache_folder
+from bench.files import write_text
 from bench.look.activity import firing_rate
 from bench.machine import Machine
 from bench.quality.extractors import Extractor, build
@@ -27,7 +28,6 @@ from bench.quality.fidelity import (
     reference_statistics,
     summarise,
 )
-from sddpm.checkpoint import atomic_write
 from sddpm.guidance import Thresholds, read_thresholds
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds
@@ -109,8 +109,7 @@ class Ledger:
             self._known[key] = {"key": key, "made_from": facts, "result": result}
             if self.path is not None:
                 lines = (json.dumps(entry) + "\n" for entry in self._known.values())
-                with atomic_write(self.path) as temporary:
-                    temporary.write_text("".join(lines), encoding="utf-8")
+                write_text(self.path, "".join(lines))
         return self._known[key]["result"]
 
 

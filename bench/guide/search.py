@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from bench.checkpoints import describe_thresholds
 from bench.data.pictures import Images
+from bench.files import write_json
 from bench.guide.scores import Ledger, Row, Scorer, simplify
 from bench.machine import Machine
-from sddpm.checkpoint import CONFIG, MODEL, atomic_write
+from sddpm.checkpoint import CONFIG, MODEL
 from sddpm.guidance import (
     GUIDANCE,
     Choice,
@@ -223,6 +224,5 @@ def write_guidance(
         "curves": {choice.method: choice.curve for choice in findings.choices},
     }
     path = checkpoint / GUIDANCE
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)
     return path

@@ -10,7 +10,7 @@ from typing import Any
 from bench.data.datasets import brief_hash, find_spec, load
 from bench.data.pictures import Images
 from bench.energy.prices import DEFAULT_TABLE, TABLES
-from bench.json_files import read_json
+from bench.files import read_json
 from bench.plan.cells import Cell, Data, Training, digest, expand, find_preset
 from bench.registry import choose
 from bench.run import stages

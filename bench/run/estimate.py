@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.checkpoints import load_system
-from bench.json_files import read_json
+from bench.files import read_json
 from bench.machine import Machine
 from bench.plan.cells import Cell, Data, Training, make_config
 from bench.plan.plan import Plan, stage_states

@@ -17,8 +17,7 @@ import torch
 
 from bench.checkpoints import load_system, train_seconds
 from bench.data.pictures import Images
-from bench.json_files import read_json, write_json
-from bench.lock import alone, sweep
+from bench.files import lock_folder, read_json, sweep, write_json, write_text
 from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import DATA, Plan, data_facts, load_split
@@ -30,7 +29,6 @@ from bench.registry import find
 from bench.run import stages
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
 from bench.tables import table as tables
-from sddpm.checkpoint import atomic_write
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
 TRAINING_FAILED = "its training failed"
@@ -94,7 +92,7 @@ class Runner:
         """
         plan = self.plan
         plan.root.mkdir(parents=True, exist_ok=True)
-        with alone(plan.root, self.machine.first):
+        with lock_folder(plan.root, self.machine.first):
             if (plan.root / RECORDS).is_file():
                 self._records = read_records(plan.root / RECORDS)
             if self.machine.first:
@@ -361,10 +359,8 @@ class Runner:
 
     def _write_table(self) -> None:
         table, root = self._table(), self.plan.root
-        with atomic_write(root / TABLE_MD) as temporary:
-            temporary.write_text(tables.to_markdown(table, self._shown()), encoding="utf-8")
-        with atomic_write(root / TABLE_CSV) as temporary:
-            temporary.write_text(tables.to_csv(table), encoding="utf-8")
+        write_text(root / TABLE_MD, tables.to_markdown(table, self._shown()))
+        write_text(root / TABLE_CSV, tables.to_csv(table))
 
     def _outcome(self) -> Outcome:
         hashes = {cell.hash for cell in self.plan.cells}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bench.data.pictures import Images
+from bench.files import write_json
 from sddpm.analytic import estimate_gamma
 from sddpm.checkpoint import atomic_write, read_config
 from sddpm.guidance import (
@@ -141,8 +142,7 @@ def guided_thresholds(
     }
     own = time_steps == _own_time_steps(checkpoint)
     home = checkpoint if own else checkpoint / f"T{time_steps}"
-    with atomic_write(home / GUIDANCE) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(home / GUIDANCE, content)
     return choice.thresholds
 
 

@@ -24,7 +24,7 @@ from bench.checkpoints import claim, describe, load_system
 from bench.data.grids import save_grid
 from bench.data.pictures import Images, cache_folder
 from bench.energy.meter import Meter
-from bench.json_files import read_json, write_json
+from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config
 from bench.quality.extractors import METRICS, Extractor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from filelock import FileLock
 from PIL import Image
 
 from tests.support.calling import call, call_run, refused
@@ -374,8 +374,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
 def test_two_runs_do_not_work_in_one_folder(suite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(out / ".lock"):
         refused(call_run(suite, out), str(out), "another run")
 
 

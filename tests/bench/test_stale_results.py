@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.checkpoints import How, open_checkpoint
 from bench.data.pictures import Images
-from bench.lock import sweep
+from bench.files import sweep
 from bench.machine import Machine
 from bench.quality.extractors import Extractor
 from bench.quality.fidelity import reference_hash

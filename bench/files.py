@@ -1,0 +1,125 @@
+"""Files that the harness keeps: JSON written whole, outputs tried before the work, one run at a
+time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sddpm.checkpoint import atomic_write
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON, atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Read a JSON object; ValueError if the file is damaged or lacks one of ``keys``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); delete it to redo it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object; delete it to redo it")
+    lacking = [key for key in keys if key not in content]
+    if lacking:
+        raise ValueError(f"{path}: does not say {', '.join(lacking)}; delete it to redo it")
+    return content
+
+
+def check_file(option: str, path: Path) -> None:
+    """Check that a file can be written at ``path``, before the work that it is for.
+
+    Nothing is left behind.
+
+    Args:
+        option: names where the path was given, for the message.
+
+    Raises:
+        ValueError: ``path`` is a folder, or cannot be written.
+        OSError: the disk is full.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder, expected a file")
+    # As atomic_write names what it begins with.
+    _try_write(option, path, path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Check that files can be written in the folder ``path``, as :func:`check_file` does."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option} {path}: is a file, expected a folder")
+    _try_write(option, path, path / f".{os.getpid()}.tmp")
+
+
+def _try_write(option: str, path: Path, probe: Path) -> None:
+    folder = probe.parent
+    made = [home for home in (folder, *folder.parents) if not home.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise ValueError(f"{option} {path}: cannot be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+            for home in made:
+                home.rmdir()
+
+
+@contextmanager
+def lock_folder(root: Path, first: bool) -> Iterator[None]:
+    """Keep every other run out of the folder ``root``, and clear up after a killed one.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        first: whether this is the process that writes; the others of its run take no lock.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
+    if not first:
+        yield
+        return
+    lock = FileLock(root / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"--out {root}: another run is at work there") from error
+    try:
+        sweep(root)
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(root: Path) -> None:
+    """Remove the unfinished files of a killed run or training in ``root``.
+
+    Only this run's own folders are searched: a run in another folder below may be at work.
+    """
+    places = ("trainings", "cells", "steps", "parents")
+    below = [path for place in places for path in (root / place).rglob(".*.tmp")]
+    for path in (*root.glob(".*.tmp"), *below):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
