@@ -9,13 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
@@ -28,6 +25,7 @@ from sddpm.guidance import Thresholds
 from sddpm.layers import solver_arithmetic
 from sddpm.protocol import ImageShape
 from sddpm.rng import ImageStreams
+from sddpm.schedulers import NextStepDDIM, NoiselessEndDDPM, SolverToImage
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -75,32 +73,10 @@ class SamplerEntry:
     """Whether it needs statistics of the network (:func:`sddpm.analytic.estimate_gamma`)."""
 
 
-class NextStepDDIM(DDIMScheduler):
-    """diffusers' DDIM, but each step goes to the next of the chosen diffusion steps.
-
-    diffusers goes back by ``1000 // steps``, which misses it when ``steps`` does not divide 1000.
-    """
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        eta: float = 0.0,
-        generator: Sequence[torch.Generator] | None = None,
-    ) -> Any:
-        """One step, to the next of ``timesteps``; after the last, to the image."""
-        later = self.timesteps[self.timesteps < timestep].tolist()
-        jump = int(timestep) - (later[0] if later else -1)
-        # All that diffusers reads of it is ``num_train_timesteps // num_inference_steps``.
-        self.num_inference_steps = Fraction(self.config.num_train_timesteps, jump)
-        return super().step(model_output, timestep, sample, eta=eta, generator=generator)
-
-
 # "trailing" spacing starts from the last diffusion step, which is what x_T is.
 SAMPLERS: dict[str, SamplerEntry] = {
     "ddpm": SamplerEntry(
-        DDPMScheduler,
+        NoiselessEndDDPM,
         {"variance_type": "fixed_large", "clip_sample": True, "timestep_spacing": "trailing"},
         "ancestral sampling, variance beta_t, predicted image clipped (as published)",
     ),
@@ -117,7 +93,7 @@ SAMPLERS: dict[str, SamplerEntry] = {
         takes_eta=True,
     ),
     "dpm_solver": SamplerEntry(
-        DPMSolverMultistepScheduler,
+        SolverToImage,
         {
             "algorithm_type": "dpmsolver",
             "final_sigmas_type": "sigma_min",

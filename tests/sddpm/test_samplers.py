@@ -62,6 +62,38 @@ def test_converges_to_the_gaussian(name: str, eta: float, few: int, many: int) -
     assert errors[1] < errors[0]
 
 
+PICTURE = torch.linspace(-0.9, 0.9, 16).view(1, 1, 4, 4)
+
+
+def denoise_to_picture(x: Tensor, t: Tensor) -> Tensor:
+    """The noise in ``x`` if the only picture there is were PICTURE."""
+    abar = Diffusion(PROCESS).alphas_cumprod[t].view(-1, 1, 1, 1)
+    return (x - abar.sqrt() * PICTURE) / (1 - abar).sqrt()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_last_step_reaches_the_picture(name: str) -> None:
+    """The last three steps of any number of them, from where the chain would be, and whole
+    chains of a few: nothing of the noise is left."""
+    abar = Diffusion(PROCESS).alphas_cumprod
+    noise = ImageStreams([3]).randn(1, 4, 4)
+    for steps in (1, 2, 3, 4, *range(5, 1001, 38), 61, 103, 999, 1000):
+        scheduler = make_scheduler(PROCESS, Sampling(name, steps), torch.ones(1001))
+        first = scheduler.timesteps[-3:][0].long()
+        x = abar[first].sqrt() * PICTURE + (1 - abar[first]).sqrt() * noise
+        if name == "euler":  # diffusers' runs on x / sqrt(abar)
+            x = x / abar[first].sqrt()
+        takes = {"generator": ImageStreams([3]).generators} if name == "ddpm" else {}
+        for t in scheduler.timesteps[-3:]:
+            eps = denoise_to_picture(scheduler.scale_model_input(x, t), t.long().expand(1))
+            x = scheduler.step(eps, t, x, **takes).prev_sample
+        assert (x - PICTURE).abs().max() < 1e-3, steps
+    for steps in (1, 2, 7, 10, 20, 61):
+        sampling = Sampling(name, steps)
+        images = sample(denoise_to_picture, SHAPE, [0, 1], PROCESS, sampling, gamma=torch.ones(1001))
+        assert (images - PICTURE).abs().max() < 1e-3, steps
+
+
 @pytest.mark.parametrize("name", ["analytic_ddpm", "analytic_ddim"])
 def test_analytic_variance_is_the_closed_form(name: str) -> None:
     """x_s given x_r is Gaussian here, with variance B_s|r = Var[x_s] - Cov^2 / Var[x_r]."""
