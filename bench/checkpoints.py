@@ -11,16 +11,13 @@ from bench.data.datasets import load
 from bench.data.pictures import Images
 from bench.files import read_json, write_json
 from bench.machine import Machine
-from bench.plan.cells import Training, make_config, parse_sampler
+from bench.plan.cells import Training, make_config
+from bench.plan.sampling import choose_sampling
 from bench.registry import SYSTEMS, choose, find, load_module
 from bench.run.settled import HELD_OUT_IMAGES, guidance_files, settle
-from bench.suites.schema import SamplingChoice
 from sddpm.checkpoint import load_generator, read_config
 from sddpm.guidance import Thresholds, read_guidance
 from sddpm.protocol import ImageShape, System
-
-DEFAULT_SAMPLER = "ddim:50:1"
-DEFAULT_STEPS = 50
 
 
 def describe(training: Training) -> dict[str, Any]:
@@ -138,9 +135,7 @@ def open_checkpoint(
     system = load_system(checkpoint, machine, override)
     if not entry.samplers:
         return system, None
-    choice = parse_sampler(how.sampler or DEFAULT_SAMPLER)
-    if isinstance(choice, str):
-        choice = SamplingChoice(sampler=choice, steps=DEFAULT_STEPS, eta=0.0)
+    choice = choose_sampling(how.sampler)
     options = choice.model_dump() | {"threshold": how.threshold, "engine": how.engine or "exact"}
     time_steps = {**facts["config"], **override}.get("time_steps")
     if how.threshold is None and (files := guidance_files(checkpoint)):

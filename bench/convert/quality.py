@@ -11,18 +11,16 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import DEFAULT_SAMPLER, DEFAULT_STEPS
 from bench.convert.tables import Quality
 from bench.data.pictures import Images
 from bench.files import read_json, write_json
 from bench.machine import Machine
-from bench.plan.cells import digest, parse_sampler
+from bench.plan.cells import digest
+from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import Extractor
 from bench.quality.fidelity import MIN_IMAGES, reference_hash
 from bench.records.make import PRICES, counts_of, price_both
 from bench.run import stages
-from bench.suites.schema import SamplingChoice
-from bench.tables.table import solver
 from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 
@@ -33,9 +31,7 @@ def read_sampler(text: str | None, engine: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError: an unknown sampler, or one whose statistics depend on the network.
     """
-    choice = parse_sampler(text or DEFAULT_SAMPLER)
-    if isinstance(choice, str):
-        choice = SamplingChoice(sampler=choice, steps=DEFAULT_STEPS, eta=0.0)
+    choice = choose_sampling(text)
     if SAMPLERS[choice.sampler].needs_gamma:
         raise ValueError(
             f"--sampler {text}: its statistics would have to be measured anew for every T; "

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.checkpoints import (
-    DEFAULT_SAMPLER,
     How,
     load_images,
     open_checkpoint,
@@ -32,11 +31,10 @@ from bench.guide.search import (
 from bench.guide.tables import cells, costs, headings, to_csv, to_markdown
 from bench.look.plots import plot_guidance
 from bench.machine import DeviceName, Machine, git_commit
-from bench.plan.cells import parse_sampler
+from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
 from bench.registry import SYSTEMS, find
-from bench.tables.table import solver
 from sddpm.samplers import SAMPLERS
 
 ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv", "guidance.png"
@@ -93,9 +91,7 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
             f"--ckpt {folder}: {name} has no firing threshold that may move while it samples; "
             f"those of {guidable} can be guided"
         )
-    wanted = parse_sampler(request.sampler or DEFAULT_SAMPLER)
-    wanted = wanted if isinstance(wanted, str) else wanted.sampler
-    if SAMPLERS[wanted].needs_gamma:
+    if SAMPLERS[choose_sampling(request.sampler).sampler].needs_gamma:
         raise ValueError(
             f"--sampler {request.sampler}: its statistics would have to be measured anew at every "
             "threshold; choose the threshold with another sampler"

@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from bench.plan.sampling import replace_samplings, sampling_label
 from bench.registry import SYSTEMS, choose, find, load_module
-from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
+from bench.suites.schema import Budget, Preset, Suite
 from sddpm.training import fast_precision
 
 
@@ -101,13 +102,13 @@ class Cell:
     @property
     def label(self) -> str:
         """For people: system, time steps, sampler, seed."""
-        parts = [_base(self.system, self.time_steps), *_sampler_label(self.sampling)]
+        parts = [_base(self.system, self.time_steps), *sampling_label(self.sampling)]
         return "-".join(parts) + (f" seed {self.seed}" if self.seed else "")
 
     @property
     def name(self) -> str:
         """Folder under ``cells/``."""
-        parts = [_base(self.system, self.time_steps), *_sampler_label(self.sampling)]
+        parts = [_base(self.system, self.time_steps), *sampling_label(self.sampling)]
         return "-".join([*parts, self.hash[:8]])
 
 
@@ -139,7 +140,7 @@ def expand(
         preset.systems or suite.systems
     )
     steps = list(time_steps) or list(preset.time_steps or suite.time_steps)
-    choices = _samplings(samplers, preset.sampling or suite.sampling)
+    choices = replace_samplings(samplers, preset.sampling or suite.sampling)
     cells = []
     for seed in seeds:
         for system in systems:
@@ -154,8 +155,8 @@ def expand(
                     **training.config, "time_steps": count
                 }  # fmt: skip
                 for choice in choices if entry.samplers else [None]:
-                    if choice and choice.threshold is not None and entry.time_axis == "none":
-                        continue  # no neurons to guide
+                    if choice and choice.threshold is not None and not entry.guidable:
+                        continue  # no threshold that may move
                     sampling = choice.model_dump() if choice else None
                     cells.append(Cell(training, count, config, sampling, preset.samples))
     return list({cell.hash: cell for cell in cells}.values())
@@ -250,58 +251,11 @@ def make_config(system: str, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"configuration of {system}: {field}: {problem['msg']}") from error
 
 
-def parse_sampler(text: str) -> SamplingChoice | str:
-    """``NAME`` as it is; ``NAME:STEPS[:ETA]`` as a choice."""
-    name, *rest = text.split(":")
-    from sddpm.samplers import SAMPLERS
-
-    choose("sampler", name, SAMPLERS)
-    if not rest:
-        return name
-    try:
-        values = {"steps": int(rest[0]), "eta": float(rest[1]) if len(rest) > 1 else 0.0}
-        if len(rest) > 2:
-            raise ValueError("too many parts")
-        return SamplingChoice(sampler=name, **values)  # type: ignore[arg-type]
-    except ValidationError as error:
-        problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"--sampler {text}: {message}") from error
-    except ValueError as error:
-        raise ValueError(
-            f"--sampler {text}: expected NAME, NAME:STEPS or NAME:STEPS:ETA"
-        ) from error
-
-
 def digest(facts: Any) -> str:
     """SHA-256 of ``facts`` as canonical JSON, in hexadecimal."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _samplings(wanted: Sequence[str], listed: Sequence[SamplingChoice]) -> list[SamplingChoice]:
-    choices: list[SamplingChoice] = []
-    for text in wanted:
-        choice = parse_sampler(text)
-        if isinstance(choice, SamplingChoice):
-            choices.append(choice)
-            continue
-        same = [entry for entry in listed if entry.sampler == choice]
-        # A sampler that the suite does not list runs for as many steps as its first entry.
-        choices += same or [SamplingChoice(sampler=choice, steps=listed[0].steps, eta=0.0)]
-    return choices or list(listed)
-
-
 def _base(system: str, time_steps: int | None) -> str:
     return system if time_steps is None else f"{system}-T{time_steps}"
-
-
-def _sampler_label(sampling: Mapping[str, Any] | None) -> list[str]:
-    if sampling is None:
-        return []
-    eta = f"-eta{sampling['eta']:g}" if sampling["eta"] else ""
-    parts = [f"{sampling['sampler']}{sampling['steps']}{eta}"]
-    threshold, engine = sampling.get("threshold"), sampling.get("engine", "exact")
-    if threshold is not None:
-        parts.append(threshold if isinstance(threshold, str) else f"theta{threshold:g}")
-    return parts if engine == "exact" else [*parts, engine]

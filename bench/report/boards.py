@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from bench.plan.sampling import solver
 from bench.records.record import Energy, Record
 from bench.registry import SYSTEMS
 from bench.report.sources import (
@@ -25,7 +26,7 @@ from bench.report.sources import (
     Published,
     Sources,
 )
-from bench.tables.table import cell_of, solver
+from bench.tables.table import cell_of
 
 LOWER_IS_BETTER = ("fid", "fd", "kid")
 

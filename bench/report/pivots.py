@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from bench.plan.sampling import solver
 from bench.report.boards import LOWER_IS_BETTER, Board, Row, Section, kind
 from bench.report.sources import ConversionPoint
 from bench.report.tables import (
@@ -16,7 +17,7 @@ from bench.report.tables import (
     metric_text,
     significant,
 )
-from bench.tables.table import DASH, solver
+from bench.tables.table import DASH
 
 
 def pivots(board: Board) -> list[TableText]:

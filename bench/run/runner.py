@@ -21,6 +21,7 @@ from bench.files import lock_folder, read_json, sweep, write_json, write_text
 from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import DATA, Plan, data_facts, load_split
+from bench.plan.sampling import solver
 from bench.quality.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
 from bench.quality.fidelity import reference_hash
 from bench.records.make import cell_facts, make_record
@@ -384,7 +385,7 @@ def _row_of(cell: Cell) -> dict[str, Any]:
         "title": find(cell.system).title,
         "time_steps": cell.time_steps,
         **asked,
-        "solver": tables.solver(asked),
+        "solver": solver(asked),
         "seed": cell.seed,
         "status": "missing",
     }

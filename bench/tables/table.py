@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
+from bench.plan.sampling import solver
 from bench.records.record import Record
 
 DASH = "-"
@@ -130,25 +131,6 @@ def cell_of(record: Record) -> tuple[Any, ...]:
         record.sampler_steps, record.eta, record.threshold, record.engine, record.train_steps,
         record.batch_size, record.precision, json.dumps(record.config, sort_keys=True),
     )  # fmt: skip
-
-
-def solver(sampling: Mapping[str, Any]) -> str | None:
-    """A sampler for people, as ``ddim 50`` or ``ddim 50 eta=1 guided``; None where there is none.
-
-    Args:
-        sampling: sampler, sampler_steps, eta, threshold and engine.
-    """
-    if sampling["sampler"] is None:
-        return None
-    parts = [f"{sampling['sampler']} {sampling['sampler_steps']}"]
-    if sampling["eta"]:
-        parts.append(f"eta={sampling['eta']:g}")
-    threshold, engine = sampling.get("threshold"), sampling.get("engine")
-    if threshold is not None:
-        parts.append(threshold if isinstance(threshold, str) else f"threshold={threshold:g}")
-    if engine not in (None, "exact"):
-        parts.append(str(engine))
-    return " ".join(parts)
 
 
 def _row(record: Record) -> dict[str, Any]:

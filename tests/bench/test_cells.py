@@ -11,8 +11,9 @@ from types import ModuleType
 import pytest
 
 from bench import registry
-from bench.plan.cells import Cell, Data, expand, parse_sampler, plan_training
+from bench.plan.cells import Cell, Data, expand, plan_training
 from bench.plan.plan import Options, Plan, stage_states
+from bench.plan.sampling import choose_sampling, parse_sampler
 from bench.registry import Entry
 from bench.suites.schema import Suite, parse_suite
 
@@ -89,6 +90,22 @@ def test_the_time_axis_decides_the_grid(suite: Suite) -> None:
     assert len({c.training.hash for c in converted}) == 1
     assert {c.config["time_steps"] for c in converted} == {2, 4}
     assert len({c.hash for c in cells}) == len(cells) == 9
+
+
+def test_only_systems_whose_thresholds_may_move_are_guided(suite: Suite) -> None:
+    """Spiking time alone is not enough: a system may spike at thresholds that are fixed."""
+    text = TEXT.replace(
+        "{sampler: ddpm, steps: 10}", "{sampler: ddim, steps: 5, threshold: guided}"
+    )
+    guided = parse_suite(text, "mine.yaml")
+
+    def systems() -> set[str]:
+        cells = expand(guided, "smoke", DATA)
+        return {c.system for c in cells if c.sampling and c.sampling["threshold"] == "guided"}
+
+    assert systems() == set()
+    registry.SYSTEMS["converted"] = replace(registry.SYSTEMS["converted"], guidable=True)
+    assert systems() == {"converted"}
 
 
 def test_a_parent_is_trained_as_the_suite_trains_it(suite: Suite) -> None:
@@ -229,3 +246,10 @@ def test_parse_sampler() -> None:
     assert not isinstance(choice, str)
     assert (choice.sampler, choice.steps, choice.eta) == ("ddim", 20, 0.5)
     assert parse_sampler("ddpm") == "ddpm"
+
+
+def test_a_command_on_a_checkpoint_samples_as_its_help_says() -> None:
+    default = choose_sampling(None).model_dump()
+    assert default == choose_sampling("ddim:50:1").model_dump()
+    bare = choose_sampling("ddpm")
+    assert (bare.sampler, bare.steps, bare.eta) == ("ddpm", 50, 0.0)
