@@ -19,7 +19,7 @@ from bench.records.record import Record, write_records
 from bench.tables.table import display, frame, to_csv
 
 ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "tests" / "baselines" / "digits-smoke.csv"
+SMOKE = ROOT / "tests" / "regression" / "digits-smoke.csv"
 PLAIN = {
     "dataset": "digits", "system": "a", "title": "A", "time_steps": "4.0", "sampler": "ddim",
     "sampler_steps": "10", "eta": "1.0", "engine": "exact", "seed": "0", "status": "ok",
