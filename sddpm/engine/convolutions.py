@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from sddpm.kernels.processor import allows
 from sddpm.kernels.winograd import WinogradConvolution, divides
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import doubled_weight, phase_weights
@@ -270,7 +271,9 @@ def int8_parts(weight: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
 @cache
 def int8_runs() -> bool:
     """Whether this machine computes int8 convolutions, correctly and at their full speed."""
-    if not torch.backends.mkldnn.is_available() or not torch.cpu._is_vnni_supported():
+    if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
+        return False
+    if not allows("avx512_vnni"):
         return False
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(8, 8, 3, 3, generator=generator), torch.ones(8)
@@ -288,4 +291,5 @@ def int8_runs() -> bool:
 @cache
 def bfloat16_runs() -> bool:
     """Whether this processor multiplies bfloat16 natively, so that it is faster than float32."""
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+    has_it = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+    return has_it and allows("avx512_bf16")

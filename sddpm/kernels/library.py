@@ -1,69 +1,147 @@
-"""Native kernels are compiled on first use, with the machine's own compiler.
+"""Native kernels: which of them run here, and why.
 
-A source is built once a machine (some seconds; the log says so) into the user's cache directory,
-and called through plain pointers, so it depends on no version of torch. Where there is no
-compiler, there is no library and callers use their torch formulas. ``SDDPM_KERNELS=0`` in the
-environment does the same.
+The installed package carries kernels built for common processors; elsewhere, and for
+``SDDPM_KERNELS=build``, the user's compiler builds them (some seconds, once; the log says so) into
+the user's cache folder. They are called through plain pointers, so they depend on no version of
+torch. Where neither is to be had there is no library, one line says so, and callers use their
+torch formulas. :mod:`sddpm.kernels.processor` explains the switch.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import shutil
-import subprocess
-import tempfile
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
-_FLAGS = [
-    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp"),
-    *("-fno-math-errno", "-fno-trapping-math"),
-]
+import torch  # noqa: F401  # its OpenMP runtime must be there when a kernel is loaded
+
+from sddpm.kernels.build import (
+    HERE,
+    SOURCES,
+    cleaning_up,
+    compile_kernel,
+    find_compiler,
+    fingerprint,
+)
+from sddpm.kernels.processor import BUILD, OFF, SWITCH, Level, limit, switch, usable_levels
+from sddpm.kernels.store import RefusedError, Store
+
+PACKAGED = HERE / "built"
+"""Folder of the kernels that the installed package carries."""
 _log = logging.getLogger(__name__)
 
 
-def compiled(source: Path, *flags: str) -> ctypes.CDLL | None:
-    """The library of a source, built if it is not in the cache; None where that fails."""
-    if os.environ.get("SDDPM_KERNELS") == "0":
-        return None
-    names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+@dataclass(frozen=True)
+class Choice:
+    """Where kernels come from."""
+
+    way: Literal["packaged", "compiled", "none"]
+    level: str
+    """Of :data:`sddpm.kernels.processor.LEVELS`; ``native`` for exactly this processor; empty
+    where there are none."""
+    why: str
+    """A clause that a user can read."""
+
+
+def packaged_prefix(name: str, level: Level) -> str:
+    """The first part of a packaged kernel's file name."""
+    return f"{name}-{level.name}-{fingerprint(name, *level.flags)}"
+
+
+def choose() -> Choice:
+    """What :func:`load` tries first.
+
+    Raises:
+        ValueError: the switch has no such value, or one that the processor cannot run.
+    """
+    asked = switch()
+    if asked == OFF:
+        return Choice("none", "", f"{SWITCH}={OFF}")
+    if os.name != "posix":
+        return Choice("none", "", "they are built for Linux and other Unix systems alone")
+    if asked != BUILD:
+        for level in usable_levels():
+            if _is_packaged(level):
+                return Choice("packaged", level.name, "the most that this processor runs"
+                              if not asked else f"{SWITCH}={asked}")  # fmt: skip
+    compiler = find_compiler()
     if compiler is None:
-        _log.info("no C++ compiler found: %s is left out, slower", source.name)
-        return None
+        return Choice("none", "", "the package has none for this processor and there is no C++ "
+                      "compiler; install g++, or the wheel of an x86-64 Linux")  # fmt: skip
+    why = f"{SWITCH}={asked}" if asked else "the package has none built for this processor"
+    most = limit()
+    return Choice("compiled", "native" if most is None else most.name, f"{why}, by {compiler}")
+
+
+def _is_packaged(level: Level) -> bool:
+    return all(any(PACKAGED.glob(f"{packaged_prefix(name, level)}-*.so")) for name in SOURCES)
+
+
+@cache
+def load(name: str) -> ctypes.CDLL | None:
+    """The library of a source of :data:`sddpm.kernels.build.SOURCES`, or None where it cannot be
+    had. May compile, at the first call."""
+    choice = choose()
     try:
-        return ctypes.CDLL(str(_build(compiler, source, [*_FLAGS, *flags])))
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("%s could not be built, torch operators are used: %s", source.name, error)
-        return None
+        if choice.way == "packaged":
+            level = next(x for x in usable_levels() if x.name == choice.level)
+            loaded = Store(PACKAGED, like=Path(__file__)).load(packaged_prefix(name, level))
+            if loaded is not None:
+                return loaded
+            raise OSError(f"{PACKAGED}: {name} is damaged; install the package again")
+        if choice.way == "compiled":
+            return _compiled(name)
+    except RefusedError as error:
+        _say_once(f"native kernels are not loaded, torch operators are used (slower): {error}")
+    except (OSError, RuntimeError) as error:
+        _say_once(f"{name}.cpp could not be built or loaded, torch operators are used: {error}")
+    else:
+        if switch() != OFF:
+            _say_once(f"no native kernels, torch operators are used (slower): {choice.why}")
+    return None
 
 
-def _build(compiler: str, source: Path, flags: list[str]) -> Path:
-    """Path of the shared library for this source, compiler and processor; built if missing."""
-    key = hashlib.sha256()
-    for part in (source.read_bytes(), " ".join([compiler, *flags]).encode(), _processor()):
-        key.update(part)
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sddpm"
-    target = root / f"{source.stem}-{key.hexdigest()[:16]}.so"
-    if target.is_file():
-        return target
-    # A warning, because logging shows it without being asked: the first use waits for this.
-    _log.warning("compiling %s for this processor: some seconds, once (%s)", source.name, target)
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as folder:
-        built = Path(folder) / "kernels.so"
-        command = [compiler, *flags, str(source), "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        os.replace(built, target)  # atomic: another process sees all of it or nothing
-    return target
+def _compiled(name: str) -> ctypes.CDLL | None:
+    compiler, most = find_compiler(), limit()
+    assert compiler is not None, "choose() found one"
+    flags = ("-march=native",) if most is None else most.flags
+    prefix = f"{name}-{fingerprint(name, compiler, *flags, _processor())}"
+    store = Store(cache_folder())
+    loaded = store.load(prefix)
+    if loaded is None:
+        # A warning, because logging shows it without being asked: the first use waits for this.
+        _log.warning(
+            "compiling %s.cpp for this processor: some seconds, once (%s)", name, store.folder
+        )
+        with cleaning_up():
+            store.build(prefix, lambda place: compile_kernel(compiler, name, flags, place))
+        loaded = store.load(prefix)
+    return loaded
 
 
-def _processor() -> bytes:
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: ``$XDG_CACHE_HOME/sddpm/kernels`` or below ``~/.cache``.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "sddpm" / "kernels"
+
+
+@cache
+def _say_once(text: str) -> None:
+    _log.warning(text)
+
+
+def _processor() -> str:
     """What -march=native depends on, so that a shared cache never serves another machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return os.uname().machine.encode()
-    return "".join(x for x in lines[:40] if x.startswith(("model name", "flags"))).encode()
+        return os.uname().machine
+    return "".join(x for x in lines[:40] if x.startswith(("model name", "flags")))

@@ -9,14 +9,12 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sddpm.kernels.library import compiled
+from sddpm.kernels.library import load
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 
 
@@ -44,9 +42,8 @@ class Affine:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had. Compiles at the first call."""
-    # A fused multiply-add would round a membrane differently from the torch formula.
-    loaded = compiled(_SOURCE, "-ffp-contract=off")
+    """The compiled kernels, or None where they cannot be had. May compile, at the first call."""
+    loaded = load("neurons")
     return None if loaded is None else _declared(loaded)
 
 

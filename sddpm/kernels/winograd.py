@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from sddpm.kernels import neurons as kernels
-from sddpm.kernels.library import compiled
+from sddpm.kernels.library import load
 
 _CHANNELS = 64  # the kernels work on panels of this many channels
 _BLOCK = 36  # tiles transformed at a time: they and their sums fit the second cache
@@ -30,7 +29,7 @@ _GRADIENT_TILES = 128  # below as many tiles, the kernel's gradient is no faster
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where there are none or the processor has too few registers."""
-    loaded = compiled(Path(__file__).with_suffix(".cpp"), "-ffp-contract=fast")
+    loaded = load("winograd")
     if loaded is None or not loaded.sddpm_winograd_supported():
         return None
     i32, i64, p = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p

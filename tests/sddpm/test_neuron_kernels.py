@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -193,24 +192,6 @@ def test_evaluation_uses_the_running_statistics() -> None:
     y = torch.ones(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
     assert normalise_and_fire(y, norm, IF(1)).sum() == 0
     assert norm.num_batches_tracked == 0
-
-
-def test_the_switch_and_a_missing_compiler_mean_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = kernels.library.__wrapped__
-    monkeypatch.setenv("SDDPM_KERNELS", "0")
-    assert build() is None
-    monkeypatch.delenv("SDDPM_KERNELS")
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert build() is None
-
-
-def test_a_failing_compiler_is_reported_and_survived(
-    monkeypatch: pytest.MonkeyPatch, tmp_path, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(shutil, "which", lambda _: "/bin/false")
-    assert kernels.library.__wrapped__() is None
-    assert "could not be built" in caplog.text
 
 
 def _error(value: Tensor, expected: Tensor) -> float:
