@@ -6,7 +6,7 @@ torch. To add a system, write its file and add its entry here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -38,6 +38,8 @@ class Entry:
     converter: str | None = None
     """Module that turns a trained parent into this system: ``prepare``, ``needs_clips`` and
     ``prediction_error``."""
+    methods: str | None = None
+    """Module with ``METHODS``, the ways in which ``converter`` works; it imports no torch."""
     prepares: Literal["clips", "twin"] | None = None
     """What ``convert`` trains it for before it converts: the ``clips`` of a ReLU parent, or a
     ``twin`` of a network that cannot be converted."""
@@ -79,6 +81,7 @@ SYSTEMS: dict[str, Entry] = {
         samplers=True,
         guidable=True,
         converter="conversion.command",
+        methods="conversion.methods",
     ),
     "quantised_twin": Entry(
         "conversion.quantised",
@@ -172,6 +175,13 @@ def load_converter() -> tuple[str, ModuleType]:
     """What ``sddpm-bench convert`` makes: the system's name, and the module behind it."""
     name, entry = next((name, e) for name, e in SYSTEMS.items() if e.converter)
     return name, import_module(str(entry.converter))
+
+
+def load_methods() -> Mapping[str, Any]:
+    """The methods of ``sddpm-bench convert``: name -> a :class:`conversion.methods.Method`."""
+    module = next(entry.methods for entry in SYSTEMS.values() if entry.methods)
+    methods: Mapping[str, Any] = import_module(module).METHODS
+    return methods
 
 
 def find_preparer(what: Literal["clips", "twin"]) -> str:

@@ -2,32 +2,30 @@
 
 Too low a threshold clips activations, too high a one leaves a few coarse levels: maximum and
 percentile are the two data-based choices of rate coding (Rueckauer et al. 2017, as in
-SpikingJelly's recipe). ``mse`` instead takes, for the number of spiking steps at hand, the
-threshold whose clipped and rounded activation is nearest to the parent's. ``channel-mse`` does
-so for every channel by itself. ``ltb`` is local threshold balancing (Bu et al. 2024,
-arXiv 2409.03368, as in SpikingJelly 2): a channel's threshold grows by twice the mean of what
-exceeds it, while the network runs on activations that it has clipped.
+SpikingJelly's recipe). The least squared error instead takes, for the number of spiking steps at
+hand, the threshold whose clipped and rounded activation is nearest to the parent's, for a layer or
+for every channel by itself. Local threshold balancing (Bu et al. 2024, arXiv 2409.03368, as in
+SpikingJelly 2) adds to a channel's threshold twice the mean of what exceeds it, while the network
+runs on activations that it has clipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sddpm.neurons import QuantReLU, ReLU, SpikingNeuron
+from sddpm.neurons import QuantReLU, RateIF, ReLU, SpikingNeuron
 
 MOST_VALUES = 1 << 21
 """Activations of a layer and batch that a statistic looks at; of more, an even selection."""
 FRACTIONS = tuple(0.05 * k for k in range(1, 25))
 """Thresholds that ``mse`` tries, as parts of the 99.99th percentile."""
-STATISTICS = ("max", "percentile", "mse", "channel-mse", "ltb")
-PER_CHANNEL = ("channel-mse", "ltb")
-"""Statistics that give every channel a threshold of its own."""
 LEAST = 1e-6
-"""Smallest threshold of ``ltb``."""
+"""Smallest threshold of local threshold balancing."""
 
 See = Callable[[str, Tensor, Tensor], "Tensor | None"]
 
@@ -53,23 +51,24 @@ def watched(net: nn.Module, see: See) -> Iterator[None]:
             handle.remove()
 
 
-class Thresholds:
-    """Running statistics of a parent's activations: a threshold a layer, or one a channel.
+class ThresholdStatistic:
+    """A running statistic of a parent's activations: a threshold a layer, or one a channel.
+
+    A subclass says in :meth:`measure` what one batch gives; by default the threshold is the mean
+    over batches.
 
     Args:
-        method: one of :data:`STATISTICS`. ``max``: the largest activation; ``percentile``: the
-            mean over batches of the batch's percentile; ``mse`` and ``channel-mse``: as the
-            module says, the mean over batches; ``ltb``: one update a batch.
-        percentile: in (0, 100], over all activations of a layer, zeros included.
-        time_steps: for ``mse`` and ``channel-mse``.
+        time_steps: spiking steps of the network to come, for statistics that depend on them.
+        percentile: in (0, 100], for :class:`Percentile`.
     """
 
-    def __init__(self, method: str, percentile: float = 99.9, time_steps: int = 1) -> None:
-        if method not in STATISTICS:
-            raise ValueError(f"method={method!r}: expected one of {', '.join(STATISTICS)}")
+    per_channel: ClassVar[bool] = False
+    """Whether every channel has a threshold of its own."""
+
+    def __init__(self, time_steps: int = 1, percentile: float = 99.9) -> None:
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile={percentile}: expected a number above 0, at most 100")
-        self.method, self.percentile, self.time_steps = method, percentile, time_steps
+        self.time_steps, self.percentile = time_steps, percentile
         self.values: dict[str, Tensor] = {}
         """By layer: a number, or ``[channels]``."""
         self.batches = 0
@@ -86,38 +85,27 @@ class Thresholds:
         was_training = parent.training
         parent.eval()
         try:
-            with watched(parent, self._balance if self.method == "ltb" else self._measure):
+            with watched(parent, self.see):
                 parent(noisy, t)
         finally:
             parent.train(was_training)
         self.batches += 1
 
-    def _measure(self, name: str, _given: Tensor, out: Tensor) -> None:
-        value, old = self._of(out.float()), self.values.get(name)
-        if old is None:
-            self.values[name] = value
-        elif self.method == "max":
-            self.values[name] = torch.maximum(old, value)
-        else:
-            self.values[name] = old.lerp(value, 1 / (self.batches + 1))
+    def see(self, name: str, given: Tensor, out: Tensor) -> Tensor | None:
+        """Take in the activation ``out`` of the layer ``name``; what is returned, unless None,
+        goes on through the parent in its place."""
+        value, old = self.measure(out.float()), self.values.get(name)
+        self.values[name] = value if old is None else self.combine(old, value)
+        return None
 
-    def _balance(self, name: str, _given: Tensor, out: Tensor) -> Tensor:
-        """One update of local threshold balancing; the clipped activation goes on."""
-        old = self.values.get(name)
-        theta = balance(out.new_zeros(out.shape[1]) if old is None else old, out)
-        self.values[name] = theta
-        return out.minimum(theta[:, None, None])
+    def measure(self, out: Tensor) -> Tensor:
+        """The threshold of one batch's activations ``[batch, channels, H, W]``: a number, or
+        ``[channels]``."""
+        raise NotImplementedError
 
-    def _of(self, out: Tensor) -> Tensor:
-        if self.method == "channel-mse":
-            return nearest_threshold(out.transpose(0, 1).flatten(1), self.time_steps)
-        if self.method == "max":
-            return out.max()
-        values = out.flatten()
-        values = values[:: -(-values.numel() // MOST_VALUES)]
-        if self.method == "percentile":
-            return percentile_of(values, self.percentile)
-        return nearest_threshold(values, self.time_steps)
+    def combine(self, old: Tensor, value: Tensor) -> Tensor:
+        """The threshold of all batches so far and one more."""
+        return old.lerp(value, 1 / (self.batches + 1))
 
     def write(self, net: nn.Module) -> None:
         """Set the thresholds of ``net``. A layer that was never active keeps its own; a channel
@@ -133,7 +121,60 @@ class Thresholds:
                 layer.theta.fill_(active.mean())
                 if value.ndim:
                     each = torch.where(value > 2 * LEAST, value, active.mean())
-                    layer.balance.copy_((each / layer.theta)[:, None, None])
+                    scale = channel_scale(layer)
+                    assert scale is not None, f"{name} has one threshold for all channels"
+                    scale.copy_((each / layer.theta)[:, None, None])
+
+
+class Largest(ThresholdStatistic):
+    """The largest activation of a layer over all batches."""
+
+    def measure(self, out: Tensor) -> Tensor:
+        return out.max()
+
+    def combine(self, old: Tensor, value: Tensor) -> Tensor:
+        return torch.maximum(old, value)
+
+
+class Percentile(ThresholdStatistic):
+    """The percentile of a layer's activations, zeros included."""
+
+    def measure(self, out: Tensor) -> Tensor:
+        return percentile_of(_selection(out), self.percentile)
+
+
+class LeastSquares(ThresholdStatistic):
+    """The threshold at which a layer's activations change least when clipped and rounded."""
+
+    def measure(self, out: Tensor) -> Tensor:
+        return nearest_threshold(_selection(out), self.time_steps)
+
+
+class ChannelLeastSquares(ThresholdStatistic):
+    """:class:`LeastSquares` of every channel by itself."""
+
+    per_channel = True
+
+    def measure(self, out: Tensor) -> Tensor:
+        return nearest_threshold(out.transpose(0, 1).flatten(1), self.time_steps)
+
+
+class LocalBalancing(ThresholdStatistic):
+    """Local threshold balancing: one update a batch, and the clipped activation goes on."""
+
+    per_channel = True
+
+    def see(self, name: str, given: Tensor, out: Tensor) -> Tensor:
+        old = self.values.get(name)
+        theta = balance(out.new_zeros(out.shape[1]) if old is None else old, out)
+        self.values[name] = theta
+        return out.minimum(theta[:, None, None])
+
+
+def _selection(out: Tensor) -> Tensor:
+    """The activations as one dimension; of very many an even selection."""
+    values = out.flatten()
+    return values[:: -(-values.numel() // MOST_VALUES)]
 
 
 def balance(theta: Tensor, out: Tensor) -> Tensor:
@@ -168,9 +209,16 @@ def nearest_threshold(values: Tensor, time_steps: int) -> Tensor:
     return best
 
 
+def channel_scale(layer: nn.Module) -> Tensor | None:
+    """The factor of each channel's threshold, ``[channels, 1, 1]``; None where all have one."""
+    return layer.channel_scale() if isinstance(layer, RateIF) else None
+
+
 def read_thetas(net: nn.Module) -> Mapping[str, Tensor]:
     """Threshold of every activation by name: a number, or ``[channels, 1, 1]``."""
-    return {
-        name: layer.theta.detach() * getattr(layer, "balance", 1.0)
-        for name, layer in activations(net).items()
-    }
+    thetas = {}
+    for name, layer in activations(net).items():
+        scale = channel_scale(layer)
+        theta = layer.theta.detach()
+        thetas[name] = theta if scale is None else theta * scale
+    return thetas

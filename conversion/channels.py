@@ -35,6 +35,9 @@ class ChannelRateIF(RateIF):
         super().__init__(time_steps, threshold)
         self.register_buffer("balance", torch.ones(channels, 1, 1))
 
+    def channel_scale(self) -> Tensor:
+        return self.balance
+
     def integrate(self, x: Tensor) -> Tensor:
         """Spikes of 0 or the channel's threshold; where signed also of minus that."""
         spikes = super().integrate(x / self.balance) * self.balance

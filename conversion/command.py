@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.compare import HEADINGS, Comparison, compare, layer_cells
+from conversion.compare import HEADINGS, NetworkComparison, compare, layer_cells
 from conversion.convert import (
-    METHODS,
     Converted,
     build,
     check_parent,
@@ -20,6 +19,7 @@ from conversion.convert import (
     noised,
 )
 from conversion.finetune import WAYS, blocks_of, finetune, finetune_blocks
+from conversion.methods import METHODS
 from conversion.readout import fit_window
 from conversion.schedule import mean_time_steps
 from sddpm.denoising import Denoiser
@@ -34,13 +34,10 @@ FINETUNE_BATCH = 16
 """Images of a step of fine-tuning."""
 WINDOW_IMAGES, WINDOW_BATCH = 64, 8
 """Images that the readout's window is fitted on, and how many at once."""
-PASSES = {"ltb": 8}
-"""How often a method sees the calibration images, each time with other noise: thresholds that
-grow a little with each batch need many."""
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Converter:
     """A parent, ready to be converted at any number of spiking steps."""
 
     parent: Denoiser
@@ -80,7 +77,7 @@ class Conversion:
             on_step: told the loss of each step of fine-tuning.
         """
         schedule = () if isinstance(time_steps, int) else tuple(time_steps)
-        passes = PASSES.get(self.method, 1)
+        passes = METHODS[self.method].passes
         config = config_of(
             self.parent,
             method=self.method,
@@ -131,7 +128,7 @@ class Conversion:
 
     def compare(
         self, child: Converted, held_out: HeldOut, on_images: Callable[[int], None]
-    ) -> Comparison:
+    ) -> NetworkComparison:
         """``child`` against the reference."""
         return compare(self.reference, child.unet, held_out, on_images)
 
@@ -140,7 +137,7 @@ class Conversion:
         """Of the table of single layers."""
         return HEADINGS
 
-    def layers(self, comparison: Comparison) -> list[list[str]]:
+    def layers(self, comparison: NetworkComparison) -> list[list[str]]:
         """The table of single layers, as rows of text."""
         return list(layer_cells(comparison))
 
@@ -153,7 +150,7 @@ def prepare(
     seed: int,
     reference: System | None = None,
     **options: Any,
-) -> Conversion:
+) -> Converter:
     """Check that ``parent`` can be converted by ``method``.
 
     Args:
@@ -170,15 +167,16 @@ def prepare(
         raise ValueError("no calibration images: thresholds are measured on some")
     check_parent(config_of(parent, method=method), parent.shape, parent, net)
     compared = net if reference is None else convertible(reference)
-    conversion = Conversion(parent, net, compared, method, images=images, seed=seed, **options)
-    if conversion.finetune not in WAYS:
-        raise ValueError(f"finetune={conversion.finetune!r}: expected one of {', '.join(WAYS)}")
-    return conversion
+    converter = Converter(parent, net, compared, method, images=images, seed=seed, **options)
+    if converter.finetune not in WAYS:
+        raise ValueError(f"finetune={converter.finetune!r}: expected one of {', '.join(WAYS)}")
+    return converter
 
 
 def needs_clips(parent: System, method: str) -> bool:
     """Whether ``method`` is to train the clips of ``parent``, which must be convertible, first."""
-    return method == "qcfs" and convertible(parent).config.activation != "quant_relu"
+    trains = METHODS[method].trains_clips
+    return trains and convertible(parent).config.activation != "quant_relu"
 
 
 @torch.no_grad()

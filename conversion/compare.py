@@ -48,7 +48,7 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class NetworkComparison:
     """A child against its parent on noised held-out images."""
 
     time_steps: int
@@ -99,7 +99,7 @@ def compare(
     child: UNet,
     held_out: HeldOut,
     on_images: Callable[[int], None] = lambda count: None,
-) -> Comparison:
+) -> NetworkComparison:
     """Run both networks on ``held_out`` and set them against each other.
 
     Args:
@@ -142,7 +142,7 @@ def compare(
         parent.train(was_training[0]), child.train(was_training[1])
     count = len(held_out.t)
     layers = tuple(row.finish(name, thetas[name].mean().item()) for name, row in sums.items())
-    return Comparison(
+    return NetworkComparison(
         time_steps=child.config.time_steps,
         images=count,
         relative_error=_root(difference, scale),
@@ -202,7 +202,7 @@ HEADINGS = [
 ]  # fmt: skip
 
 
-def layer_cells(comparison: Comparison) -> Iterator[list[str]]:
+def layer_cells(comparison: NetworkComparison) -> Iterator[list[str]]:
     """A row of text per layer, in the order of :data:`HEADINGS`."""
     for row in comparison.layers:
         errors = (row.relative_error, *(getattr(row, part) for part in PARTS))

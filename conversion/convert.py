@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conversion.calibrate import PER_CHANNEL, Thresholds, read_thetas
+from conversion.calibrate import ThresholdStatistic, read_thetas
 from conversion.channels import load_parent, shared, with_channels
+from conversion.methods import METHODS
 from conversion.readout import READOUTS, WindowReadout
 from conversion.schedule import ScheduledUNet, mean_time_steps
 from sddpm.denoising import Denoiser, DenoiserTraining
@@ -33,17 +34,6 @@ from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import mix
 from sddpm.unet import UNet, UNetConfig, check_image_size
 
-METHODS = {
-    "rate-percentile": "percentile",
-    "rate-max": "max",
-    "rate-mse": "mse",
-    "rate-channel": "channel-mse",
-    "ltb": "ltb",
-    "fast-snn": None,
-    "qcfs": None,
-}
-"""Method -> the statistic that its thresholds are; None where the parent has learned them."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -52,7 +42,7 @@ class Config:
     time_steps: int = 64
     """Spiking time steps of one network evaluation; any, with any checkpoint."""
     method: str = "rate-percentile"
-    """One of :data:`METHODS`."""
+    """One of :data:`conversion.methods.METHODS`."""
     signed: bool = False
     """Neurons may take spikes back, which corrects most of what uneven arrival spoils."""
     percentile: float = 99.9
@@ -93,9 +83,9 @@ class Converted(Denoiser):
         super().__init__(net, shape, DenoiserTraining(ema_decay=0.0), diffusion)
         self.optimizers = {}
         self.config = config
-        statistic = METHODS[config.method]
-        self.thresholds = (
-            Thresholds(statistic, config.percentile, config.time_steps) if statistic else None
+        statistic = METHODS[config.method].load_statistic()
+        self.thresholds: ThresholdStatistic | None = (
+            None if statistic is None else statistic(config.time_steps, config.percentile)
         )
         # Both go with a training that is resumed; the generator's checkpoint does not hold them.
         # The network's own thresholds would not do: silent channels have others' there.
@@ -217,7 +207,8 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Co
         raise ValueError(f"readout={config.readout!r}: expected one of {', '.join(READOUTS)}")
     if config.readout == "window":
         net.readout = WindowReadout(config.time_steps)
-    if METHODS[config.method] in PER_CHANNEL:
+    statistic = METHODS[config.method].load_statistic()
+    if statistic is not None and statistic.per_channel:
         net = with_channels(net)
     if parent is not None:
         source = convertible(parent)
@@ -254,8 +245,8 @@ def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet
         if own != theirs:
             raise ValueError(f"{field}={own}: the parent has {theirs}, a conversion keeps it")
     quantised = source.config.activation == "quant_relu"
-    if quantised != (METHODS[config.method] is None):
-        legal = ", ".join(n for n, s in METHODS.items() if (s is None) == quantised)
+    if quantised != (METHODS[config.method].statistic is None):
+        legal = ", ".join(n for n, m in METHODS.items() if (m.statistic is None) == quantised)
         raise ValueError(
             f"method={config.method!r}: a parent with {source.config.activation!r} activations "
             f"takes {legal}"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from conversion.calibrate import Thresholds
+from conversion.calibrate import LeastSquares
 from conversion.convert import convertible
 from conversion.quantised import Quantised, quantised_net
 from sddpm.denoising import DenoiserTraining, learning_rate
@@ -64,7 +64,7 @@ class ClipFloorShift(Quantised):
     """
 
     def __init__(self, net: UNet, shape: ImageShape, config: Config, teacher: UNet | None) -> None:
-        super().__init__(net, shape, config, Thresholds("mse", time_steps=config.start_levels))
+        super().__init__(net, shape, config, LeastSquares(config.start_levels))
         self.config = config
         # In a tuple: no part of this system's state.
         self._teacher = () if teacher is None else (teacher,)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.calibrate import Thresholds
+from conversion.calibrate import Percentile, ThresholdStatistic
 from conversion.convert import convertible, rectified
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, Prediction
@@ -53,7 +53,11 @@ class Quantised(Denoiser):
     """
 
     def __init__(
-        self, net: UNet, shape: ImageShape, training: DenoiserTraining, statistic: Thresholds
+        self,
+        net: UNet,
+        shape: ImageShape,
+        training: DenoiserTraining,
+        statistic: ThresholdStatistic,
     ) -> None:
         super().__init__(net, shape, training, DiffusionConfig(net.config.diffusion_steps))
         self.statistic = statistic
@@ -124,7 +128,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Qu
     if config.bits < 1:
         raise ValueError(f"bits={config.bits}: expected at least 1")
     net = quantised_net(config, shape, 2**config.bits - 1, parent)
-    return Quantised(net, shape, config, Thresholds("percentile", config.percentile))
+    return Quantised(net, shape, config, Percentile(percentile=config.percentile))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -68,6 +68,10 @@ class SpikingNeuron(nn.Module):
         """The learned factor of the charge, if there is one."""
         return None
 
+    def leak_parameter(self) -> Tensor | None:
+        """The parameter whose sigmoid is :meth:`leak`, if there is one."""
+        return None
+
     def dynamics(self) -> Dynamics | None:
         """The neuron as the kernels know it; None if it is none of theirs, and the loop runs."""
         charge = _CHARGES.get(type(self).charge)
@@ -95,8 +99,7 @@ class SpikingNeuron(nn.Module):
         """The forward pass on a kernel, or None where there is no kernel for it."""
         if x.is_cuda and not self.theta.requires_grad and not torch.compiler.is_compiling():
             known = self.dynamics()
-            w = getattr(self, "w", None)
-            return fire_cuda(x, self.time_steps, known, w) if known else None
+            return fire_cuda(x, self.time_steps, known, self.leak_parameter()) if known else None
         if kernels.usable(x) and (dynamics := self.dynamics()):
             return fire(x, self.time_steps, dynamics, self.theta, self.leak())
         return None
@@ -152,6 +155,9 @@ class ParametricLIF(SpikingNeuron):
     def leak(self) -> Tensor:
         return self.w.sigmoid()
 
+    def leak_parameter(self) -> Tensor:
+        return self.w
+
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         return v + (x - v) * self.leak()
 
@@ -171,11 +177,16 @@ class RateIF(SpikingNeuron):
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         return v + x
 
+    def channel_scale(self) -> Tensor | None:
+        """The factor of each channel's threshold, ``[channels, 1, 1]``; None where all channels
+        have the threshold ``theta``."""
+        return None
+
     def _fused(self, x: Tensor) -> Tensor | None:
         learns = torch.is_grad_enabled() and (x.requires_grad or self.theta.requires_grad)
         if learns or self.theta.numel() != 1 or not kernels.usable(x):
             return None
-        balance = getattr(self, "balance", None)
+        balance = self.channel_scale()
         return kernels.fire_rate(
             x,
             self.time_steps,

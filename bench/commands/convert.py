@@ -12,10 +12,12 @@ import click
 from bench.commands import options
 from bench.commands.checkpoint import command_line
 from bench.commands.terminal import print_table
+from bench.registry import load_methods
 
-METHODS = (
-    "rate-percentile", "rate-max", "rate-mse", "rate-channel", "ltb", "fast-snn", "qcfs",
-)  # fmt: skip
+METHODS = load_methods()
+SUMMARIES = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
+TAKE_PERCENTILE = ", ".join(name for name, each in METHODS.items() if each.reads_percentile)
+TRAIN_CLIPS = ", ".join(name for name, each in METHODS.items() if each.trains_clips)
 
 
 class Schedule(tuple[int, ...]):
@@ -49,15 +51,13 @@ class Schedules(click.ParamType):
 @click.option("--ann", required=True, metavar="DIR|NAME",
               help="Checkpoint of the ReLU twin or of a quantised one; with --distill, of any "
               "noise network, also a diffusers DDPM folder.")  # fmt: skip
-@click.option("--method", default="rate-percentile", show_default=True, type=click.Choice(METHODS),
-              help="Where thresholds come from: a percentile or the largest of the activations, "
-              "the least squared error at T levels of a layer (mse) or of each channel, local "
-              "threshold balancing, or learned clips: the quantised parent's (fast-snn, qcfs), or "
-              "trained here (qcfs).")  # fmt: skip
+@click.option("--method", default="rate-percentile", show_default=True,
+              type=click.Choice(list(METHODS)),
+              help=f"Where a threshold comes from. {SUMMARIES}.")  # fmt: skip
 @click.option("--signed/--unsigned", default=False, show_default=True,
               help="Whether neurons may take spikes back.")  # fmt: skip
 @click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
-              show_default=True, help="For rate-percentile.")  # fmt: skip
+              show_default=True, help=f"For {TAKE_PERCENTILE}.")  # fmt: skip
 @click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
               show_default=True,
               help="Over spiking time: the plain mean, or weights fitted to the parent that "
@@ -80,7 +80,7 @@ class Schedules(click.ParamType):
 @click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
               help="First step size of fine-tuning.")  # fmt: skip
 @click.option("--clip-steps", type=options.COUNT, default=500, show_default=True,
-              help="For qcfs from a ReLU twin: training of clips and weights, once for all "
+              help=f"For {TRAIN_CLIPS} from a ReLU twin: training of clips and weights, once for all "
               "T.")  # fmt: skip
 @click.option("--levels", type=options.COUNT, default=16, show_default=True,
               help="For the same: levels of an activation; best is the T that "
@@ -144,10 +144,11 @@ def _refuse_unread(ctx: click.Context) -> None:
     asked = ctx.params
     if asked["distill"] is None:
         options.refuse(ctx, ("dataset", "distill_steps"), "give it with --distill PRESET")
-    if asked["method"] != "rate-percentile":
+    method = METHODS[asked["method"]]
+    if not method.reads_percentile:
         options.refuse(ctx, ("percentile",), f"--method {asked['method']} takes none; leave it out")
-    if asked["method"] != "qcfs":
-        options.refuse(ctx, ("clip_steps", "levels"), "give it with --method qcfs")
+    if not method.trains_clips:
+        options.refuse(ctx, ("clip_steps", "levels"), f"give it with --method {TRAIN_CLIPS}")
     if not asked["finetune_steps"]:
         options.refuse(ctx, ("finetune", "finetune_rate"), "give it with --finetune-steps N")
     if not asked["evaluate"]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.record import Record, read_records
+from bench.registry import load_methods
 
 RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
 EVALUATION = "evaluation.json"
@@ -263,8 +264,8 @@ def _conversion(folder: Path) -> Conversion:
     words = [str(config.get("method", folder.name))]
     words += ["signed"] if config.get("signed") else []
     words += ["window"] if config.get("readout") == "window" else []
-    # Every configuration has one; it is read where the method is named for it.
-    words += [f"{config['percentile']:g} %"] if words[0].endswith("percentile") else []
+    method = load_methods().get(words[0])
+    words += [f"{config['percentile']:g} %"] if method and method.reads_percentile else []
     steps = made.get("finetune_steps")
     each = " a block" if made.get("finetune") == "blocks" else ""
     words += [f"{steps:,} steps of fine-tuning{each}"] if steps else []

@@ -17,7 +17,7 @@ from bench.checkpoints import load_system
 from bench.convert.tables import Cost, Quality, breakeven, cells, headings, sentence
 from bench.data.datasets import load
 from bench.machine import Machine
-from conversion.command import Conversion, prediction_error
+from conversion.command import Converter, prediction_error
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape, to_float
 from tests.support.calling import call
@@ -125,13 +125,13 @@ def test_what_is_done_is_not_redone(
     assert call(*same, "2").exit_code == 0
     weights = out / "T2" / "model.safetensors"
     before, made = weights.stat().st_mtime_ns, []
-    at = Conversion.at
+    at = Converter.at
 
-    def counted(self: Conversion, steps: int, **options: object) -> object:
+    def counted(self: Converter, steps: int, **options: object) -> object:
         made.append(steps)
         return at(self, steps, **options)
 
-    monkeypatch.setattr(Conversion, "at", counted)
+    monkeypatch.setattr(Converter, "at", counted)
     done = call(*same, "2,3", "--schedule", "3/1")
     assert done.exit_code == 0, done.output
     assert made == [3, (3, 1)]

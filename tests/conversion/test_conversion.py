@@ -8,7 +8,7 @@ import torch
 from baselines import ann_ddpm, ann_twin, pixel_gaussian
 from bench.energy.meter import Meter
 from conversion import convert, quantised
-from conversion.calibrate import Thresholds, nearest_threshold, percentile_of
+from conversion.calibrate import Largest, Percentile, nearest_threshold, percentile_of
 from conversion.command import prepare
 from conversion.compare import compare, split_error
 from conversion.convert import Config, build, config_of, rebuilt
@@ -169,8 +169,8 @@ def test_thresholds_by_hand() -> None:
 
     net = torch.nn.Sequential(ReLU())
     twice = [torch.tensor([-9.0, 1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 2.0, 8.0])]
-    for method, expected in (("max", 8.0), ("percentile", 2.0)):
-        found = Thresholds(method, percentile=75)
+    for statistic, expected in ((Largest, 8.0), (Percentile, 2.0)):
+        found = statistic(percentile=75)
         for x in twice:
             net.forward = lambda x, t: net[0](x)
             found.update(net, x, x)

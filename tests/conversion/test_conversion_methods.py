@@ -16,12 +16,20 @@ from baselines import ann_ddpm, ann_twin, pixel_gaussian
 from baselines.fsddim import system as fsddim
 from bench.energy.meter import Meter
 from conversion import distilled, qcfs
-from conversion.calibrate import Thresholds, activations, nearest_threshold, read_thetas
+from conversion.calibrate import (
+    ChannelLeastSquares,
+    Largest,
+    LocalBalancing,
+    activations,
+    nearest_threshold,
+    read_thetas,
+)
 from conversion.channels import ChannelRateIF, SignedChannelRateIF, shared
 from conversion.command import needs_clips, prediction_error, prepare
 from conversion.compare import compare
 from conversion.convert import build, config_of
 from conversion.finetune import averaged, blocks_of, finetune_blocks, run_until
+from conversion.methods import METHODS, Method
 from conversion.readout import WindowReadout, fit_window
 from conversion.schedule import ScheduledUNet, mean_time_steps
 from sddpm.denoising import Denoiser, DenoiserTraining
@@ -82,12 +90,33 @@ def test_a_channel_fires_like_a_layer_with_its_threshold(kind: type, plain: type
         assert alone.count_nonzero() > 0
 
 
+class HalfOfTheLargest(Largest):
+    """A statistic that the package does not have."""
+
+    def measure(self, out: torch.Tensor) -> torch.Tensor:
+        return super().measure(out) / 2
+
+
+def test_a_method_is_an_entry_and_its_statistic(
+    twin, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"signed": False, "percentile": 99.9, "seed": 0}
+    monkeypatch.setitem(METHODS, "half-max", Method("half", f"{__name__}:HalfOfTheLargest"))
+    images = held_out.noisy.clamp(-1, 1)
+    half, whole = (
+        read_thetas(prepare(twin, images, method=method, **given).at(2).unet)
+        for method in ("half-max", "rate-max")
+    )
+    for name, theta in whole.items():
+        torch.testing.assert_close(half[name], theta / 2)
+
+
 def test_weak_channels_are_rounded_less() -> None:
     values = torch.rand(64, 2, 8, 8) * torch.tensor([1.0, 10.0])[:, None, None]
-    found = Thresholds("channel-mse", time_steps=4)
-    found._measure("layer", values, values)
+    found = ChannelLeastSquares(time_steps=4)
+    found.see("layer", values, values)
     by_hand = [nearest_threshold(values[:, c].flatten(), 4) for c in range(2)]
-    assert torch.equal(found.values["layer"], torch.stack(by_hand))
+    assert torch.allclose(found.values["layer"], torch.stack(by_hand))
 
     def rounding(theta: torch.Tensor) -> float:
         levels = (values / theta * 4 + 0.5).floor().clamp(0, 4) * theta / 4
@@ -98,7 +127,7 @@ def test_weak_channels_are_rounded_less() -> None:
 
 
 def test_balancing_is_spikingjellys(twin, held_out: HeldOut) -> None:
-    found = Thresholds("ltb")
+    found = LocalBalancing()
     hooks = {layer: LocalThresholdBalancingHook() for layer in activations(twin.net)}
     handles = [
         module.register_forward_hook(lambda _m, _i, out, hook=hooks[layer]: hook(out))

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from baselines import ann_twin
-from conversion.convert import METHODS, build, config_of
+from conversion.convert import build, config_of
+from conversion.methods import METHODS
 from sddpm.checkpoint import MODEL
 from sddpm.denoising import Denoiser
 from sddpm.protocol import ImageShape
@@ -60,7 +61,7 @@ def calibrated(twin: Denoiser, method: str, images: GeneratedImages, folder: Pat
     return folder / "checkpoint" / MODEL
 
 
-@pytest.mark.parametrize("method", [name for name, statistic in METHODS.items() if statistic])
+@pytest.mark.parametrize("method", [name for name, found in METHODS.items() if found.statistic])
 def test_a_killed_calibration_ends_in_the_same_thresholds(
     method: str, twin: Denoiser, tmp_path: Path
 ) -> None:
