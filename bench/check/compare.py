@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.check.rows import Row, label, number, plain, value_of
+from bench.quality.metrics import METRICS, Tolerance, metric_of, spread_column
 from bench.registry import choose
 
 Verdict = Literal["same", "improved", "regressed", "lost", "new"]
@@ -27,27 +28,6 @@ MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table"
 MADE_BY = ("train_steps", "batch_size", "config_hash")
 """What may differ, but is worth a note."""
 NOT_THERE = "not in the candidate"
-KID_FLOOR = 0.0005
-"""Least that a percentage of KID allows where the baseline has no ``kid_std``. KID estimates a
-distance that may be 0 and may fall below it, so a share of a small one is less than its noise."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a metric may get worse."""
-
-    amount: float
-    percent: bool = False
-    """Of the baseline's figure; else in the metric's own unit."""
-
-    def allows(self, worse: float, baseline: float) -> bool:
-        """Whether a figure that got worse by ``worse`` is within it."""
-        allowed = self.amount / 100 * abs(baseline) if self.percent else self.amount
-        # A figure read back from text must not fail by its last bit.
-        return worse <= allowed * (1 + 1e-9)
-
-    def __str__(self) -> str:
-        return f"{self.amount:g} %" if self.percent else f"{self.amount:g}"
 
 
 @dataclass(frozen=True)
@@ -59,21 +39,22 @@ class Rule:
     """None: compared only where the user gives a tolerance."""
 
 
-RULES: dict[str, Rule] = {
-    "fid": Rule(True, Tolerance(5, percent=True)),
-    "fd": Rule(True, Tolerance(5, percent=True)),
-    "kid": Rule(True, Tolerance(10, percent=True)),
-    "is": Rule(False, Tolerance(2, percent=True)),
-    "precision": Rule(False, Tolerance(0.02)),
-    "recall": Rule(False, Tolerance(0.02)),
+COST_RULES: dict[str, Rule] = {
     "energy": Rule(True, Tolerance(5, percent=True)),
     "firing_rate": Rule(True, None),
     "params_millions": Rule(True, None),
     "evaluations_per_image": Rule(True, None),
     "seconds": Rule(True, None),
 }
-"""Kind of metric -> its rule. ``fd`` covers ``fd_efflite0``, ``energy`` every column of
-millijoules an image, ``seconds`` every wall time."""
+"""Kind of figure -> its rule, for the figures that are no sample quality: ``energy`` covers every
+column of millijoules an image, ``seconds`` every wall time."""
+
+
+def default_rules() -> dict[str, Rule]:
+    """Kind of figure -> its rule: every metric's by its key, ``fd`` for ``fd_efflite0``, and
+    :data:`COST_RULES`."""
+    metrics = {m.key: Rule(m.lower_is_better, m.tolerance) for m in METRICS.values()}
+    return metrics | COST_RULES
 
 
 @dataclass(frozen=True)
@@ -118,7 +99,7 @@ def compare(
     """Compare two tables' rows cell by cell.
 
     Args:
-        tolerances: kind or column -> tolerance, in place of the defaults of :data:`RULES`; a
+        tolerances: kind or column -> tolerance, in place of the :func:`default_rules`; a
             column goes before its kind.
 
     Raises:
@@ -177,11 +158,10 @@ def kind_of(column: str) -> str | None:
         return "energy"
     if column.endswith("_seconds"):
         return "seconds"
-    if column in RULES:
+    if column in COST_RULES:
         return column
-    kind, _, suffix = column.partition("_")
-    quality = kind in RULES and kind not in ("energy", "seconds")
-    return kind if quality and not suffix.startswith("std") else None
+    metric = metric_of(column)
+    return metric.key if metric else None
 
 
 def _rules(rows: Sequence[Row], tolerances: Mapping[str, Tolerance]) -> dict[str, Rule]:
@@ -191,9 +171,9 @@ def _rules(rows: Sequence[Row], tolerances: Mapping[str, Tolerance]) -> dict[str
     legal = list(dict.fromkeys([*metrics.values(), *metrics]))
     for name in tolerances:
         choose("metric", name, legal)
-    rules = {}
+    rules, defaults = {}, default_rules()
     for column, kind in metrics.items():
-        default = RULES[kind]
+        default = defaults[kind]
         tolerance = tolerances.get(column) or tolerances.get(kind) or default.tolerance
         if tolerance is not None:
             rules[column] = Rule(default.lower_is_better, tolerance)
@@ -210,13 +190,14 @@ def _compare_cell(cell: str, row: Row, other: Row, rules: Mapping[str, Rule]) ->
             yield Change(cell, metric, before, after, tolerance, verdict)
 
 
-def _above_noise(row: Row, metric: str, tolerance: Tolerance) -> Tolerance:
-    """``tolerance``; of KID in percent, no less than the spread over its subsets."""
-    before = number(row, metric)
-    if kind_of(metric) != "kid" or not tolerance.percent or before is None:
+def _above_noise(row: Row, column: str, tolerance: Tolerance) -> Tolerance:
+    """``tolerance``; in percent of a metric that may be 0, no less than its spread."""
+    before, metric = number(row, column), metric_of(column)
+    least = metric.least_tolerance if metric else None
+    if least is None or not tolerance.percent or before is None:
         return tolerance
-    spread = number(row, metric.replace("kid", "kid_std", 1))
-    floor = spread if spread is not None and math.isfinite(spread) else KID_FLOOR
+    spread = number(row, spread_column(column))
+    floor = spread if spread is not None and math.isfinite(spread) else least
     return tolerance if tolerance.allows(floor, before) else Tolerance(floor)
 
 

@@ -9,9 +9,45 @@ import click
 
 from bench.commands import options
 from bench.commands.terminal import FAILURE, print_table
+from bench.quality.metrics import METRICS
+
+_DEFAULTS = "\n".join(
+    f"  {metric.key:<11} {metric.tolerance!s:<6} "
+    + ("lower is better" if metric.lower_is_better else "higher is better")
+    for metric in METRICS.values()
+)
+_FLOORS = "\n".join(
+    f"A percentage of {metric.title}, which may be 0 or below, never allows less than the "
+    f"baseline's\n{metric.key}_std, or {metric.least_tolerance:g} where it has none."
+    for metric in METRICS.values()
+    if metric.least_tolerance is not None
+)
+HELP = f"""Compare two metric tables cell by cell and fail on a regression.
+
+A cell is a data set, system, time steps, sampler, samples, seed and extractor. Exit code 0: no
+figure got worse by more than its tolerance; 1: one did or was lost, or a cell is missing or was
+scored on something else; 2: bad input. What got better, and new cells, only show.
+
+\b
+Tolerances are per kind of metric (fd, energy) or per column (strict_mj_per_image), in percent of
+the baseline or in the metric's unit.
+{_FLOORS}
+The defaults:
+{_DEFAULTS}
+  energy      5 %    lower is better
+Compared only when named, lower is better: firing_rate, params_millions, evaluations_per_image,
+seconds.
+
+\b
+Examples:
+  sddpm-bench check --baseline results/demo/table.csv --candidate runs/demo/table.csv
+  sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance fid=5%,kid=0.002
+  sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance sample_seconds=20%
+  sddpm-bench check --baseline main.csv --candidate runs/mine --format github
+"""
 
 
-@click.command()
+@click.command(help=HELP)
 @click.option("--baseline", required=True, type=options.PATH, metavar="TABLE",
               help="table.csv, records.jsonl or a run's folder: what must be kept up.")  # fmt: skip
 @click.option("--candidate", required=True, type=options.PATH, metavar="TABLE",
@@ -32,29 +68,7 @@ def check(
     everything: bool,
     kind: str,
 ) -> None:
-    """Compare two metric tables cell by cell and fail on a regression.
-
-    A cell is a data set, system, time steps, sampler, samples, seed and extractor. Exit code 0:
-    no figure got worse by more than its tolerance; 1: one did or was lost, or a cell is missing
-    or was scored on something else; 2: bad input. What got better, and new cells, only show.
-
-    \b
-    Tolerances are per kind of metric (fd, energy) or per column (strict_mj_per_image), in percent
-    of the baseline or in the metric's unit. A percentage of KID, which may be 0 or below, never
-    allows less than the baseline's kid_std, or 0.0005 where it has none. The defaults:
-      fid, fd     5%     lower is better      precision  0.02   higher is better
-      kid         10%    lower is better      recall     0.02   higher is better
-      is          2%     higher is better     energy     5%     lower is better
-    Compared only when named, lower is better: firing_rate, params_millions,
-    evaluations_per_image, seconds.
-
-    \b
-    Examples:
-      sddpm-bench check --baseline results/demo/table.csv --candidate runs/demo/table.csv
-      sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance fid=5%,kid=0.002
-      sddpm-bench check --baseline main.csv --candidate mine.csv --tolerance sample_seconds=20%
-      sddpm-bench check --baseline main.csv --candidate runs/mine --format github
-    """
+    """Compare two metric tables; :data:`HELP` is what a user reads."""
     from bench.check import output
     from bench.check.compare import compare, parse_tolerance
     from bench.check.rows import read_table

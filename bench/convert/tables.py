@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench.quality.metrics import columns_of, heading, shown
+
 DASH = "-"
-DECIMALS = {"fid": 2, "fd": 2, "is": 2, "kid": 4, "precision": 3, "recall": 3}
-"""Of a metric, by the start of its column's name. Others are in the CSV alone."""
-LOWER_IS_BETTER = ("fid", "fd", "kid")
-NAMES = {"fid": "FID", "fd": "FD", "is": "IS", "kid": "KID"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def headings(costs: Sequence[Cost]) -> list[str]:
     if scored is None:
         return HEADINGS
     return [
-        *HEADINGS, *(_heading(name) for name in _shown(scored.metrics)),
+        *HEADINGS, *(heading(name) for name in columns_of(scored.metrics)),
         "published mJ/image", "strict mJ/image",
     ]  # fmt: skip
 
@@ -98,7 +96,7 @@ def cells(cost: Cost) -> list[str]:
     metrics = cost.quality.metrics
     return [
         *row,
-        *(f"{metrics[name]:.{DECIMALS[_kind(name)]}f}" for name in _shown(metrics)),
+        *(shown(name, metrics[name]) for name in columns_of(metrics)),
         f"{cost.quality.published_mj_per_image:.4g}",
         f"{cost.quality.strict_mj_per_image:.4g}",
     ]
@@ -201,19 +199,3 @@ def to_markdown(
             "",
         ]
     )
-
-
-def _kind(name: str) -> str:
-    """``fd`` of ``fd_efflite0``; nothing for columns that are not shown."""
-    kind, _, rest = name.partition("_")
-    return kind if kind in DECIMALS and rest.partition("_")[0] != "std" else ""
-
-
-def _shown(metrics: Mapping[str, float]) -> list[str]:
-    return [name for name in metrics if _kind(name)]
-
-
-def _heading(name: str) -> str:
-    kind, _, suffix = name.partition("_")
-    arrow = "↓" if kind in LOWER_IS_BETTER else "↑"
-    return f"{NAMES.get(kind, kind)}{f' ({suffix})' if suffix else ''} {arrow}"

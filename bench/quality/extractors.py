@@ -26,8 +26,6 @@ from torch_fidelity.utils import create_feature_extractor
 
 from sddpm.checkpoint import atomic_write
 
-METRICS = ("fid", "is", "is_std", "kid", "kid_std", "precision", "recall")
-"""Metrics by their names with Inception; :meth:`Extractor.column` names their columns."""
 FETCH_TIMEOUT_S = 5.0
 """How long the Inception weights' host may stay silent."""
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -54,7 +52,7 @@ class Extractor:
     """Why this one was chosen, for the reader of a log."""
 
     def column(self, metric: str) -> str:
-        """Column of one of :data:`METRICS`."""
+        """Column of a metric, or of a spread, by its key with Inception."""
         return (self.distance if metric == "fid" else metric) + self.suffix
 
 

@@ -1,7 +1,7 @@
 """Sample quality: Frechet distance, Inception score, KID, precision and recall.
 
 One pass through the extractor serves all of them (features, then statistics, then numbers);
-the numbers are torch-fidelity's own functions. What the reference images gave is kept on disk
+the numbers come from :mod:`bench.quality.formulas`. What the reference images gave is kept on disk
 under a hash of all that produced it.
 """
 
@@ -11,8 +11,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,36 +22,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from bench.data.datasets import Images
 from bench.quality.extractors import Extractor, build
+from bench.quality.formulas import (
+    KID_SUBSET_SIZE,
+    KID_SUBSETS,
+    ImageSets,
+    Statistics,
+    summarise,
+)
+from bench.quality.metrics import METRICS, spread_column
 from sddpm.checkpoint import atomic_write
 
 MIN_IMAGES = 10
 """Fewest samples or references: the Inception score is a mean over ten splits."""
 BATCH_SIZE = 64
-KID_SUBSETS = 100
-KID_SUBSET_SIZE = 1000
-PRECISION_RAM_IMAGES = 10_000
-"""From here on, distances for precision and recall are made in blocks."""
 STATISTICS_VERSION = 1
 """Part of the cache's key: raise it when features of the same images would change."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a set of images is to the metrics."""
-
-    features: Tensor
-    """float32 ``[n, d]``."""
-    mean: Tensor
-    """float32 ``[d]``."""
-    covariance: Tensor
-    """float64 ``[d, d]``."""
 
 
 def score(
@@ -68,11 +55,9 @@ def score(
 ) -> dict[str, float | int | str]:
     """Every quality metric of ``samples`` (uint8 ``[n, channels, size, size]``).
 
-    Columns are :data:`bench.quality.extractors.METRICS` under ``extractor.column``: Frechet
-    distance and KID (from 0, lower is better; KID may fall a little below 0), Inception score
-    (from 1, higher is better), precision and recall (0 to 1). KID's subsets hold at most the
-    smaller of the two sets; where one subset is both sets entire there is one estimate and no
-    ``kid_std``.
+    Columns are the keys of :data:`bench.quality.metrics.METRICS` under ``extractor.column``:
+    Frechet distance and KID (from 0, lower is better; KID may fall a little below 0), Inception
+    score (from 1, higher is better), precision and recall (0 to 1).
     Beside them stand ``extractor``, ``samples``, ``references`` (counts), ``reference`` (the
     data's label) and ``reference_hash`` (what the reference statistics were made from).
 
@@ -172,13 +157,6 @@ def extract(
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def summarise(features: Tensor) -> Statistics:
-    """Mean and covariance of float32 features ``[n, d]``, kept beside them."""
-    moments = fid_features_to_statistics(features)
-    mean, covariance = (torch.from_numpy(moments[key]) for key in ("mu", "sigma"))
-    return Statistics(features, mean, covariance)
-
-
 def compute(
     samples: Statistics,
     reference: Statistics,
@@ -186,60 +164,33 @@ def compute(
     kid_subset_size: int = KID_SUBSET_SIZE,
     kid_subsets: int = KID_SUBSETS,
 ) -> dict[str, float]:
-    """The metrics under the names of :data:`bench.quality.extractors.METRICS`.
+    """Every metric of :data:`bench.quality.metrics.METRICS` that has a formula, by its key, and
+    its spread as ``KEY_std`` where it has one.
 
     ``logits`` (``[n, classes]``) are the samples'.
 
     Raises:
         ValueError: a metric failed or is not finite; the message names it.
     """
-    counts = len(samples.features), len(reference.features)
-    subset = min(kid_subset_size, *counts)
-    if counts == (subset, subset):
-        kid_subsets = 1  # every subset would be the same two sets
-    in_blocks = max(counts) > PRECISION_RAM_IMAGES
-
-    def frechet() -> Mapping[str, float]:
-        return fid_statistics_to_metric(_moments(samples), _moments(reference), False)
-
-    def inception() -> Mapping[str, float]:
-        return isc_features_to_metric(logits)
-
-    def kernel() -> Mapping[str, float]:
-        return kid_features_to_metric(
-            samples.features, reference.features,
-            kid_subset_size=subset, kid_subsets=kid_subsets, verbose=False,
-        )  # fmt: skip
-
-    def neighbours() -> Mapping[str, float]:
-        return prc_features_to_metric(
-            samples.features, reference.features, save_cpu_ram=in_blocks, verbose=False
-        )
-
-    kid = {"kid": "kernel_inception_distance_mean"}
-    if kid_subsets > 1:
-        kid["kid_std"] = "kernel_inception_distance_std"
-    metrics: dict[str, float] = {}
-    for measure, names in (
-        (frechet, {"fid": "frechet_inception_distance"}),
-        (inception, {"is": "inception_score_mean", "is_std": "inception_score_std"}),
-        (kernel, kid),
-        (neighbours, {"precision": "precision", "recall": "recall"}),
-    ):
-        against = f"for {counts[0]} samples against {counts[1]} references"
+    sets = ImageSets(samples, reference, logits, kid_subset_size, kid_subsets)
+    against = "for {} samples against {} references".format(*sets.counts)
+    found: dict[str, float] = {}
+    for metric in METRICS.values():
+        if metric.formula is None:
+            continue
         try:
-            results = measure()
+            estimate = metric.load()(sets)
         except (ValueError, RuntimeError) as error:  # numpy's LinAlgError is a ValueError
-            raise ValueError(f"metric {', '.join(names)} failed {against}: {error}") from error
-        for name, key in names.items():
-            if not math.isfinite(results[key]):
-                raise ValueError(f"metric {name} came out as {results[key]} {against}")
-            metrics[name] = float(results[key])
-    return metrics
-
-
-def _moments(statistics: Statistics) -> dict[str, object]:
-    return {"mu": statistics.mean.numpy(), "sigma": statistics.covariance.numpy()}
+            raise ValueError(f"metric {metric.key} failed {against}: {error}") from error
+        for name, value in (
+            (metric.key, estimate.value),
+            (spread_column(metric.key), estimate.spread),
+        ):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"metric {name} came out as {value} {against}")
+            if value is not None:
+                found[name] = float(value)
+    return found
 
 
 def _check(samples: Tensor, reference: Images) -> None:

@@ -16,19 +16,17 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from bench.plan.sampling import solver
+from bench.quality.metrics import columns_of, lower_is_better
 from bench.records.record import Energy, Record
 from bench.registry import SYSTEMS
 from bench.report.sources import (
     HASH_CHARACTERS,
-    METRICS,
     Conversion,
     Planned,
     Published,
     Sources,
 )
 from bench.tables.table import cell_of
-
-LOWER_IS_BETTER = ("fid", "fd", "kid")
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,7 @@ class Board:
     def metrics(self) -> list[str]:
         """Names of the metrics, in the order of their columns."""
         have = {name for row in self.done for r in row.records for name in r.metrics}
-        have = {name for name in have if "_std" not in name and kind(name) in METRICS}
-        return sorted(have, key=lambda name: (METRICS.index(kind(name)), name))
+        return columns_of(sorted(have))
 
     @property
     def ranked_by(self) -> str | None:
@@ -229,11 +226,6 @@ def _file_name(words: str) -> str:
 def base_name(dataset: str) -> str:
     """A data set without its variant: ``cifar10`` of ``cifar10 (jpeg)``."""
     return dataset.split(" (", 1)[0]
-
-
-def kind(metric: str) -> str:
-    """What a metric's name measures: ``fd`` of ``fd_efflite0``."""
-    return metric.split("_", 1)[0]
 
 
 def accountings(rows: Iterable[Row]) -> list[str]:
@@ -393,5 +385,5 @@ def _order(metric: str | None, row: Row) -> tuple[int, float, str]:
     stat = row.metric(metric) if metric and row.status == "ok" else None
     if stat is None:
         return 1 + ["ok", "failed", "missing"].index(row.status), 0.0, row.name
-    lower = kind(metric or "") in LOWER_IS_BETTER
+    lower = metric is None or lower_is_better(metric)
     return 0, stat.mean if lower else -stat.mean, row.name

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from bench.quality.metrics import heading
 from bench.registry import SYSTEMS
 from bench.report.boards import Row, Section
 from bench.report.sources import Conversion, ConversionPoint
@@ -23,7 +24,6 @@ from bench.report.style import (
     steps_axis,
     y_scale,
 )
-from bench.report.tables import metric_heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def plot_conversions(section: Section) -> Drawing:
             ax.set_xlabel("spiking time steps T")
         figure.legend(handles, names, frameon=False, ncols=across, loc="outside upper center")
     middle = (
-        f"Middle: {metric_heading(metric)} of {_protocol(scored)}; dotted: the ANN."
+        f"Middle: {heading(metric)} of {_protocol(scored)}; dotted: the ANN."
         if metric
         else "Middle: denoising loss as a multiple of the parent's."
     )
@@ -89,7 +89,7 @@ def plot_conversions(section: Section) -> Drawing:
         f"Left: error of the predicted noise relative to the parent's. {middle} Right: energy per "
         "network evaluation, published (solid) and strict (dashed), beside the ANN (dotted).",
         "Three line plots over spiking time steps: relative error, "
-        f"{metric_heading(metric) if metric else 'loss ratio'} and energy, for "
+        f"{heading(metric) if metric else 'loss ratio'} and energy, for "
         f"{join(conversion.name for conversion in conversions)}.",
         figure,
     )
@@ -136,7 +136,7 @@ def _quality(
         ax.plot(row.time_steps or 0, mean(row.metric(metric)), DIRECT, color=INK, markersize=8)
     values = [of(p) for c in conversions for p in (c.parent, *c.points) if metric in p.metrics]
     y_scale(ax, [*values, *(mean(row.metric(metric)) for row in rivals)])
-    ax.set_ylabel(metric_heading(metric))
+    ax.set_ylabel(heading(metric))
 
 
 def _energy(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from bench.report.boards import LOWER_IS_BETTER, Board, Report, Row, accountings, kind, pareto
+from bench.quality.metrics import heading, lower_is_better
+from bench.report.boards import Board, Report, Row, accountings, pareto
 from bench.report.conversions import plot_conversions
 from bench.report.pivots import sampler_of
 from bench.report.style import (
@@ -36,7 +37,7 @@ from bench.report.style import (
     steps_axis,
     y_scale,
 )
-from bench.report.tables import energy_name, metric_heading
+from bench.report.tables import energy_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     names = [n for n in accountings(rows) if any(mean(row.energy(n)) for row in rows)]
     if metric is None or not names:
         return "quality against energy: no row has both figures"
-    lower = kind(metric) in LOWER_IS_BETTER
+    lower = lower_is_better(metric)
     several = len({row.solver for row in rows if row.solver}) > 1
     across = min(len(names), 2)
     down = -(-len(names) // across)
@@ -121,7 +122,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             ax.set_xlabel(f"{energy_name(name)} energy\nper image (mJ)")
             fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
             if index % across == 0:
-                ax.set_ylabel(metric_heading(metric))
+                ax.set_ylabel(heading(metric))
         marked = [row for row in rows if any(mean(row.energy(name)) for name in names)]
         legend(figure, marked, look, floor)
     dotted = f" Dotted: {join(row.title for row in floor)}, 0 mJ." if floor else ""
@@ -131,7 +132,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         "Each mark is a row of the table; hollow marks are networks without spikes. Dashed: the "
         f"Pareto front, which no row beats in both.{dotted}{bars_note(rows)} Published and strict "
         "energies price products only (45 nm), without memory.",
-        f"Scatter plot of {metric_heading(metric)} over energy per image. Pareto front by "
+        f"Scatter plot of {heading(metric)} over energy per image. Pareto front by "
         f"{'; by '.join(fronts)}.",
         figure,
     )
@@ -167,7 +168,7 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         steps_axis(ax, sorted({r.time_steps for rows in lines.values() for r in rows
                                 if r.time_steps}))  # fmt: skip
         ax.set_xlabel("spiking time steps T")
-        ax.set_ylabel(metric_heading(metric))
+        ax.set_ylabel(heading(metric))
         trained = [row for rows in lines.values() for row in rows]
         legend(figure, trained, look, list(flat.values()), styles if len(styles) > 1 else {})
     dotted = (
@@ -177,7 +178,7 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         f"time-steps-{board.name}",
         "Quality against spiking time steps",
         f"Each system is trained at its T, or converted to it.{dotted}{bars_note(shown)}",
-        f"Line plot of {metric_heading(metric)} over spiking time steps: "
+        f"Line plot of {heading(metric)} over spiking time steps: "
         + "; ".join(
             f"{rows[0].title} " + ", ".join(f"T {r.time_steps}: {mean(r.metric(metric)):.4g}"
                                             for r in rows)
@@ -237,7 +238,7 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             steps_axis(ax, sorted({steps(row) for row in shown}))
             ax.set_xlabel("network evaluations per image")
             if index % across == 0:
-                ax.set_ylabel(metric_heading(metric))
+                ax.set_ylabel(heading(metric))
         handles = [handle(colour, mark, True, "-") for colour, mark in style.values()]
         figure.legend(handles, [plain(name) for name in style], frameon=False, ncols=3,
                       loc="outside upper center")  # fmt: skip
@@ -245,7 +246,7 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         f"samplers-{board.name}",
         "Samplers and their steps",
         f"Colours are samplers here, not systems.{bars_note(shown)}",
-        f"Line plot of {metric_heading(metric)} over network evaluations per image, one line for "
+        f"Line plot of {heading(metric)} over network evaluations per image, one line for "
         f"each of {join(names)}.",
         figure,
     )

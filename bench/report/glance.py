@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bench.report.boards import LOWER_IS_BETTER, Board, Report, Row, kind
+from bench.quality.metrics import heading, lower_is_better
+from bench.report.boards import Board, Report, Row
 from bench.report.tables import (
     Column,
     Entry,
     Line,
     TableText,
     full_name,
-    metric_heading,
     metric_text,
     trained_on,
 )
@@ -56,14 +56,14 @@ def _standing(board: Board) -> list[str]:
     def text(row: Row) -> str:
         stat = row.metric(metric)
         assert stat is not None
-        shown = f"{full_name(row)}: {metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+        shown = f"{full_name(row)}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
         return f"{shown}, trained on {seen[row.hash]} images" if unequal else shown
 
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:
         ours, theirs = spiking[0], others[0]
         ratio = [value(ours), value(theirs)]
-        if kind(metric) not in LOWER_IS_BETTER:
+        if not lower_is_better(metric):
             ratio.reverse()
         if ratio[1] > 0:
             texts[2] = f"×{ratio[0] / ratio[1]:.2f}"

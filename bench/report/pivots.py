@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from bench.plan.sampling import solver
-from bench.report.boards import LOWER_IS_BETTER, Board, Row, Section, kind
+from bench.quality.metrics import heading, lower_is_better, shown
+from bench.report.boards import Board, Row, Section
 from bench.report.sources import ConversionPoint
 from bench.report.tables import (
     Column,
@@ -13,7 +15,6 @@ from bench.report.tables import (
     Line,
     TableText,
     fixed,
-    metric_heading,
     metric_text,
     significant,
 )
@@ -36,7 +37,7 @@ def pivots(board: Board) -> list[TableText]:
         if row.solver and (steps := row.records[0].sampler_steps):
             names = (row.name, sampler_of(row))
             by_sampler.setdefault(names, {}).setdefault(steps, row)
-    what = metric_heading(metric)
+    what = heading(metric)
     tables = [
         _pivot(f"time-steps-{board.name}", f"{what} over spiking time steps T: {board.protocol}.",
                ("System", "Sampler"), "T = ", by_steps, metric),
@@ -62,7 +63,7 @@ def conversion_pivots(section: Section) -> list[TableText]:
         ("energy", "strict energy of an evaluation, mJ", lambda p: p.strict_mj, significant),
     ]
     if metric:
-        quality = (metric_heading(metric), lambda p: p.metrics.get(metric), fixed(2))
+        quality = (heading(metric), lambda p: p.metrics.get(metric), partial(shown, metric))
         readings.insert(0, ("quality", *quality))
     steps = sorted(
         {
@@ -73,12 +74,12 @@ def conversion_pivots(section: Section) -> list[TableText]:
         }
     )
     tables = []
-    for name, what, read, shown in readings:
+    for name, what, read, format_ in readings:
         lines = []
         for conversion in section.conversions:
             at = {p.label: read(p) for p in conversion.points}
             values = [read(conversion.parent), *(at.get(str(count)) for count in steps)]
-            cells = [Entry(DASH) if v is None else Entry(shown(v), v) for v in values]
+            cells = [Entry(DASH) if v is None else Entry(format_(v), v) for v in values]
             lines.append(Line([Entry(conversion.name, conversion.name), *cells]))
         columns = [Column("Conversion", figures=False), Column("ANN")]
         columns += [Column(f"T = {n}") for n in steps]
@@ -100,7 +101,7 @@ def _pivot(
     if not cells:
         return None
     columns = sorted({column for line in cells.values() for column in line})
-    sign = 1 if kind(metric) in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(metric) else -1
 
     def value(row: Row) -> float:
         stat = row.metric(metric)

@@ -16,13 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bench.quality.metrics import metric_of, ranking_column
 from bench.records.record import Record, read_records
 from bench.registry import load_methods
 
 RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
 EVALUATION = "evaluation.json"
-METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
-"""What a metric's column begins with, in the order of the tables."""
 PUBLISHED = "published.csv"
 HASH_CHARACTERS = 8
 """Of a cell's hash in the name of its folder."""
@@ -92,7 +91,7 @@ class Conversion:
     @property
     def ranked_by(self) -> str | None:
         """The column of the Frechet distance."""
-        return next((m for m in self.parent.metrics if m.split("_")[0] in ("fid", "fd")), None)
+        return ranking_column(self.parent.metrics)
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ def _conversion(folder: Path) -> Conversion:
         scored = {
             name: _number(text, f"{where}: {name}")
             for name, text in row.items()
-            if name.split("_")[0] in METRICS and "_std" not in name and text != "-"
+            if metric_of(name) and text != "-"
         }
         schedule = row.get("schedule", "-")
         schedule = "" if schedule == "-" else schedule

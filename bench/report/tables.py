@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import floor, log10
 
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
+from bench.quality.metrics import heading, shown
 from bench.records.record import Record
 from bench.registry import SYSTEMS
-from bench.report.boards import LOWER_IS_BETTER, Board, Row, Section, Stat, accountings, kind
+from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import ConversionPoint, Published
 from bench.tables.table import DASH
 
 RANKED_ENERGIES = ("published", "strict")
 """Accountings that stand in a ranking; :func:`energies` has all."""
-_NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
 _ENERGIES = {"simple_memory": "With memory (simple)", "lemaire": "With memory (Lemaire)"}
-_DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def ranking(board: Board) -> TableText:
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []
     columns += [Column("Images trained on")] if len(budgets) > 1 else []
-    columns += [Column(metric_heading(metric)) for metric in board.metrics]
+    columns += [Column(heading(metric)) for metric in board.metrics]
     columns.append(Column("Params (M)"))
     priced = [name for name in accountings(board.done) if name in RANKED_ENERGIES]
     columns += [Column(f"{energy_name(name)} mJ/image") for name in priced]
@@ -94,8 +94,7 @@ def ranking(board: Board) -> TableText:
         seen = trained_on(row, board) if row.status == "ok" else Entry(DASH)
         entries += [seen] if len(budgets) > 1 else []
         for metric in board.metrics:
-            shown = fixed(_DECIMALS[kind(metric)])
-            entry = _rounded_stat(row.metric(metric), shown)
+            entry = _rounded_stat(row.metric(metric), partial(shown, metric))
             entries.append(Entry(entry.text, entry.value, best[metric] is row))
         entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
         entries += [_energy_entry(row.energy(name)) for name in priced]
@@ -180,7 +179,7 @@ def conversion_table(section: Section) -> TableText:
     headings = ["Conversion", "T", "Relative error", "Denoising loss", "Loss / parent's",
                 "Firing rate", "Published mJ/evaluation", "Strict mJ/evaluation"]  # fmt: skip
     metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
-    headings += [metric_heading(metric)] if metric else []
+    headings += [heading(metric)] if metric else []
 
     def line(name: str, point: ConversionPoint) -> Line:
         child = point.time_steps is not None
@@ -194,7 +193,7 @@ def conversion_table(section: Section) -> TableText:
                 _number(point.firing_rate, fixed(4)),
                 _number(point.published_mj, significant),
                 _number(point.strict_mj, significant),
-                *([_number(point.metrics.get(metric), fixed(2))] if metric else []),
+                *([_number(point.metrics.get(metric), partial(shown, metric))] if metric else []),
             ]
         )
 
@@ -223,18 +222,9 @@ def energy_name(accounting: str) -> str:
     return _ENERGIES.get(accounting, accounting.replace("_", " ").capitalize())
 
 
-def metric_heading(metric: str) -> str:
-    """A metric's name with its extractor and an arrow that says which way is better."""
-    which = kind(metric)
-    _, _, suffix = metric.partition("_")
-    name = _NAMES.get(which, which.capitalize())
-    arrow = "↓" if which in LOWER_IS_BETTER else "↑"
-    return f"{name} ({suffix}) {arrow}" if suffix else f"{name} {arrow}"
-
-
 def metric_text(metric: str, stat: Stat) -> str:
     """A metric's figure as every table shows it."""
-    return _rounded_stat(stat, fixed(_DECIMALS[kind(metric)])).text
+    return _rounded_stat(stat, partial(shown, metric)).text
 
 
 def significant(value: float, like: float | None = None) -> str:
@@ -302,7 +292,7 @@ def _measured(section: Section, figure: Published) -> str:
             same = row.title == figure.system and row.time_steps == figure.time_steps
             stat = row.metric(metric) if metric else None
             if metric and stat and same:
-                what = f"{metric_heading(metric)[:-2]} {metric_text(metric, stat)}"
+                what = f"{heading(metric)[:-2]} {metric_text(metric, stat)}"
                 found.append(f"{what} ({row.records[0].train_steps:,} training steps)")
                 break
     return "; ".join(found)
@@ -312,13 +302,13 @@ def full_name(row: Row) -> str:
     return row.name + (f", {row.solver}" if row.solver else "")
 
 
-def _rounded_stat(stat: Stat | None, shown: Callable[[float], str]) -> Entry:
+def _rounded_stat(stat: Stat | None, format_: Callable[[float], str]) -> Entry:
     if stat is None:
         return Entry(DASH)
-    text = shown(stat.mean)
+    text = format_(stat.mean)
     # Equal at every seed (parameters, evaluations): no spread to speak of.
     if stat.spread:
-        text += f" ± {shown(stat.spread)}"
+        text += f" ± {format_(stat.spread)}"
     return Entry(text, stat.mean)
 
 
@@ -331,8 +321,8 @@ def _energy_entry(stat: Stat | None) -> Entry:
     return Entry(text, stat.mean)
 
 
-def _number(value: float | None, shown: Callable[[float], str]) -> Entry:
-    return Entry(DASH) if value is None else Entry(shown(value), value)
+def _number(value: float | None, format_: Callable[[float], str]) -> Entry:
+    return Entry(DASH) if value is None else Entry(format_(value), value)
 
 
 def fixed(decimals: int) -> Callable[[float], str]:

@@ -27,8 +27,9 @@ from bench.energy.meter import Meter
 from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config
-from bench.quality.extractors import METRICS, Extractor
+from bench.quality.extractors import Extractor
 from bench.quality.fidelity import score
+from bench.quality.metrics import is_column
 from bench.registry import load_module
 from bench.run.shards import MADE_AT, made_at, read_shard, read_shards, shard_path, write_shard
 from sddpm.checkpoint import atomic_write, count_parameters
@@ -359,9 +360,8 @@ def score_images(
     begun = time.monotonic()
     cache = cache_folder() / "references"
     result = score(images, references, extractor=extractor, cache_dir=cache, device=machine.device)
-    columns = {extractor.column(name) for name in METRICS}
-    facts = {name: value for name, value in result.items() if name not in columns}
-    metrics = {name: value for name, value in result.items() if name in columns}
+    facts = {name: value for name, value in result.items() if not is_column(name)}
+    metrics = {name: value for name, value in result.items() if is_column(name)}
     return {**facts, "metrics": metrics, "seconds": time.monotonic() - begun}
 
 

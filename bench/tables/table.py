@@ -9,24 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.plan.sampling import solver
+from bench.quality.metrics import columns_of, heading, lower_is_better, ranking_column, shown
 from bench.records.record import Record
 
 DASH = "-"
-_FIRST_METRICS = ("fid", "fd", "kid", "is", "precision", "recall")
-_NAMES = {"fid": "FID", "fd": "FD", "kid": "KID", "is": "IS"}
-_LOWER_IS_BETTER = ("fid", "fd", "kid")
 _CELL = (
     "dataset", "title", "time_steps", "solver", "samples", "references", "reference_split",
     "reference_hash", "settings",
 )  # fmt: skip
 """Columns that are equal at all seeds of one cell, and differ between two."""
-_DECIMALS = {"fid": 2, "fd": 2, "kid": 4, "is": 2, "precision": 3, "recall": 3}
 
 
 def select(records: Iterable[Record], extractor: str) -> list[Record]:
@@ -51,9 +49,8 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     table = pd.DataFrame([*rows, *map(dict, missing)])
     if table.empty:
         return table
-    distance = [str(name) for name in table if _kind(str(name)) in ("fid", "fd")]
-    keys = ["dataset", *distance[:1], "title", "time_steps", "solver", "seed"]
-    keys = [key for key in keys if key in table]
+    keys = ["dataset", ranking_column(map(str, table)), "title", "time_steps", "solver", "seed"]
+    keys = [key for key in keys if key is not None and key in table]
     return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
 
 
@@ -77,12 +74,12 @@ def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """
     headings, columns = [], []
     rows = _over_seeds(table)
-    for name, heading, shown in _columns(table):
-        headings.append(heading)
+    for name, text, format_ in _columns(table):
+        headings.append(text)
         if name == "seed":
             columns.append([_seeds(row) for row in rows])
         else:
-            columns.append([_mean_and_spread(row[name].dropna(), shown) for row in rows])
+            columns.append([_mean_and_spread(row[name].dropna(), format_) for row in rows])
     return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -94,10 +91,11 @@ def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
         # One seed twice: the same settings on another parent, which have no mean.
         same = group["seed"].is_unique
         groups += [group] if same else [group.loc[[label]] for label in group.index]
-    distance = next((name for name in map(str, table) if _kind(name) in ("fid", "fd")), None)
+    ranking = ranking_column(map(str, table))
+    sign = 1 if ranking is None or lower_is_better(ranking) else -1
 
     def key(group: pd.DataFrame) -> tuple[str, float]:
-        mean = float("nan") if distance is None else group[distance].mean()
+        mean = float("nan") if ranking is None else sign * group[ranking].mean()
         return str(group["dataset"].iloc[0]), float("inf") if pd.isna(mean) else float(mean)
 
     return sorted(groups, key=key)
@@ -109,12 +107,12 @@ def _seeds(row: pd.DataFrame) -> str:
     return ", ".join(map(_whole, seeds)) or DASH
 
 
-def _mean_and_spread(values: pd.Series[Any], shown: Callable[[Any], str]) -> str:
+def _mean_and_spread(values: pd.Series[Any], format_: Callable[[Any], str]) -> str:
     if values.empty:
         return DASH
     if values.nunique() == 1:
-        return shown(values.iloc[0])
-    return f"{shown(values.mean())} ± {shown(values.std())}"
+        return format_(values.iloc[0])
+    return f"{format_(values.mean())} ± {format_(values.std())}"
 
 
 def cell_name(record: Record) -> str:
@@ -201,10 +199,8 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
     chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
     if table["seed"].nunique() > 1:
         chosen.append(("seed", "Seeds", _whole))
-    for kind in _FIRST_METRICS:
-        for column in map(str, table):
-            if column == kind or (column.startswith(f"{kind}_") and "_std" not in column):
-                chosen.append((column, _heading(column), _rounded(_DECIMALS[kind])))
+    for column in columns_of(map(str, table)):
+        chosen.append((column, heading(column), partial(shown, column)))
     chosen += [
         ("params_millions", "Params (M)", _rounded(3)),
         ("published_mj_per_evaluation", "Published mJ/eval", _significant),
@@ -221,19 +217,7 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
         ),
         ("firing_rate", "Firing rate", _rounded(3)),
     ]
-    return [(name, heading, shown) for name, heading, shown in chosen if name in table]
-
-
-def _kind(column: str) -> str:
-    """Metric that a column holds: ``fd_efflite0`` holds ``fd``."""
-    return column.split("_", 1)[0]
-
-
-def _heading(column: str) -> str:
-    kind, _, suffix = column.partition("_")
-    arrow = "↓" if kind in _LOWER_IS_BETTER else "↑"
-    name = _NAMES.get(kind, kind.capitalize())
-    return f"{name} ({suffix}) {arrow}" if suffix else f"{name} {arrow}"
+    return [column for column in chosen if column[0] in table]
 
 
 def _whole(value: Any) -> str:

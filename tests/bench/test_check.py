@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from test_records_tables import VERSION_1, record
 
-from bench.check.compare import KID_FLOOR, RULES, Tolerance, compare, kind_of, parse_tolerance
+from bench.check.compare import compare, default_rules, kind_of, parse_tolerance
 from bench.check.output import rows, sentence, to_github, to_json, workflow_commands
 from bench.check.rows import read_table
 from bench.cli import main
+from bench.quality.metrics import METRICS, Tolerance
 from bench.records.record import Record, write_records
 from bench.tables.table import display, frame, to_csv
+from tests.support.records import VERSION_1, record
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "tests" / "regression" / "digits-smoke.csv"
@@ -144,7 +145,20 @@ def test_a_percentage_of_kid_is_no_less_than_its_noise(
     assert check(one, two, "--tolerance", "kid=1").exit_code == 0
     worse = float(after) > float(before)
     assert check(one, two, "--tolerance", "kid=0.00001").exit_code == int(worse)
-    assert str(KID_FLOOR) in CliRunner().invoke(main, ["check", "--help"]).output
+
+
+def test_the_help_states_every_default_tolerance() -> None:
+    lines = [
+        line.split()
+        for line in CliRunner().invoke(main, ["check", "--help"]).output.splitlines()
+        if line.endswith("is better")
+    ]
+    stated = {name: " ".join(words[:-3]) for name, *words in lines}
+    rules = {kind: rule for kind, rule in default_rules().items() if rule.tolerance}
+    assert stated == {kind: str(rule.tolerance) for kind, rule in rules.items()}
+    assert {name for name, *words in lines if words[-3] == "lower"} == {
+        kind for kind, rule in rules.items() if rule.lower_is_better
+    }
 
 
 def test_figures_that_only_the_candidate_has_do_not_fail(check) -> None:
@@ -164,7 +178,7 @@ def test_every_metric_of_a_table_has_a_rule_in_the_direction_of_its_arrow() -> N
     arrows = {name.lower().split(" ")[0]: name[-1] for name in headings if name[-1] in "↓↑"}
     assert len(arrows) == 6
     for kind, arrow in arrows.items():
-        assert RULES[kind].lower_is_better == (arrow == "↓")
+        assert METRICS[kind].lower_is_better == (arrow == "↓")
     for metric in metrics:
         assert kind_of(metric) == (None if "_std" in metric else metric.split("_")[0])
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_records_tables import failed, record
 
 from bench.commands import terminal as console
 from bench.records.record import read_records
 from bench.run.runner import Outcome
 from bench.tables.table import display, frame
+from tests.support.records import failed, record
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -8,12 +8,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from test_records_tables import failed, record
 
 from bench.cli import main
 from bench.data.grids import save_grid
@@ -24,19 +22,14 @@ from bench.report.samples import read_tiles
 from bench.report.sources import PUBLISHED, Sources, read_published, read_sources
 from bench.report.tables import literature
 from tests.support.browser import find_chromium, open_page
+from tests.support.records import HASHES, cell, failed, record
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = r"""<script>alert(1)</script> & 50% of $x_1^2$ | \input{secret} "q" 'a' `t` *b* {#~"""
-HASHES = [f"{number:02x}" * 32 for number in range(16)]
 # FD of the three seeds of each row. Spread by hand: 10 ± 2 and 5 ± 1.
 SPIKING, ANN = (8.0, 10.0, 12.0), (4.0, 5.0, 6.0)
 RNG = np.random.default_rng(0)
 PICTURES = {h: RNG.integers(0, 255, (64, 1, 8, 8), dtype=np.uint8) for h in HASHES[:2]}
-
-
-def cell(number: int, system: str = "sddpm", fd: float = 10.0, **more: Any) -> Record:
-    ann = {"time_steps": None, "firing_rate": None} if system == "ann_twin" else {}
-    return record(system, fd, config_hash=HASHES[number], **{**ann, **more})
 
 
 def make_run(folder: Path) -> list[Record]:

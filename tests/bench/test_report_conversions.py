@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_report import cell, make_conversion
+from test_report import make_conversion
 
 from bench.records.record import write_records
 from bench.report.boards import make_report
@@ -15,6 +15,7 @@ from bench.report.conversions import direct, plot_conversions
 from bench.report.sources import read_sources
 from bench.report.tables import conversion_table
 from bench.report.write import render
+from tests.support.records import cell
 
 SOLVER = "ddim 10 eta=1"
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_report import HASHES, call, cell
+from test_report import call
 
 from bench.records.record import write_records
+from tests.support.records import HASHES, cell
 
 PUBLISHED = "dataset,system,kind,spiking_time_steps,params_millions,inception_score,fid,source"
 CONVERSION = (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from test_records_tables import record
-
 from bench.records.record import Record
 from bench.report.boards import Board, Section, make_report
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.sources import Conversion, ConversionPoint, Sources
 from bench.report.tables import TableText
+from tests.support.records import record
 
 
 def board(*records: Record) -> Board:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import HASHES, cell
 
 from bench.records.record import Record
 from bench.report.boards import Stat, make_report, pareto
@@ -14,6 +13,7 @@ from bench.report.glance import glance
 from bench.report.samples import Samples, draw_samples
 from bench.report.sources import Sources
 from bench.report.tables import ranking
+from tests.support.records import HASHES, cell
 
 
 def test_only_seeds_are_averaged() -> None:

@@ -90,7 +90,9 @@ def test_the_last_step_reaches_the_picture(name: str) -> None:
         assert (x - PICTURE).abs().max() < 1e-3, steps
     for steps in (1, 2, 7, 10, 20, 61):
         sampling = Sampling(name, steps)
-        images = sample(denoise_to_picture, SHAPE, [0, 1], PROCESS, sampling, gamma=torch.ones(1001))
+        images = sample(
+            denoise_to_picture, SHAPE, [0, 1], PROCESS, sampling, gamma=torch.ones(1001)
+        )
         assert (images - PICTURE).abs().max() < 1e-3, steps
 
 

@@ -1,0 +1,118 @@
+"""The formulas of :data:`bench.quality.metrics.METRICS`: the numbers are torch-fidelity's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 1000
+PRECISION_RAM_IMAGES = 10_000
+"""From here on, distances for precision and recall are made in blocks."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A set of images as the metrics see it."""
+
+    features: Tensor
+    """float32 ``[n, d]``."""
+    mean: Tensor
+    """float32 ``[d]``."""
+    covariance: Tensor
+    """float64 ``[d, d]``."""
+
+
+def summarise(features: Tensor) -> Statistics:
+    """Mean and covariance of float32 features ``[n, d]``, kept beside them."""
+    moments = fid_features_to_statistics(features)
+    mean, covariance = (torch.from_numpy(moments[key]) for key in ("mu", "sigma"))
+    return Statistics(features, mean, covariance)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's figure."""
+
+    value: float
+    spread: float | None = None
+    """Standard deviation over its parts (splits of the Inception score, subsets of KID)."""
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Samples and references, as every formula is given them."""
+
+    samples: Statistics
+    reference: Statistics
+    logits: Tensor
+    """``[n, classes]`` of the samples."""
+    kid_subset_size: int = KID_SUBSET_SIZE
+    kid_subsets: int = KID_SUBSETS
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Numbers of samples and of references."""
+        return len(self.samples.features), len(self.reference.features)
+
+    @cached_property
+    def neighbours(self) -> dict[str, float]:
+        """Precision and recall, which share their distances."""
+        found: dict[str, float] = prc_features_to_metric(
+            self.samples.features,
+            self.reference.features,
+            save_cpu_ram=max(self.counts) > PRECISION_RAM_IMAGES,
+            verbose=False,
+        )
+        return found
+
+
+def frechet_distance(sets: ImageSets) -> Estimate:
+    """Frechet distance of the normal distributions fitted to both sets' features."""
+    moments = (
+        {"mu": one.mean.numpy(), "sigma": one.covariance.numpy()}
+        for one in (sets.samples, sets.reference)
+    )
+    return Estimate(fid_statistics_to_metric(*moments, False)["frechet_inception_distance"])
+
+
+def inception_score(sets: ImageSets) -> Estimate:
+    """Inception score of the samples' class probabilities, a mean over ten splits."""
+    found = isc_features_to_metric(sets.logits)
+    return Estimate(found["inception_score_mean"], found["inception_score_std"])
+
+
+def kernel_distance(sets: ImageSets) -> Estimate:
+    """Squared maximum mean discrepancy with a cubic kernel, a mean over subsets.
+
+    A subset holds at most the smaller of the two sets. Where one subset is both sets entire, all
+    subsets are the same, so there is one estimate and no spread.
+    """
+    size = min(sets.kid_subset_size, *sets.counts)
+    subsets = 1 if sets.counts == (size, size) else sets.kid_subsets
+    found = kid_features_to_metric(
+        sets.samples.features,
+        sets.reference.features,
+        kid_subset_size=size,
+        kid_subsets=subsets,
+        verbose=False,
+    )
+    spread = found["kernel_inception_distance_std"] if subsets > 1 else None
+    return Estimate(found["kernel_inception_distance_mean"], spread)
+
+
+def precision(sets: ImageSets) -> Estimate:
+    """Share of the samples that lie among the references' nearest neighbours."""
+    return Estimate(sets.neighbours["precision"])
+
+
+def recall(sets: ImageSets) -> Estimate:
+    """Share of the references that lie among the samples' nearest neighbours."""
+    return Estimate(sets.neighbours["recall"])
