@@ -1,9 +1,14 @@
 """Convolutions prepared for inference: BatchNorm folded, weights packed in the cheapest type.
 
-A convolution that reads spikes can run on 8-bit integers: activations 0 and 1 are exact there,
-and a weight is a sum of one to three int8 parts, each 254 times finer than the one before.
-One part rounds a weight to 1/254 of its channel's largest, two to 1.5e-5, three to 6e-8, which
-is float32's own rounding. Products and sums are exact in any case.
+A convolution that reads spikes can run on integers: activations 0 and 1 are exact there.
+
+- On 8-bit integers a weight is a sum of one to three int8 parts, each 254 times finer than the
+  one before. One part rounds a weight to 1/254 of its channel's largest, two to 1.5e-5, three to
+  6e-8, which is float32's own rounding. This needs a processor with int8 dot products.
+- By looked-up sums (:mod:`sddpm.kernels.lookup`) weights are integers whose sums have 16 or 32
+  bits. This needs compiled kernels only.
+
+Products and sums are exact in any case.
 """
 
 from __future__ import annotations
@@ -11,11 +16,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from sddpm.kernels import lookup
+from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.processor import allows
 from sddpm.kernels.winograd import WinogradConvolution, divides
 from sddpm.temporal import TemporalConv2d
@@ -231,11 +239,16 @@ def prepare(
         weight: ``[outputs, inputs, k, k]``, float32.
         bias: ``[outputs]``, float32.
         stride: of the convolution; the padding keeps the size at stride 1.
-        parts: int8 parts of a weight, where it is in any.
+        parts: int8 parts of a weight, where it is in any. Looked-up sums have 16 bits in place
+            of one part, 32 in place of more.
         dtype: type of the result.
-        bytes_in: the input is spikes in bytes, else in ``dtype``.
+        bytes_in: the input is spikes in bytes (:func:`spike_arithmetic`), else in ``dtype``.
         doubling: convolve the input doubled in height and width.
     """
+    if bytes_in and spike_arithmetic() == "lookup":
+        return LookupConvolution(
+            weight, bias, stride=stride, wide=parts > 1, dtype=dtype, doubling=doubling
+        )
 
     def direct() -> Convolution:
         # In several parts, a doubled convolution is no faster than in floating point.
@@ -286,6 +299,13 @@ def int8_runs() -> bool:
         _log.info("no int8 convolutions in this torch: %s", str(error).splitlines()[0])
         return False
     return torch.allclose(result, conv2d(spikes.float(), weight, bias, 1, 1), atol=1e-4)
+
+
+def spike_arithmetic() -> Literal["int8", "lookup"] | None:
+    """The fastest way of this machine to convolve spikes kept in bytes, None if it has none."""
+    if int8_runs():
+        return "int8"
+    return None if lookup.library() is None else "lookup"
 
 
 @cache

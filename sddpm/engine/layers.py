@@ -16,8 +16,8 @@ from sddpm.engine.convolutions import (
     StepScale,
     TemporalConvolution,
     fold,
-    int8_runs,
     prepare,
+    spike_arithmetic,
 )
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.neurons import Affine
@@ -32,7 +32,8 @@ class Precision:
     currents: torch.dtype
     """Type of everything between two neurons: float32 or bfloat16."""
     weight_parts: int
-    """int8 parts of a weight that spikes select: 1 to 3; 0 for weights in ``currents``."""
+    """int8 parts of a weight that spikes select: 1 to 3; 0 for weights in ``currents``. Without
+    int8 instructions 1 is a weight of 8 bits or more, 2 and 3 one of 24 or more."""
 
 
 class Activation:
@@ -49,7 +50,9 @@ class Activation:
         self.time_steps: int = getattr(module, "time_steps", 1)
         binary = self.dynamics is not None
         self.dtype = precision.currents
-        self.spikes_in_bytes = binary and precision.weight_parts > 0 and int8_runs()
+        self.spikes_in_bytes = (
+            binary and precision.weight_parts > 0 and spike_arithmetic() is not None
+        )
         self.observe: Callable[[Tensor], None] | None = None
         """Called with the activations of every pass, if set."""
 

@@ -3,8 +3,8 @@
 
 What the sampling engine does: BatchNorm folded into the convolutions; neurons fused with what
 is added in front of them, in one pass over memory; spikes kept in one byte and written straight
-into the concatenations; convolutions of spikes on 8-bit integers, or by Winograd's algorithm
-where they must be exact; the time embedding projected for all blocks at once; large batches in
+into the concatenations; convolutions of spikes on 8-bit integers or by looked-up sums, or by
+Winograd's algorithm where they must be exact; the time embedding projected for all blocks at once; large batches in
 parts that fit the cache. Each is left out where the machine cannot run it.
 """
 
@@ -22,6 +22,7 @@ from torch.nn.functional import silu
 from sddpm.diffusion import NoiseOutput
 from sddpm.engine.convolutions import (
     FloatConvolution,
+    SpikeConvolution,
     StepScale,
     TemporalConvolution,
     affine_of,
@@ -30,6 +31,7 @@ from sddpm.engine.convolutions import (
 )
 from sddpm.engine.layers import Activation, Block, Precision, Resize
 from sddpm.kernels import neurons as kernels
+from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.winograd import WinogradConvolution
 from sddpm.layers import TimeEmbedding
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
@@ -46,8 +48,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 MODES = {"exact": Precision(torch.float32, 3), "fast": Precision(torch.bfloat16, 1)}
 """``exact``: equal to the network but for rounding, as one float32 implementation to another.
-``fast``: weights rounded to 8 bits and currents to bfloat16, which changes single spikes and so
-the samples, but not measurably their distribution (see results/speed.md)."""
+``fast``: weights rounded to 8 bits or a few more and, where the processor multiplies it, currents
+to bfloat16, which changes single spikes and so the samples, but not measurably their distribution
+(see results/speed.md)."""
 
 
 def prepare_for_training(module: nn.Module) -> nn.Module:
@@ -173,13 +176,16 @@ class OptimizedUNet:
 
     def describe(self) -> str:
         """What runs, in words, for logs and tables."""
-        int8 = self.stem_act.spikes_in_bytes
         native = self.stem_act.dynamics is not None and kernels.library() is not None
-        parts = f"int8 x {self.precision.weight_parts}" if int8 else "plain"
         conv = self.stem_conv2
         conv = conv.conv if isinstance(conv, TemporalConvolution) else conv
-        if isinstance(conv, WinogradConvolution):
+        parts = "plain"
+        if isinstance(conv, SpikeConvolution):
+            parts = f"int8 x {self.precision.weight_parts}"
+        elif isinstance(conv, WinogradConvolution):
             parts = "Winograd float32"
+        elif isinstance(conv, LookupConvolution):
+            parts = f"looked-up {32 if conv.wide else 16}-bit sums of"
         currents = str(self.precision.currents).removeprefix("torch.")
         return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
 

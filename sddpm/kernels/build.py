@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 SOURCES: dict[str, tuple[str, ...]] = {
     # A fused multiply-add would round a membrane differently from the torch formula.
     "neurons": ("-ffp-contract=off",),
+    "lookup": ("-ffp-contract=off",),
     "winograd": ("-ffp-contract=fast",),
 }
 """Name of each source (``NAME.cpp`` beside this file) and the flags that it alone needs."""
