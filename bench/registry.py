@@ -69,6 +69,14 @@ SYSTEMS: dict[str, Entry] = {
         samplers=True,
         guidable=True,
     ),
+    "sddpm_plus": Entry(
+        "sddpm.plus",
+        "SDDPM+",
+        "none: SDDPM's U-Net with the ingredients that its ablation chose",
+        "trained",
+        samplers=True,
+        guidable=True,
+    ),
     "ann_twin": Entry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
     ),

@@ -27,9 +27,10 @@ from conversion.channels import load_parent, shared, with_channels
 from conversion.methods import METHODS
 from conversion.readout import READOUTS, WindowReadout
 from conversion.schedule import ScheduledUNet, mean_time_steps
+from sddpm.activations import is_spiking
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, Prediction
-from sddpm.neurons import check_time_steps, is_spiking
+from sddpm.neurons import check_time_steps
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import mix
 from sddpm.unet import UNet, UNetConfig, check_image_size

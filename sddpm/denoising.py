@@ -81,12 +81,16 @@ class Denoiser(System):
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
         predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
-        loss = noise_loss(self.net, predicted, noise, t)
+        loss = self.loss(predicted, noise, t)
         rate = learning_rate(self.training_config, step.number, step.total)
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
         return {"loss": loss.detach()}
+
+    def loss(self, predicted: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What a training step makes smaller, of the noise ``[batch, C, H, W]`` at steps ``t``."""
+        return noise_loss(self.net, predicted, noise, t)
 
     def sample(
         self,

@@ -1,7 +1,8 @@
 """Layers that say what they read, and the time embedding.
 
 Whether a product costs a multiplication depends on what the layer is fed: spikes select
-weights (an accumulate), real numbers multiply them. Each layer with products states which,
+weights (an accumulate), a count of events selects them as often (an accumulate an event), real
+numbers multiply them. Each layer with products states which,
 and the meter in :mod:`bench.energy.meter` checks the statement against the numbers it sees.
 """
 
@@ -11,12 +12,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-Reads = Literal["spikes", "real"]
+Reads = Literal["spikes", "counts", "real"]
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -26,12 +27,12 @@ def declare(module: Module, *, reads: Reads) -> Module:
     Args:
         module: a layer, or a whole foreign network when everything in it reads real numbers.
         reads: ``"spikes"`` if every input is zero or plus or minus one constant per channel,
-            ``"real"`` otherwise.
+            ``"counts"`` if every input is a whole number of events from 0, ``"real"`` otherwise.
 
     The nearest declared module around a product decides how the product is counted.
     """
-    if reads not in ("spikes", "real"):
-        raise ValueError(f"reads={reads!r}: expected 'spikes' or 'real'")
+    if reads not in get_args(Reads):
+        raise ValueError(f"reads={reads!r}: expected one of {', '.join(get_args(Reads))}")
     module.reads = reads  # type: ignore[assignment]
     return module
 

@@ -272,39 +272,6 @@ def _require_one_step(time_steps: int, name: str) -> None:
         raise ValueError(f"activation {name!r} has no spiking time: time_steps={time_steps}, use 1")
 
 
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "if": IF,
-    "lif": LIF,
-    "plif": ParametricLIF,
-    "rate_if": RateIF,
-    "signed_rate_if": SignedRateIF,
-    "relu": ReLU,
-    "quant_relu": QuantReLU,
-}
-
-
-def make_activation(
-    name: str, time_steps: int, threshold: float = 1.0, levels: int = 4
-) -> nn.Module:
-    """Build the activation ``name``, one of :data:`ACTIVATIONS`; ``levels``: of a quantised one."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
-    if ACTIVATIONS[name] is QuantReLU:
-        return QuantReLU(time_steps, threshold, levels)
-    return ACTIVATIONS[name](time_steps, threshold)
-
-
-def is_spiking(name: str) -> bool:
-    """Whether the activation ``name`` emits spikes, so that the layers after it read them."""
-    return getattr(ACTIVATIONS[name], "emits", None) == "spikes"
-
-
-def is_rate_coded(name: str) -> bool:
-    """Whether the mean of the activation ``name`` over spiking time is what it says, so that the
-    network is read out by its mean as well."""
-    return getattr(ACTIVATIONS[name], "code", None) == "rate"
-
-
 class DirectEncoding(nn.Module):
     """Repeat a real tensor ``[batch, ...]`` at every step: ``[time_steps * batch, ...]``."""
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sddpm.activations import is_spiking
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, Prediction
-from sddpm.neurons import is_spiking
 from sddpm.protocol import ImageShape, System
 from sddpm.unet import UNet, UNetConfig, check_image_size
 

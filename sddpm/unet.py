@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from sddpm.activations import is_rate_coded, is_spiking, make_activation, reads_after
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.kernels.winograd import convolve
@@ -24,9 +25,6 @@ from sddpm.neurons import (
     DirectEncoding,
     MeanReadout,
     MembraneReadout,
-    is_rate_coded,
-    is_spiking,
-    make_activation,
 )
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
@@ -45,7 +43,7 @@ class UNetConfig:
     blocks: int = 2
     """Residual blocks a level on the way down; one more on the way up."""
     activation: str = "if"
-    """One of :data:`sddpm.neurons.ACTIVATIONS`."""
+    """One of :data:`sddpm.activations.ACTIVATIONS`."""
     time_steps: int = 4
     """Spiking time steps; 1 for the ANN activations."""
     threshold: float = 1.0
@@ -55,13 +53,19 @@ class UNetConfig:
     temporal_scaling: bool = False
     """TSM: scale every convolution's current by a learned scalar per spiking step."""
     levels: int = 4
-    """Levels above 0 of the quantised ReLU."""
+    """Values above 0 of the quantised ReLU and of the integer neuron."""
     prediction: Prediction = "epsilon"
     """What the last layer stands for: the noise, or v; the network returns the noise."""
     linear_head: bool = False
     """Start the temporal head at 0 (its norm's weight), so that the output begins as a linear map.
     As published it starts at 1: its Swish is never below -0.28, and short trainings do not learn
     to predict large negative values."""
+    stem_shortcut: bool = False
+    """Add a normalised 3x3 convolution of the image itself to the stem's output: exact detail then
+    reaches the head through the stored skips, for 27 products (colour) a pixel and channel."""
+    mean_shortcuts: bool = False
+    """Let the blocks' 1x1 shortcuts read the mean over spiking time, once, instead of every step.
+    They are linear, so the mean of their output is the same."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Recipe:
     @property
     def reads(self) -> Reads:
         """What the layers after an activation read."""
-        return "spikes" if is_spiking(self.config.activation) else "real"
+        return reads_after(self.config.activation)
 
     def activation(self) -> nn.Module:
         config = self.config
@@ -93,7 +97,14 @@ class Recipe:
         """The identity where the channels stay, else a 1x1 convolution of real numbers."""
         if inputs == outputs:
             return nn.Identity()
-        return conv1x1(inputs, outputs, reads="real", **self._tsm())
+        once = self.config.mean_shortcuts and self.config.time_steps > 1
+        projected = conv1x1(inputs, outputs, reads="real", **self._tsm(constant=once))
+        if not once:
+            return projected
+        steps = self.config.time_steps
+        # TSM's convolution of a constant input gives every step by itself.
+        repeated = nn.Identity() if self.config.temporal_scaling else DirectEncoding(steps)
+        return nn.Sequential(MeanReadout(steps), projected, repeated)
 
     def _tsm(self, constant: bool = False) -> dict[str, Any]:
         if not self.config.temporal_scaling:
@@ -119,10 +130,18 @@ class Stem(nn.Module):
         self.act = recipe.activation()
         self.conv2 = recipe.conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module | None = None
+        if recipe.config.stem_shortcut:
+            self.shortcut = nn.Sequential(
+                conv3x3(image_channels, channels, reads="real"),
+                nn.BatchNorm2d(channels),
+                DirectEncoding(recipe.config.time_steps),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         h = normalise_and_fire(self.encode(self.conv1(x)), self.bn1, self.act)
-        return normalise(convolve(self.conv2, h), self.bn2)
+        detail = None if self.shortcut is None else self.shortcut(x)
+        return normalise(convolve(self.conv2, h), self.bn2, detail)
 
 
 class ResidualBlock(nn.Module):

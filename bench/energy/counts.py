@@ -20,9 +20,10 @@ class LayerCounts:
     dense_macs: float
     """MACs if nothing were skipped; spiking time steps are in it, as executed."""
     ops: float
-    """MACs where it reads real numbers, exact accumulates where it reads spikes."""
+    """MACs where it reads real numbers, exact accumulates where it reads spikes or events."""
     input_nonzero_fraction: float | None
-    """Nonzero inputs / inputs over the run; None where values were not known (meta device)."""
+    """Spikes or events / inputs over the run, for a layer of real numbers its nonzero share; None
+    where values were not known (meta device)."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ class Counts:
     macs: float
     """MACs of all products that read real numbers, the first convolution included."""
     acs: float
-    """Exact accumulates of all products that read spikes."""
+    """Exact accumulates of all products that read spikes or events."""
     dense_macs_spikes: float
-    """MACs of the products that read spikes if nothing were skipped, over all time steps."""
+    """MACs of the products that read spikes if nothing were skipped, over all time steps; of those
+    that read counts, of the one pass."""
     sops: float | None
     """Synaptic operations as published: nonzero fraction of the input * dense MACs, summed over
     everything except the first convolution. None if input values were not known."""

@@ -81,7 +81,7 @@ def _add_layer(total: Accesses, row: LayerTraffic) -> None:
     total.weight_reads += row.ops
     total.bias_reads += row.biased_outputs
     total.add(weights, row.ops + row.biased_outputs)
-    if row.reads == "spikes":
+    if row.reads != "real":
         assert row.nonzero_inputs is not None
         total.input_reads += row.nonzero_inputs
         total.add(FIFO_BYTES, row.nonzero_inputs)

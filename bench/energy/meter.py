@@ -12,6 +12,8 @@ attribute ``reads`` (:func:`sddpm.layers.declare`) decides how a product counts:
   constant per channel. A convolution costs, for each nonzero input element, the kernel taps
   that land inside the output, times output channels / groups; a linear layer costs nonzeros *
   output features. In a matrix product the left operand is the input.
+- ``reads="counts"``: accumulates, exact. The input must hold whole numbers from 0: events of an
+  integer neuron, each of which costs what a spike costs.
 
 Not counted: biases, elementwise operators, normalisation, pooling, the neurons' own updates,
 and a solver's arithmetic between two evaluations (:func:`sddpm.layers.solver_arithmetic`).
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ from bench.energy.products import (
     RULES,
     Product,
     accumulates,
+    events,
     looks_like_product,
     nonzeros,
 )
@@ -53,10 +56,11 @@ class Meter:
 
     Args:
         module: the network that makes images. Every call of it is one evaluation. Modules
-            inside it with ``emits = "spikes"`` are neurons, whose outputs give firing rates.
+            inside it that emit "spikes" or "counts" are neurons, whose outputs give firing rates:
+            a count of up to ``levels`` is that of ``levels`` time steps.
 
     Raises:
-        ValueError: on entry if a module's ``reads`` is neither "spikes" nor "real"; during the
+        ValueError: on entry if a module's ``reads`` is no kind of input; during the
             run if spikes are declared and other values arrive, or a product is undeclared,
             outside ``module``, or without a rule. After an error the counts are refused.
     """
@@ -80,8 +84,9 @@ class Meter:
         try:
             for name, module in self.module.named_modules():
                 reads = getattr(module, "reads", None)
-                if reads not in (None, "spikes", "real"):
-                    raise ValueError(f"{_path(name)}: reads={reads!r}, expected 'spikes' or 'real'")
+                if reads is not None and reads not in get_args(Reads):
+                    legal = ", ".join(map(repr, get_args(Reads)))
+                    raise ValueError(f"{_path(name)}: reads={reads!r}, expected one of {legal}")
                 # First in and last out, so that other hooks' products count inside the module;
                 # always_call: an exception must not leave the module on the stack.
                 enter, leave = self._enter(name), self._leave(name)
@@ -150,8 +155,8 @@ class Meter:
             evaluations=self.evaluations // batches,
             macs_first_conv=self._macs_first_conv / images,
             macs=sum(row.ops for (_, reads), row in rows if reads == "real") / images,
-            acs=sum(row.ops for (_, reads), row in rows if reads == "spikes") / images,
-            dense_macs_spikes=sum(row.dense for (_, r), row in rows if r == "spikes") / images,
+            acs=sum(row.ops for (_, reads), row in rows if reads != "real") / images,
+            dense_macs_spikes=sum(row.dense for (_, r), row in rows if r != "real") / images,
             sops=self._sops / images if known else None,
             layers=tuple(
                 LayerCounts(name, reads, row.dense / images, row.ops / images, row.fraction)
@@ -184,20 +189,22 @@ class Meter:
             while self._stack and self._stack.pop()[1] is not module:
                 pass
             # An interrupted call has no output; its exception is on its way.
-            if getattr(module, "emits", None) == "spikes" and output is not None:
-                self._record_spikes(name, output)
+            if _is_neuron(module) and output is not None:
+                self._record_spikes(name, output, getattr(module, "levels", None))
 
         return hook
 
-    def _record_spikes(self, name: str, output: Any) -> None:
+    def _record_spikes(self, name: str, output: Any, levels: Any) -> None:
         if not isinstance(output, Tensor):
             raise self._error(f"{_path(name)} emits spikes as {type(output)}: expected a tensor")
         if output.is_meta:
             return
         spikes, updates, size = self._neurons.get(_path(name), (0, 0, 0))
-        spikes += int(nonzeros(output))
+        steps = levels if isinstance(levels, int) else 1
+        sent = nonzeros(output) if steps == 1 else output.sum(dtype=torch.float64)
+        spikes += int(sent)
         size = max(size, output.numel() // max(1, len(output)))
-        self._neurons[_path(name)] = (spikes, updates + output.numel(), size)
+        self._neurons[_path(name)] = (spikes, updates + steps * output.numel(), size)
 
     def _record(self, operator: str, product: Product) -> None:
         """Add one executed product to the row of the module that is running."""
@@ -214,11 +221,11 @@ class Meter:
             )
         row = self._rows.setdefault((name, reads), _Row())
         nonzero: int | None
-        if reads == "spikes":
+        if reads != "real":
             try:
-                nonzero, ops = accumulates(product)
+                nonzero, ops = accumulates(product) if reads == "spikes" else events(product)
             except ValueError as error:
-                raise self._error(f"{operator} in {name}, which reads spikes: {error}") from None
+                raise self._error(f"{operator} in {name}, which reads {reads}: {error}") from None
         else:
             meta = product.input.is_meta
             nonzero = None if meta else int(nonzeros(product.input))
@@ -233,7 +240,7 @@ class Meter:
             self._sops += nonzero * product.dense / max(1, product.input.numel())
 
     def _in_neuron(self) -> bool:
-        return any(getattr(module, "emits", None) == "spikes" for _, module in self._stack)
+        return any(_is_neuron(module) for _, module in self._stack)
 
     def _unruled(self, func: Any) -> ValueError:
         where = _path(self._stack[-1][0]) if self._stack else "no metered module"
@@ -350,6 +357,10 @@ def _kind(func: Any) -> _Kind:
 
 def _operator(func: Any) -> str:
     return cast(str, func._schema.name.split("::")[1])
+
+
+def _is_neuron(module: nn.Module) -> bool:
+    return getattr(module, "emits", None) in ("spikes", "counts")
 
 
 def _path(name: str) -> str:

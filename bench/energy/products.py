@@ -71,6 +71,29 @@ def accumulates(product: Product) -> tuple[int, int]:
     return nonzero, accumulated
 
 
+def events(product: Product) -> tuple[int, int]:
+    """Verify that the input counts events; return their number and the accumulates they cause.
+
+    Raises:
+        ValueError: a value is no whole number from 0, or the product has no rule for events.
+    """
+    x, fan_out = product.input.detach(), product.fan_out
+    if fan_out is None:
+        raise ValueError("no rule counts this product on events; expected reads='real'")
+    if x.is_meta:
+        raise ValueError("the meta device has no values to verify; expected a real device")
+    wrong = ~((x >= 0) & (x == x.floor()) & x.isfinite())
+    if bool(wrong.any()):
+        shown = ", ".join(f"{value:.6g}" for value in x[wrong][:3].tolist())
+        raise ValueError(f"its input holds {shown}; expected whole numbers from 0")
+    total = x.sum(dtype=torch.float64)
+    if isinstance(fan_out, Tensor):
+        caused = (x.sum((0, 1), dtype=torch.float64) * fan_out.to(x.device)).sum()
+    else:
+        caused = total * fan_out
+    return int(total), int(caused)
+
+
 def nonzeros(x: Tensor) -> Tensor:
     """Number of nonzero elements, as an integer tensor on the device of ``x``."""
     if x.dim() == 0:

@@ -9,8 +9,8 @@ import torch
 from spikingjelly.activation_based import neuron as sj
 from spikingjelly.activation_based import surrogate
 
+from sddpm.activations import ACTIVATIONS, make_activation
 from sddpm.neurons import (
-    ACTIVATIONS,
     IF,
     LIF,
     DirectEncoding,
@@ -20,7 +20,6 @@ from sddpm.neurons import (
     ReLU,
     SpikingNeuron,
     add_per_image,
-    make_activation,
 )
 
 PAIRS = {

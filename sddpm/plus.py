@@ -1,0 +1,135 @@
+"""SDDPM+: the spiking U-Net with what keeps more of the image than published SDDPM does.
+
+Departures from Cao et al. (arXiv 2306.17046), each an option of :class:`Config` so that an
+ablation can take it out: integer neurons that train in one pass and run as binary spikes
+(arXiv 2407.20708, 2411.16061), or another neuron of :mod:`sddpm.soft_neurons`; a real-valued
+shortcut round the stem; 1x1 shortcuts that read the mean over spiking time, once; prediction of v
+(arXiv 2202.00512) from a head that starts linear; a loss weighted by the signal-to-noise ratio
+(Min-SNR, arXiv 2303.09556). Trained from nothing, without a parent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sddpm.activations import reads_after
+from sddpm.denoising import Denoiser, DenoiserTraining
+from sddpm.diffusion import DiffusionConfig, Prediction
+from sddpm.protocol import ImageShape, System
+from sddpm.unet import UNet, UNetConfig, check_image_size
+
+
+@dataclass(frozen=True)
+class Config(DenoiserTraining):
+    """SDDPM+. The defaults are the ones that its ablation chose."""
+
+    time_steps: int = 4
+    """Spiking time steps of one network evaluation; of an integer neuron, its most events."""
+    neuron: str = "integer_if"
+    """A spiking activation of :data:`sddpm.activations.ACTIVATIONS` that is no rate code."""
+    stem_shortcut: bool = True
+    """Add a convolution of the image itself to the stem's output."""
+    mean_shortcuts: bool = True
+    """Let 1x1 shortcuts read the mean over spiking time, once."""
+    min_snr: float = 0.0
+    """Largest signal-to-noise ratio that the loss counts in full (Min-SNR's gamma); 0: the plain
+    squared error of what the network predicts."""
+    threshold: float = 1.0
+    """Firing threshold of every neuron; the current that an event stands for."""
+    channels: int = 128
+    """Base width of the U-Net; even."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    """Width of each level in units of ``channels``."""
+    blocks: int = 2
+    """Residual blocks a level on the way down."""
+    diffusion_steps: int = 1000
+    """Steps of the noise schedule."""
+    prediction: Prediction = "v_prediction"
+    """What the last layer stands for: v, or the noise (``epsilon``)."""
+    linear_head: bool = True
+    """Start with a linear output: see :class:`sddpm.unet.UNetConfig`."""
+
+
+class WeightedDenoiser(Denoiser):
+    """A denoiser whose loss counts each diffusion step by its signal-to-noise ratio.
+
+    Args:
+        min_snr: Min-SNR's gamma, above 0: a step's squared error of the noise is weighted by
+            ``min(SNR, gamma) / SNR``.
+    """
+
+    def __init__(self, *given: Any, min_snr: float, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.min_snr = min_snr
+
+    def loss(self, predicted: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Weighted mean squared error of the noise ``[batch, C, H, W]`` at steps ``t``."""
+        squared = (predicted.float() - noise.float()).square().mean((1, 2, 3))
+        abar = self.diffusion.alphas_cumprod.to(t.device)[t]
+        ratio = abar / (1 - abar)
+        # The image's error is the noise's over the ratio; clipped at gamma (their equation 6).
+        return (squared * ratio.clamp(max=self.min_snr) / ratio).mean()
+
+
+def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
+    """The U-Net of ``config`` for images of ``shape``.
+
+    Raises:
+        ValueError: the neuron does not send spikes or events.
+    """
+    reads = reads_after(config.neuron) if config.neuron in _NEURONS else "real"
+    if reads == "real":
+        raise ValueError(f"neuron={config.neuron!r}: expected one of {', '.join(_NEURONS)}")
+    counts = reads == "counts"
+    return UNetConfig(
+        image_channels=shape.channels,
+        channels=config.channels,
+        multipliers=tuple(config.multipliers),
+        blocks=config.blocks,
+        activation=config.neuron,
+        time_steps=1 if counts else config.time_steps,
+        levels=config.time_steps if counts else 4,
+        threshold=config.threshold,
+        diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
+        linear_head=config.linear_head,
+        stem_shortcut=config.stem_shortcut,
+        mean_shortcuts=config.mean_shortcuts,
+    )
+
+
+_NEURONS = (
+    "integer_if", "parallel_if", "soft_if", "threshold_steps_if", "ternary_if", "if", "lif", "plif",
+)  # fmt: skip
+
+
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
+    """SDDPM+ for images of ``shape``; it has no parent.
+
+    Raises:
+        ValueError: a value of the configuration is out of its range.
+    """
+    if not config.min_snr >= 0:
+        raise ValueError(f"min_snr={config.min_snr}: expected 0 or a number above it")
+    unet = unet_config(config, shape)
+    check_image_size(unet, shape.size)
+    net: nn.Module = UNet(unet)
+    schedule = DiffusionConfig(config.diffusion_steps)
+    if config.min_snr:
+        return WeightedDenoiser(net, shape, config, schedule, min_snr=config.min_snr)
+    return Denoiser(net, shape, config, schedule)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-3, warmup_steps=20),
+    "small": dict(
+        channels=24, multipliers=(1, 1, 2, 4), blocks=1, learning_rate=2e-3, warmup_steps=200,
+        decay="linear", ema_decay=0.995,
+    ),
+    "medium": dict(channels=96, learning_rate=4e-4, warmup_steps=1000, decay="linear",
+                   ema_decay=0.999),
+    "paper": dict(),
+}  # fmt: skip
