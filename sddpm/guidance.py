@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sddpm.diffusion import Diffusion
 from sddpm.neurons import SpikingNeuron
 from sddpm.rng import mix
+from sddpm.soft_neurons import IntegerIF
 
 GUIDANCE = "guidance.json"
 """File beside a checkpoint's weights that holds the thresholds chosen for it."""
@@ -30,9 +31,12 @@ Thresholds = float | dict[str, float]
 """One value for every neuron, or one a layer by the neuron's name in the network."""
 
 
-def spiking_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
+Neuron = SpikingNeuron | IntegerIF
+
+
+def spiking_layers(net: nn.Module) -> dict[str, Neuron]:
     """The spiking neurons of ``net`` by name, in the order in which they were built."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
+    return {name: m for name, m in net.named_modules() if isinstance(m, Neuron)}
 
 
 def read_thresholds(net: nn.Module) -> dict[str, float]:
@@ -59,9 +63,7 @@ def guided(net: nn.Module, thresholds: Thresholds | None) -> Iterator[nn.Module]
             layer.theta.copy_(before[name])
 
 
-def _expand(
-    layers: Mapping[str, SpikingNeuron], thresholds: Thresholds | None
-) -> Mapping[str, float]:
+def _expand(layers: Mapping[str, Neuron], thresholds: Thresholds | None) -> Mapping[str, float]:
     if thresholds is None:
         return {}
     if not layers:

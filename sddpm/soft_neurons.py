@@ -175,11 +175,15 @@ class IntegerIF(nn.Module):
 class _Count(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, theta: Tensor, levels: int) -> Tensor:
-        scaled = x / theta.to(x.dtype)
-        ctx.save_for_backward((scaled >= 0) & (scaled <= levels), theta)
-        return scaled.clamp_(0, levels).add_(0.5).floor_()
+        ctx.levels = levels
+        ctx.save_for_backward(x, theta)
+        return (x / theta.to(x.dtype)).clamp_(0, levels).add_(0.5).floor_()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inside, theta = ctx.saved_tensors
-        return grad * inside / theta.to(grad.dtype), None, None
+        x, theta = ctx.saved_tensors
+        theta = theta.to(x.dtype)
+        scaled = x / theta
+        passed = grad * ((scaled >= 0) & (scaled <= ctx.levels)) / theta
+        wanted = ctx.needs_input_grad[1]
+        return passed, -(passed.float() * scaled).sum() if wanted else None, None

@@ -103,6 +103,14 @@ def test_an_integer_neuron_is_one_step_of_ilif() -> None:
     torch.testing.assert_close(x.grad, other.grad, rtol=1e-5, atol=1e-6)
 
 
+def test_an_integer_neurons_threshold_gradient_by_hand() -> None:
+    """``d (x / theta) / d theta = -x / theta^2`` inside the range, 0 outside."""
+    node = IntegerIF(1, 0.5, 4)
+    node.theta.requires_grad_()
+    node(torch.tensor([-1.0, 0.4, 1.5, 3.0])).sum().backward()
+    assert float(node.theta.grad) == pytest.approx(-(0.4 + 1.5) / 0.25)
+
+
 def test_threshold_steps_by_hand() -> None:
     """Running means of 1, 2, 0, 1 are 1, 1.5, 1, 1; thresholds 1/4, 3/4, 5/4, 7/4."""
     found = ThresholdStepsIF(4)(torch.tensor([1.0, 2.0, 0.0, 1.0]).view(4, 1))
