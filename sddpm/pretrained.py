@@ -83,20 +83,26 @@ class SDDPM:
 
     @classmethod
     def from_published(
-        cls, path: str | Path, time_steps: int = 4, threshold: float = 1.0, image_size: int = 32
+        cls,
+        path: str | Path,
+        time_steps: int | None = None,
+        threshold: float = 1.0,
+        image_size: int = 32,
     ) -> SDDPM:
-        """Import a checkpoint in the authors' format (see :func:`sddpm.load_published`)."""
+        """Import a checkpoint in the authors' format, with TSM or without (see
+        :func:`sddpm.load_published`)."""
         net = load_published(path, time_steps, threshold)
         unet = net.config
-        config = system.Config(
-            time_steps=time_steps, threshold=threshold, channels=unet.channels,
+        kind = "sddpm_tsm" if unet.temporal_scaling else "sddpm"
+        config = KINDS[kind].Config(
+            time_steps=unet.time_steps, threshold=threshold, channels=unet.channels,
             multipliers=unet.multipliers, blocks=unet.blocks,
             diffusion_steps=unet.diffusion_steps,
         )  # fmt: skip
-        denoiser = system.build(config, ImageShape(unet.image_channels, image_size))
+        denoiser = KINDS[kind].build(config, ImageShape(unet.image_channels, image_size))
         denoiser.net.load_state_dict(net.state_dict(), strict=True)
         facts = {
-            "system": "sddpm",
+            "system": kind,
             "config": asdict(config),
             "shape": asdict(denoiser.shape),
             "dataset": None,
@@ -232,7 +238,7 @@ def import_published(
     path: Path,
     folder: Path,
     *,
-    time_steps: int,
+    time_steps: int | None,
     threshold: float,
     image_size: int,
     dataset: str | None,
@@ -240,6 +246,7 @@ def import_published(
     """Turn a checkpoint in the authors' format into a checkpoint folder.
 
     Args:
+        time_steps: spiking time steps; None: the file's, or 4 (:func:`sddpm.load_published`).
         dataset: name of the data that it was trained on, for ``config.json``.
 
     Returns:

@@ -1,8 +1,9 @@
-"""Read the published SDDPM checkpoint format.
+"""Read the published checkpoint formats of SDDPM and of SDDPM with TSM.
 
 Format: ``torch.save`` of a dict whose ``net_model`` is the state dict of the network in
-AndyCao1125/SDDPM. It is read without executing pickled code, the configuration is inferred
-from the shapes, and the weights are loaded strictly.
+AndyCao1125/SDDPM, or of that in AndyCao1125/SDM, where every 2-d convolution is a ``tsmconv``
+with its scales ``tsmp``, ``[time_steps, 1, 1, 1, 1]``. A file is read without executing pickled
+code, the configuration is inferred from the shapes, and the weights are loaded strictly.
 """
 
 from __future__ import annotations
@@ -31,20 +32,28 @@ _RENAMES = [
     (r"^tail_conv\.", "head.conv."),
     (r"^T_output_layer\.", "head.temporal_conv."),
     (r"^last_bn\.", "head.temporal_bn."),
+    (r"\.tsmconv\.", "."),
+    (r"\.tsmp$", ".p"),
 ]
+DEFAULT_TIME_STEPS = 4
+"""Where neither the caller nor the file names them: what the published code runs by default."""
 
 
-def load_published(path: str | Path, time_steps: int = 4, threshold: float = 1.0) -> UNet:
+def load_published(
+    path: str | Path, time_steps: int | None = None, threshold: float = 1.0
+) -> UNet:
     """Load a published SDDPM checkpoint as a network in evaluation mode: ``eps = net(x, t)``.
 
     Args:
-        path: file in the published format.
-        time_steps: spiking time steps to run it with; no weight depends on it.
+        path: file in a published format, of a network with TSM or without.
+        time_steps: spiking time steps to run it with. A network with TSM has a scale for each, so
+            None is what the file holds; without TSM no weight depends on them, and None is 4.
         threshold: firing threshold of every neuron.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, not of this format, or of another network.
+        ValueError: the file is truncated, not of this format, or of another network; or its
+            network with TSM has another number of time steps.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,6 +78,9 @@ def load_published(path: str | Path, time_steps: int = 4, threshold: float = 1.0
     weight = renamed.get("head.temporal_conv.weight")
     if weight is not None and weight.ndim == 5:
         renamed["head.temporal_conv.weight"] = weight.squeeze(-1)
+    for key, value in renamed.items():
+        if key.endswith(".p") and value.shape[1:] == (1, 1, 1, 1):
+            renamed[key] = value.flatten()
 
     config = _infer_config(renamed, path, time_steps, threshold)
     with torch.device("meta"):  # shapes are compared before memory is taken
@@ -98,12 +110,14 @@ def _rename(key: str) -> str:
 
 
 def _infer_config(
-    state: dict[str, Tensor], path: Path, time_steps: int, threshold: float
+    state: dict[str, Tensor], path: Path, time_steps: int | None, threshold: float
 ) -> UNetConfig:
     """Read widths from the shapes: a down-sample separates two levels."""
+    temporal_scaling = "stem.conv1.p" in state
     try:
         channels, image_channels, *_ = _sizes(state, "stem.conv1.weight", 4)
         diffusion_steps, _ = _sizes(state, "time_embedding.table", 2)
+        scales = _sizes(state, "stem.conv1.p", 1)[0] if temporal_scaling else None
         levels: list[list[int]] = [[]]
         for index in range(1 + max(_indices(state, "down"))):
             if f"down.{index}.conv.weight" in state:
@@ -115,14 +129,19 @@ def _infer_config(
     blocks = {len(level) for level in levels}
     if len(blocks) != 1 or 0 in blocks or any(level[0] % channels for level in levels):
         raise ValueError(f"{path}: levels of widths {levels} are not a published SDDPM network")
+    if scales is not None and time_steps not in (None, scales):
+        raise ValueError(
+            f"{path}: time_steps={time_steps}: its TSM scales are for {scales} spiking time steps"
+        )
     return UNetConfig(
         image_channels=image_channels,
         channels=channels,
         multipliers=tuple(level[0] // channels for level in levels),
         blocks=blocks.pop(),
-        time_steps=time_steps,
+        time_steps=scales or time_steps or DEFAULT_TIME_STEPS,
         threshold=threshold,
         diffusion_steps=diffusion_steps,
+        temporal_scaling=temporal_scaling,
     )
 
 

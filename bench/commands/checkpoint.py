@@ -227,26 +227,28 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
 @click.argument("published", type=options.PATH, metavar="PUBLISHED.pt")
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
               help="New checkpoint folder.")  # fmt: skip
-@click.option("--time-steps", type=options.COUNT, default=4, show_default=True,
-              help="Spiking time steps it was trained with; the file does not say.")  # fmt: skip
+@click.option("--time-steps", type=options.COUNT,
+              help="Spiking time steps it was trained with; a file says so only if its network "
+              "has TSM.  [default: the file's, or 4]")  # fmt: skip
 @click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X")
 @click.option("--image-size", type=options.COUNT, default=32, show_default=True, help="Pixels.")
 @click.option("--dataset", metavar="NAME", help="What it was trained on, for evaluate.")
 def import_(
     published: Path,
     out: Path,
-    time_steps: int,
+    time_steps: int | None,
     threshold: float,
     image_size: int,
     dataset: str | None,
 ) -> None:
-    """Turn a checkpoint of the published SDDPM code into a checkpoint folder.
+    """Turn a checkpoint of the published SDDPM code, or of SDM's with TSM, into a checkpoint folder.
 
     No code in the file is run. The folder works with every other command.
 
     \b
-    Example:
+    Examples:
       sddpm-bench import SDDPM_cifar10.pt --time-steps 4 --dataset cifar10 --out runs/published
+      sddpm-bench import SDM_TSM_8T.pt --dataset cifar10 --out runs/published_tsm
       sddpm-bench sample --ckpt runs/published --grid out.png
     """
     from bench.data.datasets import find_spec
