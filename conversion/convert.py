@@ -7,9 +7,17 @@ Rueckauer et al. 2017, Li and Bu et al. 2021-22), ``rate-mse`` and ``rate-channe
 threshold that suits the number of spiking steps, of a layer or of each channel), ``ltb`` (local
 threshold balancing, a threshold a channel; arXiv 2409.03368), ``fast-snn`` (a quantised parent
 with learned clips, T = its levels; arXiv 2305.19868, and arXiv 2408.16467 for diffusion) and
-``qcfs`` (learned clips as well, any T; arXiv 2303.04347). Differences from the published
-diffusion path: BatchNorm, not GroupNorm, and the mean over spiking time is taken before the
-head, so that only the neurons err.
+``qcfs`` (learned clips as well, any T; arXiv 2303.04347).
+
+The published conversion of a diffusion model (arXiv 2408.16467; code AndyCao1125/SDM, no licence;
+nothing is copied) is ``fast-snn`` with ``signed`` neurons and ``time_steps=3``, from a parent of
+2 bits. Differences from it:
+
+- BatchNorm, a fixed affine map at inference, for GroupNorm of every spiking step's tensor;
+- the mean over spiking time is taken before the head, so that only the neurons err; there it is
+  taken after the last convolution;
+- a signed neuron takes a spike back where its membrane is below 0; there at -0.001 and below;
+- the time embedding is real, computed once a diffusion step; there its activations spike too.
 """
 
 from __future__ import annotations
@@ -38,7 +46,8 @@ from sddpm.unet import UNet, UNetConfig, check_image_size
 
 @dataclass(frozen=True)
 class Config:
-    """A converted network. Its widths are its parent's; the defaults are the published ones."""
+    """A converted network. The defaults are the published widths, which its parent must have, and
+    our method for any ReLU parent; what is published is said at the top of this module."""
 
     time_steps: int = 64
     """Spiking time steps of one network evaluation; any, with any checkpoint."""

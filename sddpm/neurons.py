@@ -217,7 +217,10 @@ class RateIF(SpikingNeuron):
 
 class SignedRateIF(RateIF):
     """:class:`RateIF` that takes spikes back: where ``u < 0`` after earlier spikes it emits one
-    of ``-theta``, so that charge may arrive in any order (Fast-SNN, arXiv 2305.19868)."""
+    of ``-theta``, so that charge may arrive in any order (Fast-SNN, arXiv 2305.19868).
+
+    The code of arXiv 2408.16467 takes back at ``u <= -0.001``: a membrane between that and 0
+    keeps its spike there and gives it back here, whatever the unit of ``theta``."""
 
     signed = True
 

@@ -39,9 +39,7 @@ DEFAULT_TIME_STEPS = 4
 """Where neither the caller nor the file names them: what the published code runs by default."""
 
 
-def load_published(
-    path: str | Path, time_steps: int | None = None, threshold: float = 1.0
-) -> UNet:
+def load_published(path: str | Path, time_steps: int | None = None, threshold: float = 1.0) -> UNet:
     """Load a published SDDPM checkpoint as a network in evaluation mode: ``eps = net(x, t)``.
 
     Args:

@@ -35,6 +35,7 @@ convolution of spikes; the spikes of the time embedding are computed once for al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,6 +87,14 @@ class CosineSchedule(DiffusionConfig):
             "prediction_type": "epsilon",
         }
 
+    def alphas_cumprod(self) -> Tensor:
+        """abar before it is rounded, ``[diffusion_steps]`` float64: at the first steps 1 - abar
+        is so small that the schedulers' float32 loses its fourth digit."""
+        u = torch.arange(self.diffusion_steps + 1, dtype=torch.float64) / self.diffusion_steps
+        squared = ((u + 0.008) / 1.008 * math.pi / 2).cos().square()
+        betas = (1 - squared[1:] / squared[:-1]).clamp(max=0.999)
+        return (1 - betas).cumprod(0)
+
 
 def constancy_weights(alphas_cumprod: Tensor) -> Tensor:
     """How much an error of the current at step ``t`` weighs in the next state of deterministic
@@ -132,11 +141,12 @@ class FSDDIM(Denoiser):
     constancy: Tensor
 
     def __init__(self, config: Config, shape: ImageShape, net: SpikingUNet) -> None:
-        super().__init__(net, shape, config, CosineSchedule(config.diffusion_steps))
+        schedule = CosineSchedule(config.diffusion_steps)
+        super().__init__(net, shape, config, schedule)
         self.encode = DirectEncoding(config.time_steps)
         self.decode = MeanReadout(config.time_steps)
         self.output = NoiseOutput("v_prediction", self.diffusion.config)
-        constancy = constancy_weights(self.diffusion.alphas_cumprod.double())
+        constancy = constancy_weights(schedule.alphas_cumprod())
         self.register_buffer("constancy", constancy.float(), persistent=False)
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:

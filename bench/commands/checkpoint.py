@@ -241,7 +241,7 @@ def import_(
     image_size: int,
     dataset: str | None,
 ) -> None:
-    """Turn a checkpoint of the published SDDPM code, or of SDM's with TSM, into a checkpoint folder.
+    """Turn a checkpoint of the published SDDPM code, or of SDM's TSM, into a checkpoint folder.
 
     No code in the file is run. The folder works with every other command.
 

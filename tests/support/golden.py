@@ -64,14 +64,11 @@ def sddpm_name(name: str) -> str:
     return _SDDPM[front] + name[len(front) :]
 
 
-def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load ``weights`` into ``module``, which must hold nothing else but counters and tables that
-    follow from its sizes, and thresholds."""
-    rest = {
-        name: value
-        for name, value in module.state_dict().items()
-        if name.split(".")[-1] in ("updates", "num_batches_tracked", "table", "theta")
-    }
+def load(module: nn.Module, weights: Mapping[str, Tensor], fresh: Sequence[str] = ()) -> None:
+    """Load ``weights`` into ``module``, which must hold nothing else but counters, tables that
+    follow from its sizes, thresholds, and tensors whose names end in one of ``fresh``."""
+    ends = ("updates", "num_batches_tracked", "table", "theta", *fresh)
+    rest = {k: v for k, v in module.state_dict().items() if k.split(".")[-1] in ends}
     module.load_state_dict({**rest, **weights}, strict=True)
 
 
