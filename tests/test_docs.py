@@ -15,7 +15,7 @@ from bench.cli import main
 from bench.data.datasets import DatasetSpec
 from bench.energy.meter import Meter
 from bench.plan.cells import Data, expand
-from bench.suites.schema import load_suite
+from bench.suites.reading import load_suite
 from sddpm.protocol import ImageShape
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +123,17 @@ def test_the_example_of_a_system_runs() -> None:
     assert images.shape == (2, 1, 8, 8)
     # Two 3x3 convolutions between 1 and 8 channels on 8x8 pixels, twice.
     assert meter.counts(images=2).macs == 2 * (64 * 9 * 8) * 2
+
+
+def test_the_example_of_a_suite_is_legal(tmp_path: Path) -> None:
+    example = blocks(ROOT / "docs/suites.md", "yaml")[0]
+    (tmp_path / "kuzushiji.yaml").write_text(example, encoding="utf-8")
+    suite = load_suite(str(tmp_path / "kuzushiji.yaml"))
+    data = Data("kmnist", "kmnist", 1, suite.image_size, False, train_images=60_000)
+    labels = [cell.label for cell in expand(suite, "small", data)]
+    assert labels == [
+        "sddpm-T4-ddim20-eta1", "sddpm_tsm-T4-ddim20-eta1", "fsvae-T16", "fsddim-T4-ddim100",
+    ]  # fmt: skip
 
 
 def test_the_examples_of_a_data_set_are_legal(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ def systems() -> list[list[str]]:
 
 def suites() -> list[list[str]]:
     """The shipped suites."""
-    from bench.suites.schema import read_outline, shipped_suites
+    from bench.suites.reading import read_outline, shipped_suites
 
     rows = [["name", "title", "dataset", "presets"]]
-    for name, file in shipped_suites().items():
-        outline = read_outline(file)
+    for name in shipped_suites():
+        outline = read_outline(name)
         rows.append([name, outline["title"], outline["dataset"], ", ".join(outline["presets"])])
     return rows
 

@@ -29,6 +29,7 @@ BRIEF_IMAGES = 256
 """Most pictures that :func:`brief_hash` looks at."""
 TEST_SPLIT_NAMES = ("test", "validation", "valid")
 """What sources call the pictures that were kept from training, in order of preference."""
+DIGITS_TRAIN_IMAGES = 1_500
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
         # The 1,797 digits inside scikit-learn: the first 1,500 train, the last 297 test.
-        DatasetSpec("digits", None, "image", 1, 8, False, lossless=True),
+        DatasetSpec(
+            "digits", None, "image", 1, 8, False,
+            lossless=True, train_images=DIGITS_TRAIN_IMAGES, test_images=297,
+        ),
         DatasetSpec(
             "mnist", "ylecun/mnist", "image", 1, 32, False,
             lossless=True, train_images=60_000, test_images=10_000,
@@ -89,7 +93,6 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
     )
 }  # fmt: skip
-DIGITS_TRAIN_IMAGES = 1_500
 
 
 def find_spec(name: str) -> DatasetSpec:

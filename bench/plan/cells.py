@@ -18,8 +18,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.plan.sampling import replace_samplings, sampling_label
 from bench.registry import SYSTEMS, choose, find, load_module
-from bench.suites.schema import Budget, Preset, Suite
+from bench.suites.schema import (
+    DEFAULT_BATCH,
+    DEFAULT_PRECISION,
+    Budget,
+    Preset,
+    Suite,
+)
 from sddpm.training import fast_precision
+
+MOST_CELLS = 10_000
+"""Cells of a run: more are a slip of the pen, and their hashes alone take minutes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,15 @@ class Data:
     """Height and width, in pixels."""
     horizontal_flip: bool
     """Whether training mirrors half of the pictures."""
+    train_images: int | None = None
+    """Pictures in the training split, which budgets in epochs need; None: not known. No hash
+    holds it, since the steps that follow from it do."""
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the data in a hash."""
+        facts = asdict(self)
+        del facts["train_images"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class Training:
     def hash(self) -> str:
         facts = asdict(self)
         facts["parent"] = self.parent.hash if self.parent else None
+        facts["data"] = self.data.facts()
         return digest({"kind": "training", **facts})
 
     @property
@@ -139,13 +158,26 @@ def expand(
     systems = [choose("system", name, SYSTEMS) for name in systems] or list(
         preset.systems or suite.systems
     )
-    steps = list(time_steps) or list(preset.time_steps or suite.time_steps)
-    choices = replace_samplings(samplers, preset.sampling or suite.sampling)
+    shared_steps = preset.time_steps or suite.time_steps
+    shared_choices = preset.sampling or suite.sampling
+    grid = {
+        system: (
+            list(time_steps) or preset.system_time_steps.get(system, shared_steps),
+            replace_samplings(samplers, preset.system_sampling.get(system, shared_choices)),
+        )
+        for system in systems
+    }
+    most = len(seeds) * sum(len(counts) * len(choices) for counts, choices in grid.values())
+    if most > MOST_CELLS:
+        raise ValueError(
+            f"suite {suite.name}, preset {preset_name}: seeds x systems x time steps x samplers "
+            f"are {most:,} cells, expected at most {MOST_CELLS:,}"
+        )
     cells = []
     for seed in seeds:
-        for system in systems:
+        for system, (counts, choices) in grid.items():
             entry = find(system)
-            for count in steps if entry.time_axis != "none" else [None]:
+            for count in counts if entry.time_axis != "none" else [None]:
                 trained_with = count if entry.time_axis == "trained" else None
                 training = plan_training(
                     suite, preset_name, data, system,
@@ -192,15 +224,29 @@ def plan_training(
     def where(field: str) -> str:
         return suite.where("presets", preset_name, "config", system, field)
 
-    budget: Budget = preset.budgets.get(system, preset.budget)
-    precision = precision or budget.precision
+    budget = preset.budgets.get(system, preset.budget)
+    # What a budget leaves open is the preset's; a share of the parent's leaves it to the parent's.
+    shared: Budget | Training = preset.budget
+    if budget.of_parent is not None and parent is not None:
+        shared = parent
+    batch_size = budget.batch_size or shared.batch_size or DEFAULT_BATCH
+    precision = precision or budget.precision or shared.precision or DEFAULT_PRECISION
+    try:
+        steps = budget.steps(
+            batch_size,
+            train_images=data.train_images,
+            parent_images=parent.steps * parent.batch_size if parent else 0,
+        )
+    except ValueError as error:
+        at = ("budgets", system) if system in preset.budgets else ("budget",)
+        raise ValueError(f"{suite.where('presets', preset_name, *at)}: {error}") from error
     return Training(
         system=system,
         time_steps=time_steps,
         config=resolve_config(system, preset_name, overrides, where),
         data=data,
-        steps=budget.steps,
-        batch_size=budget.batch_size,
+        steps=steps,
+        batch_size=batch_size,
         precision=fast_precision() if precision == "auto" else precision,
         seed=seed,
         parent=parent,

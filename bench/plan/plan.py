@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from bench.plan.cells import Cell, Data, Training, digest, expand, find_preset
 from bench.registry import choose
 from bench.run import stages
 from bench.run.settled import wanted_thresholds
-from bench.suites.schema import Preset, Suite, load_suite
+from bench.suites.reading import load_suite
+from bench.suites.schema import Preset, Suite
 from sddpm.guidance import Thresholds
 
 DATA = "data.json"
@@ -156,7 +157,12 @@ def _expand(plan: Plan) -> list[Cell]:
 def _known_data(suite: Suite) -> Data:
     spec = find_spec(suite.dataset)
     return Data(
-        suite.dataset, spec.name, spec.channels or 3, suite.image_size, spec.horizontal_flip
+        suite.dataset,
+        spec.name,
+        spec.channels or 3,
+        suite.image_size,
+        spec.horizontal_flip,
+        spec.train_images or 1,  # of a folder, which is opened before its cells are used
     )
 
 
@@ -167,7 +173,9 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
         ValueError: the folder was made from other pictures of that name.
     """
     known = _remembered(plan.root)
-    remembered = Data(**known["data"]) if known.get("source") == source_of(plan) else None
+    remembered = None
+    if known.get("source") == source_of(plan):
+        remembered = Data(**{"train_images": plan.data.train_images, **known["data"]})
     if plan.fetches and (remembered or not read_data):
         return remembered or plan.data, None
     try:
@@ -183,6 +191,7 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
         image_size=images.shape.size,
         horizontal_flip=images.horizontal_flip,
     )
+    data = replace(data, train_images=len(images))
     fingerprint = brief_hash(images)
     if known.get("fingerprints", {}).get(_key(data), fingerprint) != fingerprint:
         raise ValueError(
@@ -204,7 +213,8 @@ def _remembered(root: Path) -> dict[str, Any]:
         return {}
     known = read_json(path, ("source", "data"))
     names = {field.name for field in fields(Data)}
-    if not isinstance(known["data"], dict) or set(known["data"]) != names:
+    optional = {"train_images"}  # folders of earlier versions do not say it
+    if not isinstance(known["data"], dict) or set(known["data"]) | optional != names:
         raise ValueError(f"{path}: data: expected {', '.join(sorted(names))}; delete it to redo it")
     if not isinstance(known.get("fingerprints", {}), dict):
         raise ValueError(f"{path}: fingerprints: expected an object; delete it to redo it")
@@ -221,7 +231,7 @@ def data_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _key(data: Data) -> str:
-    return digest(asdict(data))[:8]
+    return digest(data.facts())[:8]
 
 
 def source_of(plan: Plan) -> dict[str, Any]:

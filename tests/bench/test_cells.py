@@ -15,7 +15,8 @@ from bench.plan.cells import Cell, Data, expand, plan_training
 from bench.plan.plan import Options, Plan, stage_states
 from bench.plan.sampling import choose_sampling, parse_sampler
 from bench.registry import Entry
-from bench.suites.schema import Suite, parse_suite
+from bench.suites.reading import parse_suite
+from bench.suites.schema import Suite
 
 DATA = Data("digits", "digits", 1, 8, False)
 TEXT = """\

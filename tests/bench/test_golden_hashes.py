@@ -15,7 +15,7 @@ import pytest
 
 from bench.data.datasets import find_spec
 from bench.plan.cells import Cell, Data, expand
-from bench.suites.schema import load_suite, shipped_suites
+from bench.suites.reading import load_suite, shipped_suites
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hashes.json"
 
@@ -25,7 +25,12 @@ def cells_of(suite_name: str, preset: str) -> list[Cell]:
     suite = load_suite(suite_name)
     spec = find_spec(suite.dataset)
     data = Data(
-        suite.dataset, spec.name, spec.channels or 3, suite.image_size, spec.horizontal_flip
+        suite.dataset,
+        spec.name,
+        spec.channels or 3,
+        suite.image_size,
+        spec.horizontal_flip,
+        spec.train_images,
     )
     return expand(suite, preset, data)
 

@@ -1,4 +1,4 @@
-"""Suites: the shipped ones are sound, and a broken one says where."""
+"""Suites: the shipped ones are sound, one extends another, and a broken one says where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from bench.plan.cells import Data, expand
 from bench.quality.fidelity import MIN_IMAGES
-from bench.suites.schema import FEWEST_IMAGES, load_suite, parse_suite, shipped_suites
+from bench.suites.reading import load_suite, parse_suite, shipped_suites
+from bench.suites.schema import FEWEST_IMAGES, Budget
 
 GOOD = """\
 name: mine
@@ -35,14 +36,36 @@ def test_reads_a_good_suite() -> None:
     preset = suite.presets["smoke"]
     assert suite.systems == ["sddpm", "pixel_gaussian"]
     assert suite.sampling[0].eta == 1.0
-    assert preset.budget.steps == 3
+    assert (preset.budget.train_steps, preset.budget.batch_size) == (3, 4)
     # YAML 1.1 would read 2e-3 as text.
     assert preset.config["sddpm"]["learning_rate"] == 0.002
 
 
 def test_a_budget_in_images_is_rounded_up_to_steps() -> None:
-    text = GOOD.replace("train_steps: 3, batch_size: 4", "train_images: 10, batch_size: 4")
-    assert parse_suite(text, "f").presets["smoke"].budget.steps == 3
+    budget = Budget(train_images=10, batch_size=4)
+    assert budget.steps(4, train_images=None, parent_images=0) == 3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "images", "batch", "steps"),
+    [
+        (150, 50_000, 250, 30_000),  # FSVAE's training on CIFAR-10
+        (1500, 60_000, 256, 351_563),  # 351,562.5 batches: the half one counts
+        (0.5, 10, 5, 1),
+        (0.1, 30, 1, 3),  # a tenth, not the binary number above it
+    ],
+)
+def test_a_budget_in_epochs(epochs: float, images: int, batch: int, steps: int) -> None:
+    assert Budget(epochs=epochs).steps(batch, train_images=images, parent_images=0) == steps
+
+
+@pytest.mark.parametrize(
+    ("share", "parent_steps", "steps"),
+    [(0.1, 30, 2), (0.1, 20, 1), (0.1, 1500, 149), (0.1, 1501, 150), (0.3, 10, 2), (1, 10, 9)],
+)
+def test_a_share_of_the_parent_is_less_than_it(share: float, parent_steps: int, steps: int) -> None:
+    budget = Budget(of_parent=share)
+    assert budget.steps(16, train_images=None, parent_images=16 * parent_steps) == steps
 
 
 def test_lists_in_a_choice_are_swept() -> None:
@@ -61,7 +84,7 @@ def test_shipped_suites_are_sound(name: str) -> None:
     assert suite.name == name
     assert "smoke" in suite.presets
     channels = 1 if "digits" in name or "mnist" in name else 3
-    data = Data(suite.dataset, suite.dataset, channels, suite.image_size, channels == 3)
+    data = Data(suite.dataset, suite.dataset, channels, suite.image_size, channels == 3, 50_000)
     for preset in suite.presets:
         cells = expand(suite, preset, data)  # every configuration is one that its system takes
         for training in (cell.training for cell in cells):
@@ -81,7 +104,8 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
     suite = load_suite(name)
     assert set(suite.presets) == {"smoke", "small", "medium", "paper"}
     assert suite.presets["paper"].samples == 50_000
-    assert suite.presets["paper"].budget.steps * suite.presets["paper"].budget.batch_size == 64e6
+    budget = suite.presets["paper"].budget
+    assert (budget.train_steps, budget.batch_size) == (500_000, 128)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +121,9 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
         ("sampler: ddim", "sampler: ddpm", 8, ["eta=1", "takes no eta"]),
         ("  smoke:", "  smok:", 10, ["presets", "smoke"]),
         ("batch_size: 4", "batch_sze: 4", 11, ["batch_sze", "did you mean 'batch_size'"]),
-        ("train_steps: 3, ", "", 11, ["train_steps", "train_images"]),
+        ("train_steps: 3, ", "", 11, ["train_steps", "train_images", "epochs", "of_parent"]),
+        ("train_steps: 3", "of_parent: 0.1", 10, ["presets.smoke", "of_parent", "budgets"]),
+        ("train_steps: 3", "epochs: 0", 11, ["presets.smoke.budget.epochs", "greater than 0"]),
         ("samples: 10", "samples: 1", 12, ["presets.smoke.samples"]),
         ("    references: 20\n", "", 10, ["presets.smoke.references", "missing"]),
         ("sddpm: &net", "sddpn: &net", 16, ["presets.smoke.config.sddpn", "'sddpm'"]),
@@ -111,10 +137,23 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
         ("2e-3", "-0.01", 16, ["config.sddpm.learning_rate", "-0.01"]),
         ("2e-3", ".nan", 16, ["config.sddpm.learning_rate", "finite", "nan"]),
         ("channels: 8", "time_steps: 9", 16, ["config.sddpm.time_steps", "of the suite"]),
+        (
+            "samples: 10\n", "samples: 10\n    budgets: {vae: {of_parent: 0.1}}\n", 13,
+            ["presets.smoke.budgets.vae", "built from no other system"],
+        ),
+        (
+            "samples: 10\n", "samples: 10\n    system_time_steps: {vae: [4]}\n", 13,
+            ["presets.smoke.system_time_steps.vae", "no spiking time steps"],
+        ),
+        (
+            "samples: 10\n",
+            "samples: 10\n    system_sampling: {vae: [{sampler: ddpm, steps: 9}]}\n",
+            13, ["presets.smoke.system_sampling.vae", "no sampler"],
+        ),
         ("title: My suite", "? [a, b]\n: x", 2, ["as a key", "expected text"]),
         ("title: My suite", "title: &a [*a]", 2, ["holds itself"]),
     ],
-)
+)  # fmt: skip
 def test_a_broken_suite_names_file_line_and_field(
     old: str, new: str, line: int, words: list[str]
 ) -> None:

@@ -1,0 +1,253 @@
+"""Suites from YAML: the shipped ones by name, others by path, each of which may extend another.
+
+``extends: NAME`` lays a suite over a shipped one, or over a file relative to its own: mappings
+are merged, lists and single values replaced, and null takes away. Every message names the file
+and the line where the value stands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from bench.registry import SYSTEMS, choose
+from bench.suites.nodes import (
+    MOST_CHARACTERS,
+    content_of,
+    merged,
+    place_of,
+    pop,
+    read_nodes,
+    refuse,
+)
+from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
+
+LONGEST_LIST = 100
+LARGEST_NUMBER = 10**9
+"""Bounds of what a suite may give a field of a system's Config."""
+NOT_INHERITED = ("name", "title")
+"""Two suites of one name could not be told apart in a report."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A suite before it is read."""
+
+    file: str
+    """Its name in messages."""
+    content: str
+    folder: Path | None
+    """Where the files that it extends are looked for; None: it extends shipped suites only."""
+
+
+def shipped_suites() -> dict[str, Traversable]:
+    """Name -> file of the suites inside the package, by name."""
+    files = resources.files("bench.suites").iterdir()
+    return {
+        file.name.removesuffix(".yaml"): file
+        for file in sorted(files, key=lambda file: file.name)
+        if file.name.endswith(".yaml")
+    }
+
+
+def load_suite(name: str) -> Suite:
+    """Read a shipped suite by name, or a YAML file by path.
+
+    Raises:
+        ValueError: no such suite (near matches are named), or the file is not a valid suite;
+            the message names file, line and field.
+        FileNotFoundError: a path that is not there.
+    """
+    return _suite(_find(name, Path()))
+
+
+def parse_suite(text: str, file: str) -> Suite:
+    """Validate the text of a suite; ``file`` is its path, which need not exist, or its name.
+
+    Raises:
+        ValueError: as :func:`load_suite`.
+    """
+    return _suite(_Text(file, text, Path(file).parent))
+
+
+def read_outline(name: str) -> dict[str, Any]:
+    """The content of a shipped suite, unchecked: checking its names would import torch."""
+    text = _find(name, None)
+    content: dict[str, Any] = content_of(_read(text), text.file)
+    return content
+
+
+def _suite(text: _Text) -> Suite:
+    root = _read(text)
+    try:
+        suite = Suite.model_validate(content_of(root, text.file))
+    except ValidationError as error:
+        # A field that is misspelt is missing besides: the misspelling explains more.
+        found = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
+        problems = [_explain(problem, root, text.file) for problem in found]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more) from error
+    suite._source = (text.file, root)
+    _check_systems(suite)
+    return suite
+
+
+def _find(name: str, folder: Path | None) -> _Text:
+    """A shipped suite, or the file ``name`` under ``folder``.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none, or it is no text.
+    """
+    shipped = shipped_suites()
+    if name in shipped:
+        return _Text(f"suite {name}", shipped[name].read_text(encoding="utf-8"), None)
+    path = (folder or Path()) / name
+    if folder is None or (path.suffix not in (".yaml", ".yml") and not path.is_file()):
+        choose("suite", name, [*shipped, "a path to a .yaml file"])
+    if not path.is_file():
+        raise FileNotFoundError(f"suite {path}: no such file")
+    with path.open("rb") as file:
+        content = file.read(4 * MOST_CHARACTERS + 1)
+    try:
+        return _Text(str(path), content.decode("utf-8"), path.parent)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+
+
+def _read(text: _Text, above: tuple[str, ...] = ()) -> yaml.Node | None:
+    """The nodes of a suite, laid over those of the suite that it extends.
+
+    Args:
+        above: identities of the suites that extend this one.
+
+    Raises:
+        ValueError: a text that is no YAML, an extended suite that is not there, a cycle.
+    """
+    root = read_nodes(text.content, text.file)
+    extends = pop(root, "extends")
+    if extends is None:
+        return root
+    key, value = extends
+    if value.tag != "tag:yaml.org,2002:str" or not value.value:
+        refuse(key, "extends: expected the name of a suite, or a path")
+    try:
+        base = _find(value.value, text.folder)
+    except (ValueError, FileNotFoundError) as error:
+        refuse(key, f"extends: {error}")
+    chain = (*above, _identity(text))
+    if _identity(base) in chain:
+        names = " -> ".join(name.rsplit("/", 1)[-1] for name in (*chain, _identity(base)))
+        refuse(key, f"extends: these suites extend each other in a circle: {names}")
+    below = _read(base, chain)
+    for name in NOT_INHERITED:
+        pop(below, name)
+    return merged(below, root)
+
+
+def _identity(text: _Text) -> str:
+    return text.file if text.folder is None else str(Path(text.file).resolve())
+
+
+def _check_systems(suite: Suite) -> None:
+    """Raise ValueError for what no system of that name can use: a share of a parent that it does
+    not have, time steps or samplers of a system without any, a field of its Config that no network
+    can be built or trained with, or that the suite's own ``time_steps`` would override."""
+    for preset, content in suite.presets.items():
+        for field, system, problem in [*_misplaced(content), *_unusable(content)]:
+            raise ValueError(f"{suite.where('presets', preset, *field, system)}: {problem}")
+
+
+def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
+    """Field, system and problem of what is given to a system that cannot use it."""
+    found: list[tuple[tuple[str, ...], str, str]] = []
+    for system, budget in preset.budgets.items():
+        if budget.of_parent is not None and SYSTEMS[system].parent is None:
+            found.append((("budgets",), system, "of_parent: it is built from no other system"))
+    for system in preset.system_time_steps:
+        if SYSTEMS[system].time_axis == "none":
+            found.append((("system_time_steps",), system, "it has no spiking time steps"))
+    for system in preset.system_sampling:
+        if not SYSTEMS[system].samplers:
+            found.append((("system_sampling",), system, "it is sampled by no sampler"))
+    return found
+
+
+def _unusable(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
+    """``config`` and system, field, and problem of values that no Config can have."""
+    found = []
+    for system, config in preset.config.items():
+        for field, value in config.items():
+            problem = None
+            values = value if isinstance(value, list) else [value]
+            if field == "time_steps" and SYSTEMS[system].time_axis == "trained":
+                problem = "give it as time_steps of the suite or the preset, which decide"
+            if len(values) > LONGEST_LIST:
+                problem = f"a list of {len(values):,}, expected at most {LONGEST_LIST}"
+            for number in values:
+                # No field of any Config has a meaning below 0.
+                if isinstance(number, int | float) and not 0 <= number < math.inf:
+                    problem = f"expected a finite number of at least 0, not {_brief(number)}"
+                elif isinstance(number, int | float) and number > LARGEST_NUMBER:
+                    problem = f"expected at most {LARGEST_NUMBER:,}, not {_brief(number)}"
+            if problem:
+                found.append((("config", system), field, problem))
+    return found
+
+
+_EXPECTED = {
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+}
+"""Pydantic's error types in the words of YAML."""
+
+
+def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
+    """One pydantic problem as "file, line N: field: what is wrong"."""
+    path = [part for part in problem["loc"] if part != "[key]"]
+    field = ".".join(map(str, path)) or "the file"
+    message = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    if problem["type"] == "extra_forbidden":
+        message = "unknown field"
+        legal = _fields_at(path[:-1])
+        if legal:
+            try:
+                choose("field", str(path[-1]), legal)
+            except ValueError as error:
+                message = str(error)
+    elif problem["type"] == "missing":
+        message = "required, but missing"
+    else:
+        given = problem.get("input")
+        if isinstance(given, str | int | float | bool) and repr(given) not in message:
+            message += f", not {_brief(given)}"
+    return f"{place_of(root, path, file)}: {field}: {message}"
+
+
+def _brief(value: Any) -> str:
+    """``repr``, cut to what a line holds."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def _fields_at(path: list[str | int]) -> list[str]:
+    """Names of the fields that are legal at ``path``."""
+    if not path:
+        return ["extends", *Suite.model_fields]
+    if path[0] == "presets" and len(path) == 2:
+        return list(Preset.model_fields)
+    if "sampling" in path or "system_sampling" in path:
+        return list(SamplingChoice.model_fields)
+    if "budget" in path or "budgets" in path:
+        return list(Budget.model_fields)
+    return []
