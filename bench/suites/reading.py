@@ -181,7 +181,7 @@ def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
 
 def _unusable(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
     """``config`` and system, field, and problem of values that no Config can have."""
-    found = []
+    found: list[tuple[tuple[str, ...], str, str]] = []
     for system, config in preset.config.items():
         for field, value in config.items():
             problem = None
