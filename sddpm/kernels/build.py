@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sddpm.kernels.processor import Level
+
 HERE = Path(__file__).parent
 SOURCES: dict[str, tuple[str, ...]] = {
     # A fused multiply-add would round a membrane differently from the torch formula.
@@ -39,6 +41,11 @@ def fingerprint(name: str, *more: str) -> str:
     key = hashlib.sha256(source(name).read_bytes())
     key.update("\0".join((*_FLAGS, *SOURCES[name], *more)).encode())
     return key.hexdigest()[:16]
+
+
+def packaged_prefix(name: str, level: Level) -> str:
+    """The first part of the file name of a kernel that the package carries for a level."""
+    return f"{name}-{level.name}-{fingerprint(name, *level.flags)}"
 
 
 def digest(content: bytes) -> str:

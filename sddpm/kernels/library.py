@@ -26,6 +26,7 @@ from sddpm.kernels.build import (
     compile_kernel,
     find_compiler,
     fingerprint,
+    packaged_prefix,
 )
 from sddpm.kernels.processor import BUILD, OFF, SWITCH, Level, limit, switch, usable_levels
 from sddpm.kernels.store import RefusedError, Store
@@ -45,11 +46,6 @@ class Choice:
     where there are none."""
     why: str
     """A clause that a user can read."""
-
-
-def packaged_prefix(name: str, level: Level) -> str:
-    """The first part of a packaged kernel's file name."""
-    return f"{name}-{level.name}-{fingerprint(name, *level.flags)}"
 
 
 def choose() -> Choice:

@@ -155,6 +155,29 @@ def test_a_packaged_kernel_is_as_safe_as_the_program(tmp_path: Path) -> None:
         store.load("anything")
 
 
+def test_a_kernel_of_the_package_is_taken_first_and_not_compiled(
+    small: Path,
+    compiler: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: SKYLAKE_SERVER)
+    package = tmp_path / "built"
+    package.mkdir()
+    monkeypatch.setattr(library, "PACKAGED", package)
+    (v3,) = (level for level in processor.LEVELS if level.name == "x86-64-v3")
+    content = build.compile_kernel(compiler, "small", (), tmp_path).read_bytes()
+    path = package / f"{build.packaged_prefix('small', v3)}-{build.digest(content)}.so"
+    path.write_bytes(content)
+    assert (library.choose().way, library.choose().level) == ("packaged", "x86-64-v3")
+    assert library.load("small") is not None
+    assert not library.cache_folder().exists()
+    # A changed source: the package's kernel is of another one.
+    build.source("small").write_text('extern "C" int answer() { return 43; }')
+    assert library.choose().way == "compiled"
+
+
 def test_a_compilation_stopped_by_sigterm_leaves_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "compiling"
     slow = tmp_path / "slow"
