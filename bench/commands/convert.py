@@ -80,8 +80,8 @@ class Schedules(click.ParamType):
 @click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
               help="First step size of fine-tuning.")  # fmt: skip
 @click.option("--clip-steps", type=options.COUNT, default=500, show_default=True,
-              help=f"For {TRAIN_CLIPS} from a ReLU twin: training of clips and weights, once for all "
-              "T.")  # fmt: skip
+              help=f"For {TRAIN_CLIPS} from a ReLU twin: training of clips and weights, "
+              "once for all T.")  # fmt: skip
 @click.option("--levels", type=options.COUNT, default=16, show_default=True,
               help="For the same: levels of an activation; best is the T that "
               "matters.")  # fmt: skip

@@ -4,8 +4,8 @@
 What the sampling engine does: BatchNorm folded into the convolutions; neurons fused with what
 is added in front of them, in one pass over memory; spikes kept in one byte and written straight
 into the concatenations; convolutions of spikes on 8-bit integers or by looked-up sums, or by
-Winograd's algorithm where they must be exact; the time embedding projected for all blocks at once; large batches in
-parts that fit the cache. Each is left out where the machine cannot run it.
+Winograd's algorithm where they must be exact; the time embedding projected for all blocks at
+once; large batches in parts that fit the cache. Each is left out where the machine cannot run it.
 """
 
 from __future__ import annotations
