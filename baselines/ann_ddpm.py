@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
@@ -21,30 +20,21 @@ from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.layers import declare
 from sddpm.protocol import ImageShape, System
+from sddpm.widths import SIZES, UNetWidths, check_widths, over
 
 
 @dataclass(frozen=True)
-class Config(DenoiserTraining):
+class Config(UNetWidths, DenoiserTraining):
     """DDPM. The defaults are SDDPM's widths and the published training."""
 
     ema_decay: float = 0.9999
     """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
-    channels: int = 128
-    """Base width."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``."""
-    blocks: int = 2
-    """Residual blocks a level on the way down."""
     attention: bool = False
     """Self-attention at half the image's size, and in the middle."""
     groups: int = 32
     """Groups of GroupNorm; divides every width."""
     dropout: float = 0.1
     """Share of features dropped in training."""
-    diffusion_steps: int = 1000
-    """Steps of the noise schedule."""
-    prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
 
 
 SCHEDULE: dict[str, tuple[str | None, ...]] = {
@@ -69,11 +59,10 @@ class NoiseNet(NoiseNetwork):
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
     """DDPM for images of ``shape``; it has no parent."""
+    check_widths(config, shape.size)
     widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
     if any(width % config.groups for width in widths):
         raise ValueError(f"groups={config.groups} must divide every width of {widths}")
-    if shape.size % 2 ** (len(widths) - 1):
-        raise ValueError(f"image size {shape.size} cannot be halved {len(widths) - 1} times")
     attention_level = 1 if config.attention and len(widths) > 1 else None
     kinds = ["AttnDownBlock2D" if level == attention_level else "DownBlock2D"
              for level in range(len(widths))]  # fmt: skip
@@ -171,13 +160,10 @@ def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
     return default, "epsilon"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, groups=8, dropout=0.0,
-                  learning_rate=1e-3, warmup_steps=20, ema_decay=0.0),
-    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
-                  groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=200, decay="linear",
-                  ema_decay=0.995),
-    "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
-                   ema_decay=0.999),
-    "paper": dict(),
-}  # fmt: skip
+PRESETS = over(
+    SIZES,
+    smoke=dict(groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=20, ema_decay=0.0),
+    small=dict(groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=200, decay="linear",
+               ema_decay=0.995),
+    medium=dict(learning_rate=4e-4, warmup_steps=1000, decay="linear", ema_decay=0.999),
+)  # fmt: skip

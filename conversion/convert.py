@@ -37,15 +37,16 @@ from conversion.readout import READOUTS, WindowReadout
 from conversion.schedule import ScheduledUNet, mean_time_steps
 from sddpm.activations import is_spiking
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig, Prediction
+from sddpm.diffusion import DiffusionConfig
 from sddpm.neurons import check_time_steps
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import mix
-from sddpm.unet import UNet, UNetConfig, check_image_size
+from sddpm.unet import UNet, UNetConfig, unet_config
+from sddpm.widths import SIZES, UNetWidths, over
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(UNetWidths):
     """A converted network. The defaults are the published widths, which its parent must have, and
     our method for any ReLU parent; what is published is said at the top of this module."""
 
@@ -65,16 +66,6 @@ class Config:
     schedule: tuple[int, ...] = ()
     """Spiking time steps in equal parts of the denoising, from noise to image, in place of
     ``time_steps``, which is then their mean; empty: the same everywhere."""
-    channels: int = 128
-    """Base width of the U-Net."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``."""
-    blocks: int = 2
-    """Residual blocks a level on the way down."""
-    diffusion_steps: int = 1000
-    """Steps of the noise schedule."""
-    prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class Converted(Denoiser):
@@ -178,19 +169,15 @@ def rectified(net: UNet) -> UNet:
     return rebuilt(net, "relu", 1)
 
 
-def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
+def spiking_unet(config: Config, shape: ImageShape) -> UNetConfig:
     """The U-Net of ``config`` for images of ``shape``."""
     if config.method not in METHODS:
         raise ValueError(f"method={config.method!r}: expected one of {', '.join(METHODS)}")
-    return UNetConfig(
-        image_channels=shape.channels,
-        channels=config.channels,
-        multipliers=tuple(config.multipliers),
-        blocks=config.blocks,
+    return unet_config(
+        config,
+        shape,
         activation="signed_rate_if" if config.signed else "rate_if",
         time_steps=check_time_steps(config.time_steps),
-        diffusion_steps=config.diffusion_steps,
-        prediction=config.prediction,
     )
 
 
@@ -204,8 +191,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Co
         ValueError: the parent cannot be rate-coded, is another network than the configuration
             says, or was trained on images of another size.
     """
-    unet = unet_config(config, shape)
-    check_image_size(unet, shape.size)
+    unet = spiking_unet(config, shape)
     schedule = tuple(config.schedule)
     if schedule and mean_time_steps(schedule) != config.time_steps:
         raise ValueError(
@@ -229,15 +215,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Co
 
 def config_of(parent: System, **chosen: Any) -> Config:
     """A Config with the widths of ``parent``, and other fields as ``chosen``."""
-    theirs = convertible(parent).config
-    return Config(
-        channels=theirs.channels,
-        multipliers=theirs.multipliers,
-        blocks=theirs.blocks,
-        diffusion_steps=theirs.diffusion_steps,
-        prediction=theirs.prediction,
-        **chosen,
-    )
+    return Config(**convertible(parent).config.widths(), **chosen)
 
 
 def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet) -> None:
@@ -247,10 +225,8 @@ def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet
             f"the parent was trained on images of {_times(image_size(parent.shape))}, "
             f"not {_times(image_size(shape))}: a conversion keeps the size"
         )
-    wanted = unet_config(config, shape)
-    for field in (
-        "image_channels", "channels", "multipliers", "blocks", "diffusion_steps", "prediction",
-    ):  # fmt: skip
+    wanted = spiking_unet(config, shape)
+    for field in ("image_channels", *config.widths()):
         own, theirs = getattr(wanted, field), getattr(source.config, field)
         if own != theirs:
             raise ValueError(f"{field}={own}: the parent has {theirs}, a conversion keeps it")
@@ -306,14 +282,10 @@ def noised(
         yield system.diffusion.add_noise(batch, noise, t), t
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, calibration_steps=2, time_steps=16),
+PRESETS = over(
+    SIZES,
+    smoke=dict(calibration_steps=2, time_steps=16),
     # At the few steps that the small suites have, thresholds a channel and spikes that can be taken
     # back keep most of what a percentile loses.
-    "small": dict(
-        channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
-        method="rate-channel", signed=True,
-    ),
-    "medium": dict(channels=64),
-    "paper": dict(),
-}  # fmt: skip
+    small=dict(method="rate-channel", signed=True),
+)

@@ -21,13 +21,14 @@ from conversion.calibrate import LeastSquares
 from conversion.convert import convertible
 from conversion.quantised import Quantised, quantised_net
 from sddpm.denoising import DenoiserTraining, learning_rate
-from sddpm.diffusion import Prediction, noise_loss
+from sddpm.diffusion import noise_loss
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet
+from sddpm.widths import SIZES, UNetWidths, over
 
 
 @dataclass(frozen=True)
-class Config(DenoiserTraining):
+class Config(UNetWidths, DenoiserTraining):
     """The clip-floor-shift twin. Its widths are the ReLU twin's."""
 
     learning_rate: float = 1e-3
@@ -44,16 +45,6 @@ class Config(DenoiserTraining):
     steps to come."""
     parent_weight: float = 0.5
     """Share in the loss of the distance to the ReLU twin's prediction; the rest is to the noise."""
-    channels: int = 128
-    """Base width of the U-Net."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``."""
-    blocks: int = 2
-    """Residual blocks a level on the way down."""
-    diffusion_steps: int = 1000
-    """Steps of the noise schedule."""
-    prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class ClipFloorShift(Quantised):
@@ -110,20 +101,12 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Cl
 
 def config_for(parent: System, **chosen: Any) -> Config:
     """A Config with the widths of ``parent``, and other fields as ``chosen``."""
-    theirs = convertible(parent).config
-    return Config(
-        channels=theirs.channels,
-        multipliers=theirs.multipliers,
-        blocks=theirs.blocks,
-        diffusion_steps=theirs.diffusion_steps,
-        prediction=theirs.prediction,
-        **chosen,
-    )
+    return Config(**convertible(parent).config.widths(), **chosen)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, levels=4, start_levels=4),
-    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction"),
-    "medium": dict(channels=64, learning_rate=4e-4),
-    "paper": dict(learning_rate=2e-4, warmup_steps=1000),
-}
+PRESETS = over(
+    SIZES,
+    smoke=dict(levels=4, start_levels=4),
+    medium=dict(learning_rate=4e-4),
+    paper=dict(learning_rate=2e-4, warmup_steps=1000),
+)

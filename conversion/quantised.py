@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from conversion.calibrate import Percentile, ThresholdStatistic
 from conversion.convert import convertible, rectified
 from sddpm.denoising import Denoiser, DenoiserTraining
-from sddpm.diffusion import DiffusionConfig, Prediction
+from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape, Step, System
-from sddpm.unet import UNet, UNetConfig, check_image_size
+from sddpm.unet import UNet, unet_config
+from sddpm.widths import SIZES, UNetWidths, over
 
 
 @dataclass(frozen=True)
-class Config(DenoiserTraining):
+class Config(UNetWidths, DenoiserTraining):
     """The quantised twin. Its widths are the ReLU twin's."""
 
     ema_decay: float = 0.9999
@@ -32,16 +32,6 @@ class Config(DenoiserTraining):
     """Of an activation: ``2^bits - 1`` levels above 0."""
     percentile: float = 99.9
     """Of the parent's activations on the first batch, where the clips start."""
-    channels: int = 128
-    """Base width of the U-Net."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``."""
-    blocks: int = 2
-    """Residual blocks a level on the way down."""
-    diffusion_steps: int = 1000
-    """Steps of the noise schedule."""
-    prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, or v; the parent's."""
 
 
 class Quantised(Denoiser):
@@ -78,28 +68,14 @@ class Quantised(Denoiser):
 
 
 def quantised_net(
-    widths: Any, shape: ImageShape, levels: int, parent: System | None = None
+    widths: UNetWidths, shape: ImageShape, levels: int, parent: System | None = None
 ) -> UNet:
     """A U-Net with activations of ``levels`` levels above 0 and the weights of ``parent``.
-
-    Args:
-        widths: a Config with channels, multipliers, blocks, diffusion_steps and prediction.
 
     Raises:
         ValueError: the parent is not a ReLU twin of the same widths and output.
     """
-    config = UNetConfig(
-        image_channels=shape.channels,
-        channels=widths.channels,
-        multipliers=tuple(widths.multipliers),
-        blocks=widths.blocks,
-        activation="quant_relu",
-        time_steps=1,
-        diffusion_steps=widths.diffusion_steps,
-        levels=levels,
-        prediction=widths.prediction,
-    )
-    check_image_size(config, shape.size)
+    config = unet_config(widths, shape, activation="quant_relu", time_steps=1, levels=levels)
     net = UNet(config)
     if parent is not None:
         source = convertible(parent)
@@ -131,12 +107,9 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Qu
     return Quantised(net, shape, config, Percentile(percentile=config.percentile))
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-4, warmup_steps=20,
-                  ema_decay=0.0),
-    "small": dict(channels=16, multipliers=(1, 1, 2, 4), blocks=1, prediction="v_prediction",
-                  learning_rate=1e-3, warmup_steps=200, decay="linear", ema_decay=0.995),
-    "medium": dict(channels=64, learning_rate=4e-4, warmup_steps=1000, decay="linear",
-                   ema_decay=0.999),
-    "paper": dict(),
-}  # fmt: skip
+PRESETS = over(
+    SIZES,
+    smoke=dict(learning_rate=2e-4, warmup_steps=20, ema_decay=0.0),
+    small=dict(learning_rate=1e-3, warmup_steps=200, decay="linear", ema_decay=0.995),
+    medium=dict(learning_rate=4e-4, warmup_steps=1000, decay="linear", ema_decay=0.999),
+)

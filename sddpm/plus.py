@@ -19,11 +19,12 @@ from sddpm.activations import reads_after
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.protocol import ImageShape, System
-from sddpm.unet import UNet, UNetConfig, check_image_size
+from sddpm.unet import UNet, UNetConfig, unet_config
+from sddpm.widths import TRAINED, FreshUNet, over
 
 
 @dataclass(frozen=True)
-class Config(DenoiserTraining):
+class Config(FreshUNet, DenoiserTraining):
     """SDDPM+. The defaults are the ones that its ablation chose."""
 
     time_steps: int = 4
@@ -39,14 +40,6 @@ class Config(DenoiserTraining):
     squared error of what the network predicts."""
     threshold: float = 1.0
     """Firing threshold of every neuron; the current that an event stands for."""
-    channels: int = 128
-    """Base width of the U-Net; even."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``."""
-    blocks: int = 2
-    """Residual blocks a level on the way down."""
-    diffusion_steps: int = 1000
-    """Steps of the noise schedule."""
     prediction: Prediction = "v_prediction"
     """What the last layer stands for: v, or the noise (``epsilon``)."""
     linear_head: bool = True
@@ -74,7 +67,7 @@ class WeightedDenoiser(Denoiser):
         return (squared * ratio.clamp(max=self.min_snr) / ratio).mean()
 
 
-def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
+def spiking_unet(config: Config, shape: ImageShape) -> UNetConfig:
     """The U-Net of ``config`` for images of ``shape``.
 
     Raises:
@@ -84,18 +77,13 @@ def unet_config(config: Config, shape: ImageShape) -> UNetConfig:
     if reads == "real":
         raise ValueError(f"neuron={config.neuron!r}: expected one of {', '.join(_NEURONS)}")
     counts = reads == "counts"
-    return UNetConfig(
-        image_channels=shape.channels,
-        channels=config.channels,
-        multipliers=tuple(config.multipliers),
-        blocks=config.blocks,
+    return unet_config(
+        config,
+        shape,
         activation=config.neuron,
         time_steps=1 if counts else config.time_steps,
         levels=config.time_steps if counts else 4,
         threshold=config.threshold,
-        diffusion_steps=config.diffusion_steps,
-        prediction=config.prediction,
-        linear_head=config.linear_head,
         stem_shortcut=config.stem_shortcut,
         mean_shortcuts=config.mean_shortcuts,
     )
@@ -114,22 +102,11 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
     """
     if not config.min_snr >= 0:
         raise ValueError(f"min_snr={config.min_snr}: expected 0 or a number above it")
-    unet = unet_config(config, shape)
-    check_image_size(unet, shape.size)
-    net: nn.Module = UNet(unet)
+    net: nn.Module = UNet(spiking_unet(config, shape))
     schedule = DiffusionConfig(config.diffusion_steps)
     if config.min_snr:
         return WeightedDenoiser(net, shape, config, schedule, min_snr=config.min_snr)
     return Denoiser(net, shape, config, schedule)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": dict(channels=16, multipliers=(1, 2), blocks=1, learning_rate=2e-3, warmup_steps=20),
-    "small": dict(
-        channels=24, multipliers=(1, 1, 2, 4), blocks=1, learning_rate=2e-3, warmup_steps=200,
-        decay="linear", ema_decay=0.995,
-    ),
-    "medium": dict(channels=96, learning_rate=4e-4, warmup_steps=1000, decay="linear",
-                   ema_decay=0.999),
-    "paper": dict(),
-}  # fmt: skip
+PRESETS = over(TRAINED, small=dict(channels=24), medium=dict(channels=96))

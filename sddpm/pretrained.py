@@ -95,10 +95,8 @@ class SDDPM:
         unet = net.config
         kind = "sddpm_tsm" if unet.temporal_scaling else "sddpm"
         config = KINDS[kind].Config(
-            time_steps=unet.time_steps, threshold=threshold, channels=unet.channels,
-            multipliers=unet.multipliers, blocks=unet.blocks,
-            diffusion_steps=unet.diffusion_steps,
-        )  # fmt: skip
+            time_steps=unet.time_steps, threshold=threshold, **unet.widths()
+        )
         denoiser = KINDS[kind].build(config, ImageShape(unet.image_channels, image_size))
         denoiser.net.load_state_dict(net.state_dict(), strict=True)
         facts = {

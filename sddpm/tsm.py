@@ -22,7 +22,7 @@ from sddpm.denoising import Denoiser
 from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape, System
 from sddpm.temporal import TemporalConv2d
-from sddpm.unet import UNet, check_image_size
+from sddpm.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
     Raises:
         ValueError: the parent is another network than the configuration says, or ``p_rate`` is 0.
     """
-    unet = system.unet_config(config, shape, temporal_scaling=True)
-    check_image_size(unet, shape.size)
+    unet = system.spiking_unet(config, shape, temporal_scaling=True)
     if not config.p_rate > 0:
         raise ValueError(f"p_rate={config.p_rate}: expected a number above 0")
     net = UNet(unet)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from sddpm.activations import is_rate_coded, is_spiking, make_activation, reads_after
-from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
+from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.kernels.winograd import convolve
 from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
@@ -26,40 +26,28 @@ from sddpm.neurons import (
     MeanReadout,
     MembraneReadout,
 )
+from sddpm.protocol import ImageShape
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
+from sddpm.widths import FreshUNet, UNetWidths, check_widths
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(FreshUNet):
     """Shape of the U-Net. The defaults are the paper's CIFAR-10 configuration."""
 
     image_channels: int = 3
     """Channels of the image: 1 or 3."""
-    channels: int = 128
-    """Base width; even."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    """Width of each level in units of ``channels``; each level but the last halves the size."""
-    blocks: int = 2
-    """Residual blocks a level on the way down; one more on the way up."""
     activation: str = "if"
     """One of :data:`sddpm.activations.ACTIVATIONS`."""
     time_steps: int = 4
     """Spiking time steps; 1 for the ANN activations."""
     threshold: float = 1.0
     """Firing threshold, or start value of the quantised ReLU's clip."""
-    diffusion_steps: int = 1000
-    """Rows of the time embedding's table."""
     temporal_scaling: bool = False
     """TSM: scale every convolution's current by a learned scalar per spiking step."""
     levels: int = 4
     """Values above 0 of the quantised ReLU and of the integer neuron."""
-    prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, or v; the network returns the noise."""
-    linear_head: bool = False
-    """Start the temporal head at 0 (its norm's weight), so that the output begins as a linear map.
-    As published it starts at 1: its Swish is never below -0.28, and short trainings do not learn
-    to predict large negative values."""
     stem_shortcut: bool = False
     """Add a normalised 3x3 convolution of the image itself to the stem's output: exact detail then
     reaches the head through the stored skips, for 27 products (colour) a pixel and channel."""
@@ -288,12 +276,7 @@ class UNet(NoiseNetwork):
 def _check(config: UNetConfig) -> None:
     if config.image_channels not in (1, 3):
         raise ValueError(f"image_channels={config.image_channels}: expected 1 or 3")
-    if config.channels < 2 or config.channels % 2:
-        raise ValueError(f"channels={config.channels}: expected an even number of at least 2")
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(f"multipliers={config.multipliers}: expected whole numbers of at least 1")
-    if config.blocks < 1:
-        raise ValueError(f"blocks={config.blocks}: expected at least 1")
+    check_widths(config)
     make_activation(config.activation, config.time_steps, config.threshold, config.levels)
     if config.temporal_scaling and not is_spiking(config.activation):
         raise ValueError(f"temporal_scaling needs spiking time; {config.activation!r} has none")
@@ -301,11 +284,18 @@ def _check(config: UNetConfig) -> None:
         raise ValueError("temporal_scaling tells spiking steps apart; a rate code may not")
 
 
-def check_image_size(config: UNetConfig, size: int) -> None:
-    """Raise ValueError if images of ``size`` pixels cannot be halved once a level."""
-    factor = 2 ** (len(config.multipliers) - 1)
-    if size % factor:
-        raise ValueError(
-            f"image size {size} cannot be halved {len(config.multipliers) - 1} times "
-            f"(multipliers={config.multipliers}): use a multiple of {factor}"
-        )
+def unet_config(widths: UNetWidths, shape: ImageShape, **rest: Any) -> UNetConfig:
+    """The U-Net with the fields of ``widths`` for images of ``shape``.
+
+    Args:
+        rest: the other fields of :class:`UNetConfig`.
+
+    Raises:
+        ValueError: images of that size cannot be halved once a level.
+    """
+    check_widths(widths, shape.size)
+    fields = widths.widths()
+    if isinstance(widths, FreshUNet):
+        fields["linear_head"] = widths.linear_head
+    fields["multipliers"] = tuple(widths.multipliers)
+    return UNetConfig(image_channels=shape.channels, **fields, **rest)

@@ -304,7 +304,17 @@ def test_a_solver_is_free_and_what_it_calls_is_not() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_costs_its_evaluations_and_nothing_else(sampler: str) -> None:
-    net = UNet(UNetConfig(1, 4, (1,), 1, activation="relu", time_steps=1, diffusion_steps=1000))
+    net = UNet(
+        UNetConfig(
+            1,
+            channels=4,
+            multipliers=(1,),
+            blocks=1,
+            activation="relu",
+            time_steps=1,
+            diffusion_steps=1000,
+        )
+    )
     net.eval()
 
     def macs(steps: int) -> float:

@@ -199,7 +199,7 @@ def test_metering_changes_no_bit_and_costs_little(
     mode: Callable[[], AbstractContextManager[None]],
 ) -> None:
     torch.manual_seed(0)
-    net = UNet(UNetConfig(1, 32, (1, 2), 1, "if", 4)).eval()
+    net = UNet(UNetConfig(1, "if", 4, channels=32, multipliers=(1, 2), blocks=1)).eval()
     x, t = torch.randn(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
     plain, metered = [], []
     with mode():

@@ -25,7 +25,7 @@ DIFFUSION = Diffusion(DiffusionConfig())
 @pytest.fixture
 def net() -> UNet:
     torch.manual_seed(0)
-    return UNet(UNetConfig(1, 4, (1,), 1)).eval()
+    return UNet(UNetConfig(1, channels=4, multipliers=(1,), blocks=1)).eval()
 
 
 def test_thresholds_move_inside_the_block_only(net: UNet) -> None:

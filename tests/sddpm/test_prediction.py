@@ -71,14 +71,14 @@ class Fixed(nn.Module):
 
 def test_the_loss_is_the_raw_outputs_squared_error() -> None:
     images, noise, t = drawn()
-    net = UNet(UNetConfig(1, 8, (1, 2), 1, prediction="v_prediction"))
+    net = UNet(UNetConfig(1, channels=8, multipliers=(1, 2), blocks=1, prediction="v_prediction"))
     noisy = Diffusion(DiffusionConfig()).add_noise(images, noise, t)
     raw = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     expected = (raw - net.output.target(images, noise, t)).square().mean()
     torch.testing.assert_close(
         noise_loss(net, net.output(raw, noisy, t), noise, t), expected, rtol=1e-3, atol=1e-4
     )
-    plain = UNet(UNetConfig(1, 8, (1, 2), 1))
+    plain = UNet(UNetConfig(1, channels=8, multipliers=(1, 2), blocks=1))
     for other in (plain, Fixed()):
         torch.testing.assert_close(noise_loss(other, raw, noise, t), (raw - noise).square().mean())
 
@@ -98,7 +98,11 @@ def test_an_untrained_v_network_draws_images_near_zero() -> None:
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_the_engine_knows_v(mode: str) -> None:
     torch.manual_seed(0)
-    net = UNet(UNetConfig(1, 16, (1, 2), 1, "relu", 1, prediction="v_prediction")).eval()
+    net = UNet(
+        UNetConfig(
+            1, "relu", 1, channels=16, multipliers=(1, 2), blocks=1, prediction="v_prediction"
+        )
+    ).eval()
     nn.init.xavier_uniform_(net.head.conv.weight)
     x, _, t = drawn()
     prepared = optimize(net, mode)
@@ -152,7 +156,7 @@ def test_an_unknown_prediction_is_refused() -> None:
 def test_a_linear_head_starts_as_a_linear_map(linear: bool) -> None:
     """Published, the temporal head's Swish bends the output from the first step on."""
     torch.manual_seed(0)
-    head = UNet(UNetConfig(1, 8, (1, 2), 1, linear_head=linear)).head
+    head = UNet(UNetConfig(1, channels=8, multipliers=(1, 2), blocks=1, linear_head=linear)).head
     h = 100 * head.conv(torch.randn(64, 8, 4, 4))
     out = h + nn.functional.silu(head.temporal_bn(head.temporal_conv(h)))
     assert torch.equal(out, h) == linear
