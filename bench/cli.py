@@ -31,7 +31,7 @@ from bench.commands.terminal import (
     one_line,
     print_configuration,
     print_estimate,
-    print_outcome,
+    print_result,
     print_states,
     print_table,
 )
@@ -120,8 +120,8 @@ def main(debug: bool) -> None:
 @options.devices
 @options.extractor
 @options.energy_table
-@click.option("--checkpoint-seconds", type=options.Finite(0), default=120.0, show_default=True,
-              help="Most training that a kill can lose.")  # fmt: skip
+@click.option("--checkpoint-seconds", type=options.Finite(0), metavar="SECONDS",
+              help="Most training that a kill can lose. [default: 120]")  # fmt: skip
 @options.workers
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
 @click.option("--estimate", is_flag=True,
@@ -133,7 +133,6 @@ def run(
     device: Any,
     devices: int,
     nodes: int,
-    checkpoint_seconds: float,
     workers: str | None,
     worker_cpus: int,
     worker_gpus: float,
@@ -210,12 +209,11 @@ def run(
         machine,
         say=lambda line: click.echo(line, err=True),
         on_failure=show,
-        checkpoint_seconds=checkpoint_seconds,
     )
-    outcome = runner.run(spread)
+    result = runner.run(spread)
     if machine.first:
-        print_outcome(outcome)
-    if outcome.failed:
+        print_result(result)
+    if result.failed:
         ctx.exit(FAILURE)
 
 

@@ -44,6 +44,30 @@ def read_thresholds(net: nn.Module) -> dict[str, float]:
     return {name: layer.theta.item() for name, layer in spiking_layers(net).items()}
 
 
+def simplify(thresholds: Thresholds) -> Thresholds:
+    """One number where every layer has the same threshold, else one a layer; rounded to what
+    float32 keeps, so that equal settings are equal."""
+    if not isinstance(thresholds, Mapping):
+        return round(float(thresholds), 6)
+    rounded = {name: round(value, 6) for name, value in thresholds.items()}
+    values = set(rounded.values())
+    return values.pop() if len(values) == 1 else rounded
+
+
+def scale(thresholds: Thresholds, factor: float) -> Thresholds:
+    """``factor`` times each threshold: layers with thresholds of their own keep their ratios."""
+    if isinstance(thresholds, Mapping):
+        return {name: factor * value for name, value in thresholds.items()}
+    return factor * thresholds
+
+
+def mean_threshold(thresholds: Thresholds) -> float:
+    """The threshold, or the mean over the layers where each has its own."""
+    if isinstance(thresholds, Mapping):
+        return sum(thresholds.values()) / len(thresholds)
+    return thresholds
+
+
 @contextmanager
 def guided(net: nn.Module, thresholds: Thresholds | None) -> Iterator[nn.Module]:
     """Run ``net`` at other thresholds inside the block; None changes nothing.
@@ -123,11 +147,12 @@ def denoising_losses(net: nn.Module, held_out: HeldOut, batch_size: int = 128) -
 class Choice:
     """A threshold, or one a layer, and what led to it."""
 
-    thresholds: float | dict[str, float]
+    thresholds: Thresholds
     method: str
     curve: list[dict[str, float]]
-    """Per candidate: ``threshold`` (or ``step`` along the gradient), ``loss``, and the paired
-    difference from the trained thresholds with its standard error."""
+    """Per candidate: ``threshold`` (the layers' mean where each has its own; or ``step`` along the
+    gradient), ``loss``, and the paired difference from the trained thresholds with its standard
+    error."""
     network_evaluations: int
     """Evaluations of one image that the choice cost; a backward pass counts as two."""
 
@@ -135,10 +160,10 @@ class Choice:
 def choose_by_loss(
     net: nn.Module,
     held_out: HeldOut,
-    candidates: Sequence[float],
+    candidates: Sequence[Thresholds],
     on_candidate: Callable[[], None] | None = None,
 ) -> Choice:
-    """The one threshold with the least held-out denoising loss.
+    """The candidate with the least held-out denoising loss: a threshold, or one a layer.
 
     Every candidate meets the same images and noise, so differences are far sharper than the
     losses themselves.
@@ -147,12 +172,13 @@ def choose_by_loss(
     curve = []
     for value in candidates:
         with guided(net, value):
-            curve.append({"threshold": value, **_compare(net, held_out, trained)})
+            compared = _compare(net, held_out, trained)
+        curve.append({"threshold": mean_threshold(value), **compared})
         if on_candidate:
             on_candidate()
-    best = min(curve, key=lambda row: row["loss"])
+    best = min(range(len(curve)), key=lambda i: curve[i]["loss"])
     cost = (1 + len(candidates)) * len(held_out.t)
-    return Choice(best["threshold"], "loss", curve, cost)
+    return Choice(candidates[best], "loss", curve, cost)
 
 
 def choose_by_gradient(

@@ -18,14 +18,13 @@ from typing import Any, Protocol
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from sddpm.checkpoint import load_trainer, read_config, save_checkpoint
 from sddpm.engine.convolutions import bfloat16_runs
 from sddpm.graphed import GraphedModule
+from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_float
 from sddpm.rng import mix
 from sddpm.shared_norm import share_statistics
@@ -209,14 +208,7 @@ def fit(
         state = load_trainer(system, newest)
         start, seconds, recent = state["step"], state["seconds"], state["losses"]
 
-    # Wrap: one entry a player, as (callable under Fabric, optimiser under Fabric).
-    if fabric.world_size > 1:
-        for name in system.optimizers:
-            share_statistics(getattr(system, name))
-    players = {
-        name: fabric.setup(_launched(system, name, fabric), optimizer, move_to_device=False)
-        for name, optimizer in system.optimizers.items()
-    }
+    players = set_up(system, fabric)
     sampler = StepSampler(len(images), config, start, fabric.global_rank, fabric.world_size)
     loader: DataLoader[Tensor] = DataLoader(
         images,  # type: ignore[arg-type]
@@ -237,8 +229,8 @@ def fit(
     # Train.
     system.train()
     begun = saved = time.monotonic()
-    with _bar(progress and fabric.is_global_zero) as bar:
-        task = bar.add_task("train", total=config.steps, completed=start, speed="", loss="")
+    shown = progress and fabric.is_global_zero
+    with progress_bar("train", config.steps, "steps", done=start, shown=shown) as bar:
         for number, batch in enumerate(loader, start=start):
             step = TrainStep(number, config.steps, fabric, players, config.seed)
             # Layers such as dropout draw from the global generator.
@@ -262,8 +254,8 @@ def fit(
                 speed = (done - start) * config.batch_size / (now - begun)
                 if logger is not None:
                     logger.log_metrics({**values, "images_per_second": speed}, done)
-                shown = " ".join(f"{name} {value:.4f}" for name, value in recent.items())
-                bar.update(task, completed=done, speed=f"{speed:.0f} images/s", loss=shown)
+                loss = " ".join(f"{name} {value:.4f}" for name, value in recent.items())
+                bar.update(done=done, note=f"{speed:.0f} images/s {loss}")
             now = time.monotonic()
             # Every process must agree, so the first one's clock decides.
             if fabric.broadcast(now - saved > config.checkpoint_seconds) and done < config.steps:
@@ -278,6 +270,25 @@ def fit(
         if logger is not None:
             logger.finalize("success")
     return _report(final)
+
+
+def set_up(system: System, fabric: Fabric) -> dict[str, tuple[Any, Any]]:
+    """Wrap the networks and optimisers of ``system``, already on its device, for training steps.
+
+    Networks become CUDA graphs where a GPU gains by them; several processes share the batch
+    statistics of their normalisations.
+
+    Returns:
+        Player's name -> its network and its optimiser under Fabric, as :class:`TrainStep` takes
+        them.
+    """
+    if fabric.world_size > 1:
+        for name in system.optimizers:
+            share_statistics(getattr(system, name))
+    return {
+        name: fabric.setup(_launched(system, name, fabric), optimizer, move_to_device=False)
+        for name, optimizer in system.optimizers.items()
+    }
 
 
 def _launched(system: System, name: str, fabric: Fabric) -> nn.Module:
@@ -310,16 +321,3 @@ def _report(checkpoint: Path) -> TrainReport:
     state, training = config["trainer"], config["training"]
     images = training["steps"] * training["batch_size"]
     return TrainReport(checkpoint, state["step"], images, state["seconds"], state["losses"])
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

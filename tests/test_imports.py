@@ -24,7 +24,7 @@ NAMES = {module.removesuffix(".__init__") for module in MODULES}
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
     "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "guidance",
-    "version",
+    "progress", "version",
 }  # fmt: skip
 
 

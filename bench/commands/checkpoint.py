@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.commands import options
 from bench.commands.terminal import print_pairs, print_table
+
+if TYPE_CHECKING:
+    from bench.checkpoints import Checkpoint
 
 
 @click.command()
@@ -51,16 +54,18 @@ def sample(
             "nothing to write: give --grid FILE.png, --out FILE.npy, --gif FILE.gif or "
             "--strip FILE.png"
         )
+    from bench.checkpoints import Checkpoint
     from bench.data.grids import save_grid
     from bench.files import check_file
     from bench.look import trace
-    from bench.run import stages
+    from bench.run.drawing import draw
+    from bench.run.samples import write_samples
 
     wanted = {"--grid": grid, "--out": out, "--gif": gif, "--strip": strip}
     for option, path in wanted.items():
         if path is not None:
             check_file(option, path)
-    system, machine, seed, sampling = _open(checkpoint, **how)
+    system, machine, seed, sampling = _open(Checkpoint.find(checkpoint), **how)
     watched: Any = None
     if gif or strip:
         if sampling is None:
@@ -68,9 +73,9 @@ def sample(
             raise ValueError(f"{given}: the system of {checkpoint} does not denoise")
         count = max(trace.GIF_SIDE**2 if gif else 0, trace.STRIP_ROWS if strip else 0)
         watched = trace.Recorder(system, min(num, batch, count))
-    images = stages.draw(watched or system, machine, seed, sampling, count=num, batch=batch)
+    images = draw(watched or system, machine, seed, sampling, count=num, batch=batch)
     if out is not None:
-        stages.write_samples(images, out)
+        write_samples(images, out)
         click.echo(f"samples: {out}")
     if grid is not None:
         save_grid(images, grid)
@@ -118,22 +123,23 @@ def evaluate(
         options.refuse(ctx, drawing, "says how to draw, and --samples are drawn; leave out either")
     import torch
 
-    from bench.checkpoints import load_images
+    from bench.checkpoints import Checkpoint
     from bench.machine import Machine
     from bench.quality.extractors import choose_extractor
-    from bench.run import stages
-    from sddpm.checkpoint import find_checkpoint
+    from bench.run.drawing import draw
+    from bench.run.samples import read_samples
+    from bench.run.stages import score_images
 
-    folder = find_checkpoint(checkpoint)
-    real = load_images(folder, split, how["data_root"], references)
+    opened = Checkpoint.find(checkpoint)
+    real = opened.images(split, how["data_root"], references)
     chosen = choose_extractor(extractor)
     click.echo(f"extractor {chosen.key}: {chosen.reason}", err=True)
     if samples is not None:
-        images, machine = stages.read_samples(samples), Machine(how["device"])
+        images, machine = read_samples(samples), Machine(how["device"])
     else:
-        system, machine, seed, sampling = _open(checkpoint, **how)
-        images = stages.draw(system, machine, seed, sampling, count=num, batch=batch)
-    scores = stages.score_images(torch.from_numpy(images), real, chosen, machine)
+        system, machine, seed, sampling = _open(opened, **how)
+        images = draw(system, machine, seed, sampling, count=num, batch=batch)
+    scores = score_images(torch.from_numpy(images), real, chosen, machine)
     against = f"{scores['references']} {split} images of {scores['reference']}"
     print_pairs({**scores["metrics"], "samples": len(images), "references": against})
 
@@ -151,20 +157,22 @@ def energy(checkpoint: str, num: int, energy_table: str | None, **how: Any) -> N
     Example:
       sddpm-bench energy --ckpt CHECKPOINT --num 4 --sampler ddim:50
     """
+    from bench.checkpoints import Checkpoint
     from bench.energy.prices import DEFAULT_TABLE, TABLES
     from bench.records.make import summarise_energy
     from bench.registry import choose
     from bench.run import stages
 
     table = choose("energy table", energy_table or DEFAULT_TABLE, TABLES)
-    opened = _open(checkpoint, engine=None, **how)
+    opened = _open(Checkpoint.find(checkpoint), engine=None, **how)
     print_pairs(summarise_energy(stages.count_operations(*opened, images=num), table))
 
 
 @click.command()
 @options.checkpoint
 @click.option("--values", type=options.Positive(many=True), metavar="X,X,...",
-              help="Thresholds to try. [default: 0.97 to 1.03 of the trained one]")  # fmt: skip
+              help="Thresholds to try; where each layer has its own, multiples of it. [default: 0.97 "
+              "to 1.03 of the trained ones]")  # fmt: skip
 @click.option("--method", type=click.Choice(["grid", "loss", "gradient", "best"]), default="best",
               show_default=True,
               help="What chooses: the images' scores, the held-out loss (one threshold), its "
@@ -206,15 +214,16 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
         options.refuse(ctx, ("values",), "--method gradient tries no values; leave out either")
     if given["confirm"] and method not in ("grid", "best"):
         options.refuse(ctx, ("confirm",), f"--method {method} picks without images; leave it out")
+    from bench.checkpoints import Checkpoint
     from bench.files import check_folder
-    from bench.guide.run import Request, run_guide
-    from sddpm.checkpoint import find_checkpoint
+    from bench.guide.run import GuideOptions, run_guide
 
-    folder = find_checkpoint(checkpoint)
+    opened = Checkpoint.find(checkpoint)
+    folder = opened.folder
     check_folder("--ckpt", folder)  # where guidance.json goes
     check_folder("--out", out or folder)
     given = {name: value for name, value in given.items() if value is not None}
-    request = Request(folder, out or folder, command=command_line(ctx), **given)
+    request = GuideOptions(opened, out or folder, command=command_line(ctx), **given)
     outcome = run_guide(request, say=_say)
     print_table(outcome.headings, outcome.cells, repeat=2)
     for line in (*outcome.costs, outcome.sentence):
@@ -287,14 +296,14 @@ def show(checkpoint: str, out: Path, layer: str | None, images: int, kind: str, 
       sddpm-bench show --ckpt CHECKPOINT --out figures
       sddpm-bench show --ckpt CHECKPOINT --out figures --layer middle.0.act2 --format pdf
     """
+    from bench.checkpoints import Checkpoint
     from bench.files import check_folder
     from bench.look.show import draw_everything
-    from sddpm.checkpoint import find_checkpoint
 
     check_folder("--out", out)
-    system, _, seed, sampling = _open(checkpoint, engine=None, **how)
-    folder = find_checkpoint(checkpoint)
-    seen = draw_everything(folder, system, sampling, out, seed, images, layer, kind)
+    opened = Checkpoint.find(checkpoint)
+    system, _, seed, sampling = _open(opened, engine=None, **how)
+    seen = draw_everything(opened, system, sampling, out, seed, images, layer, kind)
     if seen.rates:
         print_table(seen.headings, seen.rates)
     for path in seen.files:
@@ -312,14 +321,13 @@ def command_line(ctx: click.Context) -> str:
     return shlex.join(words)
 
 
-def _open(checkpoint: str, *, seed: int, device: Any, **how: Any) -> tuple[Any, ...]:
+def _open(checkpoint: Checkpoint, *, seed: int, device: Any, **how: Any) -> tuple[Any, ...]:
     """System, machine, seed and sampling options, as :mod:`bench.run.stages` takes them."""
-    from bench.checkpoints import How, open_checkpoint
     from bench.machine import Machine
-    from sddpm.checkpoint import find_checkpoint
+    from bench.run.drawing import DrawOptions, open_to_draw
 
     machine = Machine(device)
-    system, sampling = open_checkpoint(find_checkpoint(checkpoint), machine, How(**how), _say)
+    system, sampling = open_to_draw(checkpoint, machine, DrawOptions(**how), _say)
     return system, machine, seed, sampling
 
 

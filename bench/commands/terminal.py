@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
     from bench.run.estimate import Estimate
-    from bench.run.runner import Outcome
+    from bench.run.runner import RunResult
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes."""
@@ -30,7 +30,7 @@ def print_configuration(plan: Plan) -> None:
 
 def print_states(plan: Plan) -> None:
     """Each cell with the state of its stages."""
-    from bench.plan.plan import stage_states
+    from bench.run.states import stage_states
 
     rows = stage_states(plan)
     print_table(list(rows[0]), [list(row.values()) for row in rows])
@@ -82,18 +82,18 @@ def _duration(hours: float) -> str:
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_result(result: RunResult) -> None:
     """The table, and where everything is."""
     from bench.run.runner import TABLE_MD
     from bench.tables.table import cell_name, display
 
-    print_table(*display(outcome.table), repeat=3)
-    for record in outcome.failed:
+    print_table(*display(result.table), repeat=3)
+    for record in result.failed:
         print(f"failed: {cell_name(record)}: {record.reason}", file=sys.stderr)
-    for label, path in outcome.grids.items():
+    for label, path in result.grids.items():
         print(f"grid: {path}  ({label})")
-    print(f"table: {outcome.root / TABLE_MD}")
-    print(f"folder: {outcome.root}")
+    print(f"table: {result.root / TABLE_MD}")
+    print(f"folder: {result.root}")
 
 
 def print_table(

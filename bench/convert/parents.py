@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import load_images, load_system, read_facts
+from bench.checkpoints import Checkpoint
 from bench.convert.request import Request, claim_folder
 from bench.data.datasets import load
 from bench.data.pictures import Images
@@ -32,10 +32,8 @@ class Parent:
     system: System
     reference: System
     """What children are compared with: the network of --ann, or its twin."""
-    checkpoint: Path
+    checkpoint: Checkpoint
     """Of the reference."""
-    facts: dict[str, Any]
-    """What that checkpoint says of itself."""
     notes: list[str]
     """Lines for the report."""
 
@@ -61,21 +59,21 @@ def open_parent(request: Request, machine: Machine) -> Parent:
             "multiplies activations by each other, so it cannot be rate-coded exactly: --distill "
             "PRESET --dataset NAME trains a ReLU twin on its predictions and converts that"
         )
-    facts = read_facts(ann)
-    system = reference = load_system(ann, machine)
+    checkpoint = Checkpoint.read(ann)
+    system = reference = checkpoint.load(machine)
     _, converter = load_converter()
     try:
         training = converter.needs_clips(system, request.method)
     except ValueError as error:
         raise ValueError(f"--ann {request.ann}: {error}") from error
     if training:
-        clipped = train_clips(ann, reference, facts, request, machine)
-        system = load_system(clipped, machine)
+        clipped = train_clips(checkpoint, reference, request, machine)
+        system = Checkpoint.read(clipped).load(machine)
         notes.append(
             f"Clips and weights were trained first, for {request.clip_steps:,} steps of {BATCH} "
             f"images, for {request.levels} spiking time steps."
         )
-    return Parent(system, reference, ann, facts, notes)
+    return Parent(system, reference, checkpoint, notes)
 
 
 def is_foreign(folder: Path) -> bool:
@@ -92,7 +90,7 @@ def open_teacher(folder: Path, machine: Machine) -> System:
         ValueError: it cannot be read.
     """
     if not is_foreign(folder):
-        return load_system(folder, machine)
+        return Checkpoint.read(folder).load(machine)
     teacher: System = load_foreign()(folder)
     return teacher.to(machine.device).eval()
 
@@ -138,13 +136,11 @@ def distil(teacher: System, preset: str, request: Request, machine: Machine) -> 
     return _train(teacher, facts, images, "twin", request.distill_steps, request, machine)
 
 
-def train_clips(
-    ann: Path, parent: System, facts: dict[str, Any], request: Request, machine: Machine
-) -> Path:
+def train_clips(ann: Checkpoint, parent: System, request: Request, machine: Machine) -> Path:
     """Train clips and weights of the ReLU twin ``parent`` under ``--out``, or go on with it.
 
     Args:
-        facts: what its checkpoint ``ann`` says of itself.
+        ann: the checkpoint of ``parent``.
 
     Returns:
         The trained network's checkpoint.
@@ -158,17 +154,18 @@ def train_clips(
     facts = {
         "system": name,
         "config": json.loads(json.dumps(asdict(config))),
-        **{key: facts.get(key) for key in ("shape", "dataset", "dataset_label")},
-        "parent_hash": facts.get("hash"),
+        **{key: ann.facts.get(key) for key in ("shape", "dataset", "dataset_label")},
+        "parent_hash": ann.facts.get("hash"),
     }
-    images = load_images(ann, "train", request.data_root)
+    images = ann.images("train", request.data_root)
     return _train(parent, facts, images, "clipped", request.clip_steps, request, machine)
 
 
 def _distance(teacher: System, twin: Path, request: Request, machine: Machine) -> str:
     """How far a twin's predictions are from its teacher's on held-out images, as a sentence."""
-    system = load_system(twin, machine)
-    images = load_images(twin, "test", request.data_root, request.held_out)
+    checkpoint = Checkpoint.read(twin)
+    system = checkpoint.load(machine)
+    images = checkpoint.images("test", request.data_root, request.held_out)
     clean = to_float(images.__getitems__(range(len(images)))).to(machine.device)
     _, converter = load_converter()
     error = converter.prediction_error(teacher, system, clean, request.seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.convert.tables import Cost, breakeven
-from bench.look.plots import _colours, _figure
+from bench.look.plots import figure_file, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +28,9 @@ def plot_costs(costs: Sequence[Cost], path: Path) -> None:
     constant = [cost for cost in children if not cost.schedule]
     scheduled = [cost for cost in children if cost.schedule]
     scored = [cost for cost in costs if cost.quality is not None]
-    colours = _colours()
+    colours = palette()
     panels = 3 if scored else 2
-    with _figure(path, 1.7 * panels + 0.5, panels, sharex=True) as (_, axes):
+    with figure_file(path, 1.7 * panels + 0.5, panels, sharex=True) as (_, axes):
         error, energy = axes[0, 0], axes[-1, 0]
         _curve(error, constant, scheduled, lambda c: 100 * c.relative_error, colours[0], "")
         error.set_ylabel("relative error of\nthe noise (%)")
@@ -88,8 +88,8 @@ def plot_layers(headings: Sequence[str], cost: Cost, path: Path) -> None:
         return [float(row[number].removesuffix(" %")) for row in cost.layers]
 
     names = [row[0] for row in cost.layers]
-    colours = _colours()
-    with _figure(path, 0.9 + 0.19 * len(names)) as (_, axes):
+    colours = palette()
+    with figure_file(path, 0.9 + 0.19 * len(names)) as (_, axes):
         ax: Axes = axes[0, 0]
         ax.grid(visible=False, axis="y")
         seaborn.barplot(

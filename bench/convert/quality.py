@@ -20,7 +20,8 @@ from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import Extractor
 from bench.quality.fidelity import MIN_IMAGES, reference_hash
 from bench.records.make import PRICES, counts_of, price_both
-from bench.run import stages
+from bench.run import stages, states
+from bench.run.samples import read_samples
 from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 
@@ -72,17 +73,17 @@ class Conditions:
         """Quality of the network ``name`` where it was evaluated so, else None."""
         folder = self.folder(home, name)
         scores = self.scores(folder)
-        known = stages.is_sampled(folder) and stages.is_metered(folder, self.energy_images)
+        known = states.is_sampled(folder) and states.is_metered(folder, self.energy_images)
         if scores is None or not known:
             return None
-        energy = read_json(folder / stages.ENERGY)
+        energy = read_json(folder / states.ENERGY)
         counts = {part: counts_of(energy[part]) for part in ("per_evaluation", "per_image")}
         mj = {
             f"{price}_mj_per_image": price_both(counts, self.energy_table, of).per_image_mj
             for price, of in PRICES.items()
         }
         return Quality(
-            samples=read_json(folder / stages.SAMPLES_FACTS)["samples"],
+            samples=read_json(folder / states.SAMPLES_FACTS)["samples"],
             metrics=scores["metrics"],
             sampling_firing_rate=energy["firing_rate"],
             **{name: mj[name] for name in ("published_mj_per_image", "strict_mj_per_image")},
@@ -90,7 +91,7 @@ class Conditions:
 
     def scores(self, folder: Path) -> dict[str, Any] | None:
         """What is known against these very references."""
-        path = folder / f"scores-{self.extractor}.json"
+        path = states.scores_path(folder, self.extractor)
         known = read_json(path) if path.is_file() else {}
         return known if known.get("reference_hash") == self.reference_hash else None
 
@@ -159,9 +160,9 @@ class Evaluator:
             sampling=self.sampling,
         )  # fmt: skip
         if self.conditions.scores(folder) is None:
-            images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
+            images = torch.from_numpy(read_samples(folder / states.SAMPLES))
             scores = stages.score_images(images, self.references, self.extractor, self.machine)
-            write_json(folder / f"scores-{self.extractor.key}.json", scores)
+            write_json(states.scores_path(folder, self.extractor.key), scores)
         quality = self.conditions.recall(self.home, name)
         assert quality is not None
         return quality

@@ -4,17 +4,14 @@ time steps, and what the conversion costs. What is done in the folder is not red
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from bench import files
-from bench.checkpoints import load_images, load_system
+from bench.checkpoints import Checkpoint
 from bench.convert.parents import Parent, open_parent
 from bench.convert.plots import plot_costs, plot_layers
 from bench.convert.quality import (
@@ -45,6 +42,7 @@ from bench.plan.cells import digest
 from bench.quality.extractors import choose_extractor
 from bench.registry import choose, load_converter
 from sddpm.checkpoint import atomic_write, save_checkpoint
+from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_float
 
 TABLE, LAYERS, REPORT, PLOT = "conversion.csv", "layers.csv", "conversion.md", "conversion.png"
@@ -131,32 +129,27 @@ def _convert(
             schedule=() if isinstance(times, int) else times,
             layers=conversion.layers(found),
         )  # fmt: skip
-        _save(request.out / label(times), name, child, parent.facts, request, cost)
+        _save(request.out / label(times), name, child, parent.checkpoint.facts, request, cost)
         return cost
 
     # In evaluations of one spiking step: an image costs T, and one of the parent; a step of
     # fine-tuning counts as one image.
     units = len(held_out.t) + conversion.finetune_total
     weights = [1 + (t if isinstance(t, int) else sum(t) // len(t)) for t in request.children]
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
     costs: list[Cost] = []
-    with bar:
-        task = bar.add_task("convert", total=units * sum(weights))
+    with progress_bar("convert", units * sum(weights)) as bar:
         done = 0
         for times, weight in zip(request.children, weights, strict=True):
-            bar.update(task, description=f"convert {label(times)}")
+            bar.update(task=f"convert {label(times)}")
             row = request.out / label(times) / ROW
 
             def advance(count: int, each: int = weight) -> None:
-                bar.advance(task, count * each)
+                bar.advance(count * each)
 
             known = row.is_file()
             costs.append(cost_from(read_json(row)) if known else make(times, advance))
             done += units * weight
-            bar.update(task, completed=done)
+            bar.update(done=done)
     return [_parent_row(request.out / ROW, parent, costs[0], metered), *costs]
 
 
@@ -173,7 +166,7 @@ def _parent_row(
 
 
 def _save(
-    folder: Path, name: str, child: Any, parent: dict[str, Any], request: Request, cost: Cost
+    folder: Path, name: str, child: Any, parent: Mapping[str, Any], request: Request, cost: Cost
 ) -> None:
     """A checkpoint that every other command takes, with its row of the table."""
     facts = {
@@ -238,9 +231,13 @@ def _evaluate(
             quality = evaluator(name, lambda: parent.reference)
         else:
             say(f"samples of {name}")
-            quality = evaluator(name, partial(load_system, request.out / name, machine))
+            quality = evaluator(name, partial(_child, request.out / name, machine))
         scored.append(replace(cost, quality=quality))
     return scored
+
+
+def _child(folder: Path, machine: Machine) -> System:
+    return Checkpoint.read(folder).load(machine)
 
 
 def _write(
@@ -297,14 +294,15 @@ def _write(
 
 def _facts(request: Request, parent: Parent) -> list[str]:
     """How the figures were made, as lines."""
-    data = parent.facts.get("dataset_label") or parent.facts["dataset"]
+    facts = parent.checkpoint.facts
+    data = facts.get("dataset_label") or facts["dataset"]
     tuned = f"{request.finetune_steps:,} steps of fine-tuning"
     if request.finetune_steps and request.finetune == "blocks":
         tuned += " of each block"
     elif request.finetune_steps:
         tuned += ", end to end"
     return [
-        f"Parent: {parent.facts['system']} on {data}, {str(parent.facts.get('hash'))[:8]}.",
+        f"Parent: {facts['system']} on {data}, {str(facts.get('hash'))[:8]}.",
         *parent.notes,
         f"Calibrated on {request.calibration_images} training images, compared on "
         f"{request.held_out} held-out ones; {tuned}.",
@@ -313,7 +311,7 @@ def _facts(request: Request, parent: Parent) -> list[str]:
 
 def _images(request: Request, parent: Parent, split: str, limit: int) -> Images:
     try:
-        return load_images(parent.checkpoint, split, request.data_root, limit)
+        return parent.checkpoint.images(split, request.data_root, limit)
     except (FileNotFoundError, ValueError) as error:
         needs = "thresholds are measured and compared on images"
         raise type(error)(f"--data-root: {needs}: {error}") from error

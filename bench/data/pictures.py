@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sddpm.checkpoint import atomic_write
+from sddpm.progress import progress_bar
 from sddpm.protocol import ImageShape
 
 RAM_LIMIT_BYTES = 2 * 1024**3
@@ -241,11 +240,12 @@ def cache_folder() -> Path:
 
 def _chunks(count: int, what: str) -> Iterator[range]:
     """[0, count) in pieces, behind a progress bar where a person watches."""
-    console = Console(stderr=True)
     starts = range(0, count, CHUNK_IMAGES)
-    hidden = not console.is_terminal or len(starts) < 2
-    for start in track(starts, what, console=console, transient=True, disable=hidden):
-        yield range(start, min(start + CHUNK_IMAGES, count))
+    with progress_bar(what, count, "images", shown=len(starts) > 1, passing=True) as bar:
+        for start in starts:
+            chunk = range(start, min(start + CHUNK_IMAGES, count))
+            yield chunk
+            bar.advance(len(chunk))
 
 
 def _keep(path: Path, write: Callable[[Path], object]) -> None:

@@ -7,16 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from bench.checkpoints import (
-    How,
-    load_images,
-    open_checkpoint,
-    read_facts,
-)
+from bench.checkpoints import Checkpoint
 from bench.files import write_text
+from bench.guide.plots import plot_guidance
 from bench.guide.scores import Ledger, Scorer
 from bench.guide.search import (
     STEPS,
@@ -29,22 +22,23 @@ from bench.guide.search import (
     write_guidance,
 )
 from bench.guide.tables import cells, costs, headings, to_csv, to_markdown
-from bench.look.plots import plot_guidance
 from bench.machine import DeviceName, Machine, git_commit
 from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
-from bench.registry import SYSTEMS, find
+from bench.registry import SYSTEMS
+from bench.run.drawing import DrawOptions, open_to_draw
+from sddpm.progress import progress_bar
 from sddpm.samplers import SAMPLERS
 
 ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv", "guidance.png"
 
 
 @dataclass(frozen=True)
-class Request:
+class GuideOptions:
     """What a search was asked for; see ``sddpm-bench guide --help``."""
 
-    checkpoint: Path
+    checkpoint: Checkpoint
     out: Path
     command: str
     values: tuple[float, ...] = ()
@@ -64,7 +58,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GuideResult:
     """What there is to show."""
 
     findings: Findings
@@ -76,16 +70,16 @@ class Outcome:
     files: list[Path]
 
 
-def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
+def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
     """Search, write what was found, and say what it is worth.
 
     Raises:
         ValueError: a system without thresholds, a sampler whose statistics depend on them.
         FileNotFoundError: no checkpoint, or no data to compare with.
     """
-    begun, folder = time.monotonic(), request.checkpoint
-    name = read_facts(folder)["system"]
-    if not find(name).guidable:
+    begun, checkpoint, folder = time.monotonic(), request.checkpoint, request.checkpoint.folder
+    name = checkpoint.system
+    if not checkpoint.entry.guidable:
         guidable = ", ".join(key for key, entry in SYSTEMS.items() if entry.guidable)
         raise ValueError(
             f"--ckpt {folder}: {name} has no firing threshold that may move while it samples; "
@@ -97,12 +91,12 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
             "threshold; choose the threshold with another sampler"
         )
     machine = Machine(request.device)
-    how = How(sampler=request.sampler, engine=request.engine, data_root=request.data_root)
-    system, options = open_checkpoint(folder, machine, how)
+    asked = DrawOptions(request.sampler, engine=request.engine, data_root=request.data_root)
+    system, options = open_to_draw(checkpoint, machine, asked)
     sampling = {**(options or {}), "threshold": None}
     values = grid_values(system, request.values)
-    references = load_images(folder, "train", request.data_root, request.references)
-    test = load_images(folder, "test", request.data_root, request.held_out)
+    references = checkpoint.images("train", request.data_root, request.references)
+    test = checkpoint.images("test", request.data_root, request.held_out)
     if len(references) < MIN_IMAGES:
         raise ValueError(f"--data-root: {len(references)} training images are too few to compare")
     extractor = choose_extractor(request.extractor)
@@ -110,18 +104,14 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
 
     weights = weights_hash(folder)
     ledger = Ledger(request.out / ROWS)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
-    with bar:
-        drawing = bar.add_task("images drawn", total=None)
-        losses = bar.add_task("held-out losses", total=len(values) + 1 + len(STEPS))
+    drawing = progress_bar("images drawn", None, "images")
+    losses = progress_bar("held-out losses", len(values) + 1 + len(STEPS), "candidates")
+    with drawing as drawn, losses as measured:
         scorer = Scorer(
             system, machine, references, extractor,
             sampling=sampling, samples=request.samples, seed=request.seed,
             bootstrap=request.bootstrap, batch=request.batch, ledger=ledger, weights=weights,
-            on_images=lambda count: bar.advance(drawing, count),
+            on_images=drawn.advance,
         )  # fmt: skip
         search = Search(
             scorer,
@@ -134,12 +124,12 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
                 "weights": weights, "held_out": len(test), "images": test.fingerprint,
                 "seed": request.seed,
             },
-            on_candidate=lambda: bar.advance(losses),
+            on_candidate=measured.advance,
         )  # fmt: skip
-        bar.update(drawing, total=search.settings * request.samples)
+        drawn.update(total=search.settings * request.samples)
         findings = search.run()
-        for task in bar.tasks:  # settings that were known, or that two methods share
-            bar.update(task.id, total=task.completed)
+        for bar in (drawn, measured):  # settings that were known, or that two methods share
+            bar.finish()
 
     suffix = extractor.suffix.strip("_")
     mark = f" ({suffix})" if suffix else ""
@@ -165,16 +155,21 @@ def run_guide(request: Request, say: Callable[[str], None]) -> Outcome:
         shown.append([f"{method}, again", *rest])
     ways = costs(findings)
     sentence = findings.sentence(distance)
-    return Outcome(findings, names, shown, ways if len(ways) > 1 else [], sentence, files)
+    return GuideResult(findings, names, shown, ways if len(ways) > 1 else [], sentence, files)
 
 
 def _write(
-    request: Request, findings: Findings, names: list[str], distance: str, facts: dict[str, object]
+    request: GuideOptions,
+    findings: Findings,
+    names: list[str],
+    distance: str,
+    facts: dict[str, object],
 ) -> list[Path]:
     """Everything that a search leaves; guidance.json last, since sampling reads it."""
     report, table, plot = (request.out / name for name in (REPORT, TABLE, PLOT))
     write_text(report, to_markdown(findings, names, facts))
     write_text(table, to_csv(findings))
     plot_guidance(findings, distance, plot)
-    time_steps = read_facts(request.checkpoint)["config"].get("time_steps")
-    return [report, table, plot, write_guidance(request.checkpoint, findings, facts, time_steps)]
+    checkpoint = request.checkpoint
+    kept = write_guidance(checkpoint.folder, findings, facts, checkpoint.time_steps)
+    return [report, table, plot, kept]

@@ -28,7 +28,7 @@ from bench.quality.fidelity import (
     reference_statistics,
     summarise,
 )
-from sddpm.guidance import Thresholds, read_thresholds
+from sddpm.guidance import Thresholds, read_thresholds, simplify
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds
 
@@ -41,7 +41,7 @@ RESULTS_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredThresholds:
     """One setting of the thresholds, scored."""
 
     method: str
@@ -171,7 +171,7 @@ class Scorer:
         *,
         loss: Mapping[str, float] | None = None,
         confirmation: bool = False,
-    ) -> Row:
+    ) -> ScoredThresholds:
         """Draw and score ``samples`` images at ``thresholds``; None is as trained.
 
         Args:
@@ -185,7 +185,7 @@ class Scorer:
         pairs = zip(own["distances"], base["distances"], strict=True)
         difference, *resampled = [a - b for a, b in pairs]
         error = float(torch.tensor(resampled).std()) if len(resampled) > 1 else None
-        return Row(
+        return ScoredThresholds(
             method=method,
             thresholds=setting,
             distance=own["distances"][0],
@@ -257,13 +257,3 @@ class Scorer:
             shift = (mean - self.reference.mean.double()).square().sum()
             found.append(float(shift + trace + self._covariance.trace() - 2 * cross))
         return found
-
-
-def simplify(thresholds: Thresholds) -> Thresholds:
-    """One number where every layer has the same threshold. Rounded to what float32 keeps, so
-    that equal settings are equal."""
-    if not isinstance(thresholds, Mapping):
-        return round(float(thresholds), 6)
-    rounded = {name: round(value, 6) for name, value in thresholds.items()}
-    values = set(rounded.values())
-    return values.pop() if len(values) == 1 else rounded

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.checkpoints import describe_thresholds
 from bench.data.pictures import Images
 from bench.files import write_json
-from bench.guide.scores import Ledger, Row, Scorer, simplify
+from bench.guide.scores import Ledger, ScoredThresholds, Scorer
 from bench.machine import Machine
+from bench.run.settled import describe_thresholds
 from sddpm.checkpoint import CONFIG, MODEL
 from sddpm.guidance import (
     GUIDANCE,
@@ -27,7 +27,10 @@ from sddpm.guidance import (
     Thresholds,
     choose_by_gradient,
     choose_by_loss,
+    mean_threshold,
     read_thresholds,
+    scale,
+    simplify,
 )
 from sddpm.protocol import System, to_float
 
@@ -44,14 +47,14 @@ class Findings:
     """What a search came to."""
 
     trained: Thresholds
-    rows: list[Row]
+    rows: list[ScoredThresholds]
     """As chosen from: the trained thresholds first."""
-    confirmations: list[Row]
+    confirmations: list[ScoredThresholds]
     """Finalists from other noise, the trained thresholds first; empty where none were drawn."""
     choices: list[Choice]
-    picked: Row
+    picked: ScoredThresholds
     """What the method picks."""
-    judged: Row
+    judged: ScoredThresholds
     """The row that says whether the pick helps: its confirmation where there is one."""
 
     @property
@@ -88,18 +91,25 @@ def held_out(images: Images, system: Any, machine: Machine, count: int, seed: in
     return HeldOut.draw(pictures.to(machine.device), system.diffusion, seed=seed)
 
 
-def grid_values(system: System, given: Sequence[float] = ()) -> list[float]:
-    """The thresholds of a grid without the trained one, in order: ``given``, or the default
-    multiples of the trained threshold.
+def grid_values(system: System, given: Sequence[float] = ()) -> list[Thresholds]:
+    """The settings of a grid without the trained one, lowest first.
 
-    Raises:
-        ValueError: nothing was given and the layers were trained with different thresholds.
+    Args:
+        given: the thresholds to try; where the layers have thresholds of their own, multiples of
+            each layer's. Without, the default multiples of what was trained.
     """
     trained = simplify(read_thresholds(system.generator))
-    if not given and isinstance(trained, Mapping):
-        raise ValueError("--values: the layers were trained with several thresholds; name some")
-    values = given or [factor * float(trained) for factor in VALUES]  # type: ignore[arg-type]
-    return sorted({float(simplify(value)) for value in values} - {trained})  # type: ignore[arg-type]
+    if given and not isinstance(trained, Mapping):
+        settings: list[Thresholds] = [simplify(value) for value in given]
+    else:
+        settings = [simplify(scale(trained, factor)) for factor in given or VALUES]
+    return _ordered(setting for setting in settings if setting != trained)
+
+
+def _ordered(settings: Iterable[Thresholds]) -> list[Thresholds]:
+    """Each setting once, lowest first."""
+    different = {json.dumps(setting): setting for setting in settings}
+    return sorted(different.values(), key=mean_threshold)
 
 
 class Search:
@@ -118,7 +128,7 @@ class Search:
         self,
         scorer: Scorer,
         noised: HeldOut,
-        values: Sequence[float],
+        values: Sequence[Thresholds],
         method: Method,
         *,
         confirm: bool = True,
@@ -135,10 +145,9 @@ class Search:
         self.trained = simplify(read_thresholds(self.net))
 
     @property
-    def candidates(self) -> list[float]:
-        """Thresholds whose held-out loss is measured: the grid and the trained one."""
-        own = [] if isinstance(self.trained, Mapping) else [self.trained]
-        return sorted({*self.values, *own})
+    def candidates(self) -> list[Thresholds]:
+        """Settings whose held-out loss is measured: the grid and what was trained."""
+        return _ordered([*self.values, self.trained])
 
     @property
     def settings(self) -> int:
@@ -152,12 +161,15 @@ class Search:
         """Score what the method finds, and judge its pick."""
         images = self.scorer.samples * self.scorer.sampling["steps"]
         losses = self._choice("loss") if self.method != "gradient" else None
-        curve = {row["threshold"]: row for row in losses.curve} if losses else {}
+        measured = zip(self.candidates, losses.curve, strict=True) if losses else ()
+        curve = {json.dumps(setting): row for setting, row in measured}
         trained = {"difference": 0.0, "standard_error": 0.0}
         rows = [self.scorer.row("trained", None, images, loss=trained)]
         if self.picks_by_images:
             for value in self.values:
-                rows.append(self.scorer.row("grid", value, images, loss=curve.get(value)))
+                rows.append(
+                    self.scorer.row("grid", value, images, loss=curve.get(json.dumps(value)))
+                )
         choices: list[Choice] = []
         if losses and self.method in ("loss", "best"):
             choices.append(losses)
@@ -176,7 +188,7 @@ class Search:
         judged = next((r for r in confirmations if r.thresholds == picked.thresholds), picked)
         return Findings(self.trained, rows, confirmations, choices, picked, judged)
 
-    def _confirm(self, finalists: Sequence[Row]) -> list[Row]:
+    def _confirm(self, finalists: Sequence[ScoredThresholds]) -> list[ScoredThresholds]:
         """The finalists that are not the trained thresholds, from other noise."""
         rivals = {json.dumps(row.thresholds): row for row in reversed(finalists)}
         rivals.pop(json.dumps(self.trained), None)
@@ -190,12 +202,15 @@ class Search:
         return drawn
 
     def _choice(self, kind: Literal["loss", "gradient"]) -> Choice:
-        candidates: Sequence[float] = self.candidates if kind == "loss" else STEPS
-        choose = choose_by_loss if kind == "loss" else choose_by_gradient
-        made_from = {**self.made_from, "choice": kind, "candidates": list(candidates)}
-        found = self.ledger.recall(
-            made_from, lambda: asdict(choose(self.net, self.noised, candidates, self.on_candidate))
-        )
+        candidates = self.candidates if kind == "loss" else list(STEPS)
+        made_from = {**self.made_from, "choice": kind, "candidates": candidates}
+
+        def choose() -> Choice:
+            if kind == "loss":
+                return choose_by_loss(self.net, self.noised, self.candidates, self.on_candidate)
+            return choose_by_gradient(self.net, self.noised, STEPS, self.on_candidate)
+
+        found = self.ledger.recall(made_from, lambda: asdict(choose()))
         return Choice(**{**found, "thresholds": simplify(found["thresholds"])})
 
 

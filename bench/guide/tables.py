@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.checkpoints import describe_thresholds
-from bench.guide.scores import Row
+from bench.guide.scores import ScoredThresholds
 from bench.guide.search import Findings
+from bench.run.settled import describe_thresholds
 
 DASH = "-"
 NOTES = """\
@@ -28,7 +28,7 @@ def headings(distance: str, kid: str) -> list[str]:
     ]  # fmt: skip
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: ScoredThresholds) -> list[str]:
     """A row for people."""
     interval = DASH if row.low is None else f"{row.low:+.2f} to {row.high:+.2f}"
     loss = DASH
@@ -102,6 +102,6 @@ def to_csv(findings: Findings) -> str:
     return text.getvalue()
 
 
-def _table(names: Sequence[str], rows: Sequence[Row]) -> str:
+def _table(names: Sequence[str], rows: Sequence[ScoredThresholds]) -> str:
     lines = [names, ["---"] * len(names), *map(cells, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from bench.guide.scores import Row
-    from bench.guide.search import Findings
     from bench.look.activity import LayerSpikes, Raster
 
 WIDTH = 6.3
@@ -30,11 +28,12 @@ WIDTH = 6.3
 DPI = 200
 RASTER_NEURONS = 120
 PALETTE = "colorblind"
-MARKS = {"trained": "o", "grid": "o", "loss": "s", "gradient": "D"}
 
 
 @contextmanager
-def _figure(path: Path, height: float, rows: int = 1, **layout: Any) -> Iterator[tuple[Any, Any]]:
+def figure_file(
+    path: Path, height: float, rows: int = 1, **layout: Any
+) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes (``[rows, columns]``), written to ``path`` at the end, atomically."""
     import matplotlib
     import seaborn
@@ -52,7 +51,8 @@ def _figure(path: Path, height: float, rows: int = 1, **layout: Any) -> Iterator
             figure.savefig(temporary, format=path.suffix[1:], dpi=DPI)
 
 
-def _colours() -> list[Any]:
+def palette() -> list[Any]:
+    """The colours of lines and marks, which most people tell apart."""
     import seaborn
 
     return list(seaborn.color_palette(PALETTE))
@@ -65,11 +65,11 @@ def plot_rates(layers: Sequence[LayerSpikes], path: Path) -> None:
     names = [layer.name for layer in layers]
     steps = len(layers[0].spikes)
     mean = float(np.average([layer.rate for layer in layers], weights=[x.updates for x in layers]))
-    with _figure(path, 0.9 + 0.2 * len(layers)) as (_, axes):
+    with figure_file(path, 0.9 + 0.2 * len(layers)) as (_, axes):
         ax: Axes = axes[0, 0]
         ax.grid(visible=False, axis="y")
         seaborn.barplot(
-            x=[layer.rate for layer in layers], y=names, ax=ax, color=_colours()[0], alpha=0.55,
+            x=[layer.rate for layer in layers], y=names, ax=ax, color=palette()[0], alpha=0.55,
             label="all steps",
         )  # fmt: skip
         shades = seaborn.color_palette("flare", steps)
@@ -98,7 +98,7 @@ def plot_raster(raster: Raster, path: Path) -> None:
     chosen = np.sort(np.random.default_rng(0).permutation(total)[:RASTER_NEURONS])
     highest = max(float(raster.moments[m].float().mean(1).max()) for m in shown)
     ratios = {"height_ratios": [1, 4]}
-    with _figure(path, 4.2, 2, ncols=len(shown), sharey="row", gridspec_kw=ratios) as (
+    with figure_file(path, 4.2, 2, ncols=len(shown), sharey="row", gridspec_kw=ratios) as (
         figure,
         axes,
     ):
@@ -133,7 +133,7 @@ def plot_strip(frames: NDArray[np.uint8], path: Path, columns: int = STRIP_COLUM
     chosen = moments(len(frames), columns)
     images = frames.shape[1]
     side = WIDTH / len(chosen)
-    with _figure(path, side * images + 0.36, images, ncols=len(chosen)) as (figure, axes):
+    with figure_file(path, side * images + 0.36, images, ncols=len(chosen)) as (figure, axes):
         figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
         for column, moment in enumerate(chosen):
             for row in range(images):
@@ -155,15 +155,15 @@ def plot_training(
         predicted: what a denoiser's last layer predicts, whose squared error ``loss`` is.
     """
     losses = {name: points for name, points in log.items() if name != "images_per_second"}
-    with _figure(path, 2.6 * len(losses), len(losses), sharex=True) as (_, axes):
+    with figure_file(path, 2.6 * len(losses), len(losses), sharex=True) as (_, axes):
         for number, (name, points) in enumerate(losses.items()):
             ax: Axes = axes[number, 0]
             steps, values = map(np.asarray, zip(*points, strict=True))
-            ax.plot(steps, values, color=_colours()[0], alpha=0.3, linewidth=0.8, label="logged")
+            ax.plot(steps, values, color=palette()[0], alpha=0.3, linewidth=0.8, label="logged")
             span = max(1, len(values) // 20)
             mean = np.convolve(values, np.ones(span) / span, "valid")
             ax.plot(
-                steps[(span - 1) // 2 :][: len(mean)], mean, color=_colours()[0], linewidth=1.6,
+                steps[(span - 1) // 2 :][: len(mean)], mean, color=palette()[0], linewidth=1.6,
                 label=f"mean of {span} points" if span > 1 else None,
             )  # fmt: skip
             if values.min() > 0 and values.max() > 5 * np.median(values):
@@ -180,8 +180,8 @@ def plot_scales(scales: Mapping[str, Tensor], path: Path) -> None:
     values = np.stack([scale.numpy() for scale in scales.values()])
     steps = np.arange(1, values.shape[1] + 1)
     mean, spread = values.mean(0), values.std(0)
-    colour = _colours()[0]
-    with _figure(path, 2.8) as (_, axes):
+    colour = palette()[0]
+    with figure_file(path, 2.8) as (_, axes):
         ax: Axes = axes[0, 0]
         for layer in values:
             ax.plot(steps, layer, color=".6", linewidth=0.6, alpha=0.6)
@@ -194,79 +194,3 @@ def plot_scales(scales: Mapping[str, Tensor], path: Path) -> None:
         ax.set_xlabel("spiking step s")
         ax.set_ylabel("temporal scale p[s]")
         ax.legend(frameon=False)
-
-
-def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
-    """Quality, held-out loss and firing rate against the threshold, one above the other; a
-    setting with a threshold a layer stands at their mean."""
-    colours = dict(zip(MARKS, [".2", *_colours()], strict=False))
-    labels = {"trained": "trained", "grid": "grid", "loss": "least held-out loss",
-              "gradient": "one a layer (mean, range)"}  # fmt: skip
-    measured = any(row.loss_difference is not None for row in findings.rows)
-    panels = 3 if measured else 2
-    again = [row for row in findings.confirmations if row.method != "trained"]
-    everywhere = [_where(row) for row in findings.rows]
-    aside = 0.008 * (max(everywhere) - min(everywhere))
-    with _figure(path, 1.5 * panels + 0.6, panels, sharex=True) as (figure, axes):
-        top, rates = axes[0, 0], axes[-1, 0]
-        for method, mark in MARKS.items():
-            rows = [row for row in findings.rows if row.method == method]
-            if not rows:
-                continue
-            style: dict[str, Any] = dict(
-                fmt=mark, color=colours[method], markersize=5, capsize=2, linewidth=1,
-                zorder=2 if method == "grid" else 3,
-            )  # fmt: skip
-            if method == "loss":  # stands on a grid point, which must stay visible
-                style |= {"markerfacecolor": "none", "markersize": 9}
-            x, spread = [_where(row) for row in rows], _spread(rows)
-            top.errorbar(
-                x, [row.difference for row in rows], yerr=_whiskers(rows), label=labels[method],
-                **style,
-            )  # fmt: skip
-            rates.errorbar(x, [row.firing_rate for row in rows], xerr=spread, **style)
-            if measured and all(row.loss_difference is not None for row in rows):
-                axes[1, 0].errorbar(
-                    x, [1e3 * (row.loss_difference or 0.0) for row in rows],
-                    yerr=[1.96e3 * (row.loss_error or 0.0) for row in rows], **style,
-                )  # fmt: skip
-        if again:
-            top.errorbar(
-                [_where(row) + aside for row in again], [row.difference for row in again],
-                yerr=_whiskers(again), fmt="x", color=_colours()[3], capsize=2, linewidth=1,
-                label="again, on other noise", zorder=4,
-            )  # fmt: skip
-        for ax in axes[:, 0]:
-            ax.axvline(_where(findings.rows[0]), color=".75", linewidth=1, zorder=1)
-        for ax in axes[: panels - 1, 0]:
-            ax.axhline(0, color=".5", linestyle="--", linewidth=1, zorder=1)
-        top.set_ylabel(f"{distance}\n− trained")
-        if measured:
-            axes[1, 0].set_ylabel("held-out loss\n− trained (× 10⁻³)")
-        rates.set_ylabel("firing rate (spikes\nper neuron and step)")
-        rates.set_xlabel("firing threshold while sampling (vertical bars: 95% intervals)")
-        figure.legend(frameon=False, loc="outside upper center", ncols=3)
-
-
-def _where(row: Row) -> float:
-    values = row.thresholds
-    return float(np.mean(list(values.values()))) if isinstance(values, Mapping) else values
-
-
-def _spread(rows: Sequence[Row]) -> NDArray[np.float64] | None:
-    """How far the layers' thresholds reach below and above their mean."""
-    if not any(isinstance(row.thresholds, Mapping) for row in rows):
-        return None
-    values = [
-        list(r.thresholds.values()) if isinstance(r.thresholds, Mapping) else [r.thresholds]
-        for r in rows
-    ]
-    return np.array([[np.mean(v) - min(v), max(v) - np.mean(v)] for v in values]).T
-
-
-def _whiskers(rows: Sequence[Row]) -> NDArray[np.float64] | None:
-    if any(row.low is None or row.high is None for row in rows):
-        return None
-    return np.array(
-        [[r.difference - (r.low or 0.0), (r.high or 0.0) - r.difference] for r in rows]
-    ).T

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoints import read_facts
+from bench.checkpoints import Checkpoint
 from bench.look.activity import (
     Probe,
     neurons,
@@ -35,7 +35,7 @@ class Seen:
 
 
 def draw_everything(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     system: System,
     sampling: Mapping[str, Any] | None,
     out: Path,
@@ -53,7 +53,7 @@ def draw_everything(
     Raises:
         ValueError: no layer of that name, or a layer was named and there are no neurons.
     """
-    name = read_facts(checkpoint)["system"]
+    name = checkpoint.system
     seen = Seen()
     recorder = None if sampling is None else Recorder(system, images)  # type: ignore[arg-type]
     drawer = recorder or system
@@ -99,7 +99,7 @@ def draw_everything(
         plot_strip(recorder.frames, file("denoising"))
     else:
         seen.left_out.append(f"denoising strip: {name} does not denoise")
-    log = training_log(checkpoint)
+    log = training_log(checkpoint.folder)
     if log:
         # A denoiser's last layer says what it predicts.
         output = getattr(system.generator, "output", None)

@@ -1,8 +1,7 @@
-"""Resolving a run: its suite, its data, its cells, and what of them is done already."""
+"""From a run's options to its plan: the suite, the data, the cells, and the folders of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from bench.energy.prices import DEFAULT_TABLE, TABLES
 from bench.files import read_json
 from bench.plan.cells import Cell, Data, Training, digest, expand, find_preset
 from bench.registry import choose
-from bench.run import stages
-from bench.run.settled import wanted_thresholds
 from bench.suites.reading import load_suite
 from bench.suites.schema import Preset, Suite
-from sddpm.guidance import Thresholds
+from sddpm.training import TrainConfig
 
 DATA = "data.json"
 
@@ -48,6 +45,8 @@ class Options:
     """auto, inception or embedded."""
     energy_table: str = DEFAULT_TABLE
     """Whose prices of operations the energies are sums of."""
+    checkpoint_seconds: float = TrainConfig.checkpoint_seconds
+    """Most training, in seconds, that a kill can lose."""
     command: str = ""
     """For the table's footnote."""
 
@@ -79,15 +78,6 @@ class Plan:
 
     def cell_folder(self, cell: Cell) -> Path:
         return self.root / "cells" / cell.name
-
-    def thresholds(self, cell: Cell) -> Thresholds | str | None:
-        """What samples of ``cell`` must have been drawn at; None where its name says it.
-
-        Raises:
-            ValueError: the checkpoint's guidance file is damaged.
-        """
-        steps = cell.config.get("time_steps")
-        return wanted_thresholds(cell.sampling, self.checkpoint(cell.training), steps)
 
     def facts(self) -> dict[str, Any]:
         """The resolved configuration, JSON-ready."""
@@ -253,36 +243,3 @@ def load_split(plan: Plan, split: str, limit: int | None = None) -> Images:
         data_root=plan.options.data_root,
         limit=limit,
     )
-
-
-def stage_states(plan: Plan) -> list[dict[str, str]]:
-    """Per cell, each stage as ``done``, ``missing``, ``damaged`` or ``blocked by PARENT``."""
-    return [_states(plan, cell) for cell in plan.cells]
-
-
-def _states(plan: Plan, cell: Cell) -> dict[str, str]:
-    parent, folder = cell.training.parent, plan.cell_folder(cell)
-    images = plan.preset.energy_images
-    trained = _state(lambda: stages.is_trained(plan.training_folder(cell.training)))
-    if parent and trained != "done" and not stages.is_trained(plan.training_folder(parent)):
-        trained = f"blocked by {parent.name}"
-    scored = [_extractor_of(path) for path in sorted(folder.glob("scores-*.json"))]
-    return {
-        "cell": cell.label,
-        "hash": cell.hash[:8],
-        "train": trained,
-        "sample": _state(lambda: stages.is_sampled(folder, plan.thresholds(cell))),
-        "energy": _state(lambda: stages.is_metered(folder, images, plan.thresholds(cell))),
-        "score": f"done ({', '.join(scored)})" if scored else "missing",
-    }
-
-
-def _state(is_done: Callable[[], bool]) -> str:
-    try:
-        return "done" if is_done() else "missing"
-    except (ValueError, OSError):
-        return "damaged"
-
-
-def _extractor_of(path: Path) -> str:
-    return path.name.removeprefix("scores-").removesuffix(".json")

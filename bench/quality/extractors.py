@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import DownloadColumn, Progress
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -25,6 +23,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from sddpm.checkpoint import atomic_write
+from sddpm.progress import progress_bar
 
 FETCH_TIMEOUT_S = 5.0
 """How long the Inception weights' host may stay silent."""
@@ -270,17 +269,12 @@ def fetch_inception(path: Path, timeout_s: float = FETCH_TIMEOUT_S) -> None:
     """
     with urllib.request.urlopen(URL_INCEPTION_V3, timeout=timeout_s) as answer:
         total = int(answer.headers.get("Content-Length") or 0) or None
-        console = Console(stderr=True)
-        bar = Progress(
-            *Progress.get_default_columns(), DownloadColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        task = bar.add_task("Inception-v3 weights", total=total)
-        with bar, atomic_write(path) as temporary:
+        progress = progress_bar("Inception-v3 weights", total, "bytes", passing=True)
+        with progress as bar, atomic_write(path) as temporary:
             with temporary.open("wb") as file:
                 while block := answer.read(1 << 20):
                     file.write(block)
-                    bar.advance(task, len(block))
+                    bar.advance(len(block))
             if not _is_inception(temporary):
                 raise ValueError(f"{URL_INCEPTION_V3} answered with another file")
 

@@ -16,8 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,6 +32,7 @@ from bench.quality.formulas import (
 )
 from bench.quality.metrics import METRICS, spread_column
 from sddpm.checkpoint import atomic_write
+from sddpm.progress import progress_bar
 
 MIN_IMAGES = 10
 """Fewest samples or references: the Inception score is a mean over ten splits."""
@@ -141,19 +140,17 @@ def extract(
     ``images(start, stop)`` gives uint8 ``[stop - start, 1 or 3, H, W]``; grey is repeated.
     """
     parts: dict[str, list[Tensor]] = {}
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(what, total=count)
+    progress = progress_bar(what, count, "images", passing=True)
     # TF32 would move the third digit between two kinds of GPU.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with bar, exact, torch.inference_mode():
+    with progress as bar, exact, torch.inference_mode():
         for start in range(0, count, batch_size):
             batch = images(start, min(start + batch_size, count)).to(device)
             if batch.shape[1] == 1:
                 batch = batch.expand(-1, 3, -1, -1)
             for name, value in network.convert_features_tuple_to_dict(network(batch)).items():
                 parts.setdefault(name, []).append(value.float().cpu())
-            bar.advance(task, len(batch))
+            bar.advance(len(batch))
     return {name: torch.cat(values) for name, values in parts.items()}
 
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from bench.report.boards import Report, make_report
 from bench.report.figures import draw
 from bench.report.html import to_html
@@ -21,6 +18,7 @@ from bench.report.samples import draw_samples, read_samples
 from bench.report.sources import read_published, read_sources
 from bench.report.style import Drawing
 from bench.report.tables import TableText, conversion_table, energies, literature, ranking
+from sddpm.progress import progress_bar
 
 PAGE, MARKDOWN, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"
 DPI = 200
@@ -50,25 +48,21 @@ def run_report(
     if out.exists() and not _replaceable(out):
         raise ValueError(f"--out {out}: is there already and no report; give a new folder")
     report = make_report(read_sources(paths), read_published(published), command)
-    bar = Progress(
-        TextColumn("report"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-        console=Console(stderr=True),
-    )  # fmt: skip
-    with bar:
-        drawn = sum(len(s.boards) + 1 for s in report.sections)
-        task = bar.add_task("figures", total=2 * drawn)
-        drawings, reasons = draw(report, lambda: bar.advance(task))
+    drawn = sum(len(s.boards) + 1 for s in report.sections)
+    with progress_bar("report", 2 * drawn) as bar:
+        bar.update(note="figures")
+        drawings, reasons = draw(report, bar.advance)
         samples = {board.name: read_samples(board) for board in report.boards}
         samples = {name: entries for name, entries in samples.items() if entries}
         pictures = {b.name: draw_samples(b, samples[b.name])
                     for b in report.boards if b.name in samples}  # fmt: skip
         every = [*(d for group in drawings.values() for d in group), *pictures.values()]
-        bar.update(task, total=drawn + len(every), description="files")
+        bar.update(total=drawn + len(every), note="files")
         files: dict[str, bytes] = {}
         for drawing in every:
             for ending in ("svg", "pdf", "png"):
                 files[f"{FIGURES}/{drawing.name}.{ending}"] = render(drawing, ending)
-            bar.advance(task)
+            bar.advance()
     svg = {d.name: files[f"{FIGURES}/{d.name}.svg"].decode() for d in every}
     for table in _tables(report):
         files[f"{TABLES}/{table.name}.tex"] = to_latex(table).encode()

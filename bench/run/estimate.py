@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,19 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from bench.checkpoints import load_system
+from bench.checkpoints import Checkpoint
 from bench.files import read_json
 from bench.machine import Machine
 from bench.plan.cells import Cell, Data, Training, make_config
-from bench.plan.plan import Plan, stage_states
+from bench.plan.plan import Plan
 from bench.registry import find, load_module
 from bench.run import stages
+from bench.run.states import ENERGY, is_trained, samples_left, stage_states, steps_left
+from sddpm.progress import progress_bar
 from sddpm.protocol import ImageShape, System
 from sddpm.rng import image_seeds
-from sddpm.training import TrainStep
+from sddpm.training import TrainStep, set_up
 
 SECONDS = 3.0
 """Aim of each of the measurements of one network: training, evaluation."""
@@ -60,11 +59,11 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CellCost:
     """What is left to do for one cell; 0 where it is done or another cell pays for it."""
 
     states: Mapping[str, str]
-    """As :func:`bench.plan.plan.stage_states` gives them."""
+    """As :func:`bench.run.states.stage_states` gives them."""
     macs_per_image: float | None = None
     acs_per_image: float | None = None
     train_macs: float = 0.0
@@ -81,7 +80,7 @@ class Cost:
 class Estimate:
     """What is left to do of a run."""
 
-    costs: list[Cost]
+    costs: list[CellCost]
     device: str
     measured_seconds: float
     failed: dict[str, str] = field(default_factory=dict)
@@ -111,12 +110,11 @@ def estimate_plan(
     measured: dict[str, Speed | str] = {}
     paid: set[str] = set()
     costs = []
-    with _bar(progress) as bar:
-        task = bar.add_task("measuring", total=len(plan.cells), cell="")
+    with progress_bar("measuring", len(plan.cells), "cells", shown=progress) as bar:
         for cell, state in zip(plan.cells, states, strict=True):
-            bar.update(task, cell=cell.label)
+            bar.update(note=cell.label)
             costs.append(_cost(plan, cell, state, machine, seconds, measured, paid))
-            bar.advance(task)
+            bar.advance()
     failed = {cost.states["cell"]: cost.reason for cost in costs if cost.reason}
     return Estimate(costs, machine.name, time.monotonic() - begun, failed)
 
@@ -129,34 +127,34 @@ def _cost(
     seconds: float,
     measured: dict[str, Speed | str],
     paid: set[str],
-) -> Cost:
+) -> CellCost:
     metered = 0 if state["energy"] == "done" else plan.preset.energy_images
-    drawn = _samples_left(plan, cell)
-    if not (metered or drawn or _steps_left(plan, cell.training)):
-        counted = read_json(plan.cell_folder(cell) / stages.ENERGY)["per_image"]
-        return Cost(state, counted["macs"], counted["acs"])
+    drawn = samples_left(plan, cell)
+    if not (metered or drawn or steps_left(plan, cell.training)):
+        counted = read_json(plan.cell_folder(cell) / ENERGY)["per_image"]
+        return CellCost(state, counted["macs"], counted["acs"])
     speed = _measured(plan, cell.training, cell, machine, seconds, measured)
     if isinstance(speed, str):
-        return Cost(state, reason=speed)
+        return CellCost(state, reason=speed)
     train_macs = train_hours = 0.0
     for training in _chain(cell.training):
         if training.hash in paid:
             continue
         paid.add(training.hash)
-        left = _steps_left(plan, training) * training.batch_size
+        left = steps_left(plan, training) * training.batch_size
         if not left:
             continue
         own = speed
         if training.hash != cell.training.hash:
             found = _measured(plan, training, None, machine, seconds, measured)
             if isinstance(found, str):
-                return Cost(state, reason=f"{training.name}: {found}")
+                return CellCost(state, reason=f"{training.name}: {found}")
             own = found
         train_macs += left * own.dense_macs * (1 + BACKWARD)
         train_hours += left * own.train_seconds / 3600
     evaluations = speed.evaluations
     sampled = drawn * speed.evaluation_seconds + metered * speed.metered_seconds
-    return Cost(
+    return CellCost(
         state,
         macs_per_image=speed.macs * evaluations,
         acs_per_image=speed.acs * evaluations,
@@ -170,23 +168,6 @@ def _cost(
 def _chain(training: Training) -> list[Training]:
     """A training after its parents."""
     return [*(_chain(training.parent) if training.parent else []), training]
-
-
-def _steps_left(plan: Plan, training: Training) -> int:
-    folder = plan.training_folder(training)
-    if stages.is_trained(folder):
-        return 0
-    saved = [path.name for path in folder.glob("steps/step-*")]
-    done = [int(name.removeprefix("step-")) for name in saved if re.fullmatch(r"step-\d+", name)]
-    return max(0, training.steps - max(done, default=0))
-
-
-def _samples_left(plan: Plan, cell: Cell) -> int:
-    folder = plan.cell_folder(cell)
-    if stages.is_sampled(folder, plan.thresholds(cell)):
-        return 0
-    shards = [path.stem.split("-") for path in folder.glob("shards/*.npz")]
-    return max(0, cell.samples - sum(int(stop) - int(start) for start, stop in shards))
 
 
 def _measured(
@@ -222,12 +203,12 @@ def _measure(
     plan: Plan, training: Training, cell: Cell | None, machine: Machine, seconds: float
 ) -> Speed:
     checkpoint = plan.checkpoint(training)
-    known = stages.is_trained(plan.training_folder(training))
+    known = is_trained(plan.training_folder(training))
     config = cell.config if cell else training.config
     system = _initial(training)
     per_train = 0.0 if known else _train_seconds(system, training, machine, seconds)
     if known:
-        system = load_system(checkpoint, machine, config)
+        system = Checkpoint.read(checkpoint).load(machine, config)
     elif dict(config) != dict(training.config):
         trained, system = system, _built(training.system, config, training.data, None)
         system.generator.load_state_dict(trained.generator.state_dict())
@@ -274,10 +255,7 @@ def _train_seconds(system: System, training: Training, machine: Machine, seconds
     """Seconds that one image takes in a training step."""
     fabric = machine.fabric(training.precision)
     system.to(fabric.device).train()
-    players = {
-        name: fabric.setup(getattr(system, name), optimizer, move_to_device=False)
-        for name, optimizer in system.optimizers.items()
-    }
+    players = set_up(system, fabric)
     shape = (training.data.channels, training.data.image_size, training.data.image_size)
     number = 0
 
@@ -323,14 +301,3 @@ def seconds_per_image(work: Callable[[int], None], most: int, seconds: float) ->
         if images == most or spent > seconds or spent + 2 * GROWTH * times[-1] > GROWTH * seconds:
             return found
         images = min(GROWTH * images, most)
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} cells"),
-        TextColumn("{task.fields[cell]}"),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import load_system, train_seconds
+from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.files import lock_folder, read_json, sweep, write_json, write_text
 from bench.machine import Machine, git_commit, versions
@@ -27,19 +27,18 @@ from bench.quality.fidelity import reference_hash
 from bench.records.make import cell_facts, make_record
 from bench.records.record import Record, merge, read_records, write_records
 from bench.registry import find
-from bench.run import stages
+from bench.run import stages, states
+from bench.run.samples import read_samples
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
 from bench.tables import table as tables
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
 TRAINING_FAILED = "its training failed"
-SCORES_KEYS = ("asked", "references", "reference_hash", "extractor", "metrics", "seconds")
-"""What a record is made from; a file without is damaged."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to."""
+class RunResult:
+    """What a finished run shows: its records, its table, its sample grids."""
 
     root: Path
     records: list[Record]
@@ -71,16 +70,14 @@ class Runner:
         say: Callable[[str], None] = lambda line: None,
         progress: bool = True,
         on_failure: Callable[[BaseException], None] = lambda error: None,
-        checkpoint_seconds: float = 120.0,
     ) -> None:
         self.plan, self.machine = plan, machine
         self.say = say if machine.first else lambda line: None
         self.progress, self.on_failure = progress, on_failure
-        self.checkpoint_seconds = checkpoint_seconds
         self._failed_trainings: dict[str, str] = {}
         self._records: list[Record] = []
 
-    def run(self, spread: Callable[[Runner], Iterator[Record]] | None = None) -> Outcome:
+    def run(self, spread: Callable[[Runner], Iterator[Record]] | None = None) -> RunResult:
         """Make what is missing, one record a cell; a failed cell does not stop the others.
 
         Args:
@@ -111,7 +108,7 @@ class Runner:
                     self._write_table()
             if spread and self.machine.first:
                 sweep(plan.root)  # of workers that were lost
-        return self._outcome()
+        return self._result()
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -193,11 +190,11 @@ class Runner:
     def _standing(self, cell: Cell, made: list[Record]) -> Record | None:
         """The first of ``made``, records of ``cell``, that the files bear out."""
         folder, preset = self.plan.cell_folder(cell), self.plan.preset
-        thresholds = self.plan.thresholds(cell)
+        thresholds = states.wanted_thresholds(self.plan, cell)
         stand = (
-            stages.is_trained(self.plan.training_folder(cell.training))
-            and stages.is_sampled(folder, thresholds)
-            and stages.is_metered(folder, preset.energy_images, thresholds)
+            states.is_trained(self.plan.training_folder(cell.training))
+            and states.is_sampled(folder, thresholds)
+            and states.is_metered(folder, preset.energy_images, thresholds)
         )
         for record in made if stand else []:
             if (
@@ -218,19 +215,19 @@ class Runner:
             record = of.get(cell.hash)
             if record and record.threshold == GUIDED and record.thresholds is not None:
                 try:
-                    stages.note_thresholds(self.plan.cell_folder(cell), record.thresholds)
+                    states.note_thresholds(self.plan.cell_folder(cell), record.thresholds)
                 except ValueError:
                     continue  # damaged, which is told when the cell's turn comes
 
     def _measure(self, cell: Cell) -> Record:
         plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
         self.train(cell.training)
-        checkpoint = plan.checkpoint(cell.training)
+        checkpoint = Checkpoint.read(plan.checkpoint(cell.training))
         loaded: list[Any] = []
 
         def system() -> Any:
             if not loaded:
-                loaded.append(load_system(checkpoint, self.machine, cell.config))
+                loaded.append(checkpoint.load(self.machine, cell.config))
             return loaded[0]
 
         steps = cell.config.get("time_steps")
@@ -262,7 +259,7 @@ class Runner:
         return make_record(
             cell,
             self._made_by,
-            train_seconds=train_seconds(checkpoint),
+            train_seconds=checkpoint.train_seconds,
             samples=samples,
             energy=energy,
             scores=scores,
@@ -291,21 +288,18 @@ class Runner:
                 self.machine,
                 parent=parent,
                 progress=self.progress,
-                checkpoint_seconds=self.checkpoint_seconds,
+                checkpoint_seconds=self.plan.options.checkpoint_seconds,
             )
         except Exception as error:
             self._failed_trainings[training.hash] = str(error)
             raise
 
-    def _scores_path(self, folder: Path) -> Path:
-        return folder / f"scores-{self.extractor.key}.json"
-
     def _scores(self, folder: Path) -> dict[str, Any] | None:
         """Scores that are there, if against the references this run asks for."""
-        path = self._scores_path(folder)
+        path = states.scores_path(folder, self.extractor.key)
         if not path.is_file():
             return None
-        scores = read_json(path, SCORES_KEYS)
+        scores = read_json(path, states.SCORES_KEYS)
         same = self._reference_hash in (None, scores["reference_hash"])
         return scores if same and scores["asked"] == self._asked() else None
 
@@ -330,12 +324,12 @@ class Runner:
         known = self._scores(folder)
         if known is not None:
             return known
-        images = torch.from_numpy(stages.read_samples(folder / stages.SAMPLES))
+        images = torch.from_numpy(read_samples(folder / states.SAMPLES))
         scores = {
             "asked": self._asked(),
             **stages.score_images(images, self._references, self.extractor, self.machine),
         }
-        write_json(self._scores_path(folder), scores)
+        write_json(states.scores_path(folder, self.extractor.key), scores)
         return scores
 
     def _write_configuration(self) -> None:
@@ -363,15 +357,15 @@ class Runner:
         write_text(root / TABLE_MD, tables.to_markdown(table, self._shown()))
         write_text(root / TABLE_CSV, tables.to_csv(table))
 
-    def _outcome(self) -> Outcome:
+    def _result(self) -> RunResult:
         hashes = {cell.hash for cell in self.plan.cells}
         grids = {
-            cell.label: self.plan.cell_folder(cell) / stages.GRID
+            cell.label: self.plan.cell_folder(cell) / states.GRID
             for cell in self.plan.cells
-            if (self.plan.cell_folder(cell) / stages.GRID).is_file()
+            if (self.plan.cell_folder(cell) / states.GRID).is_file()
         }
         records = [record for record in self._shown() if record.config_hash in hashes]
-        return Outcome(self.plan.root, records, self._table(), grids)
+        return RunResult(self.plan.root, records, self._table(), grids)
 
 
 def _row_of(cell: Cell) -> dict[str, Any]:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.files import write_json
 from sddpm.analytic import estimate_gamma
-from sddpm.checkpoint import atomic_write, read_config
+from sddpm.checkpoint import atomic_write
 from sddpm.guidance import (
     GUIDANCE,
     HeldOut,
@@ -27,7 +26,11 @@ from sddpm.guidance import (
     choose_by_loss,
     guided,
     read_guidance,
+    read_thresholds,
+    scale,
+    simplify,
 )
+from sddpm.progress import progress_bar
 from sddpm.protocol import to_float
 from sddpm.samplers import SAMPLERS
 
@@ -35,7 +38,7 @@ GUIDED = "guided"
 """In place of a threshold: the one that guidance chose for this checkpoint."""
 HELD_OUT_IMAGES = 512
 CANDIDATES = (0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 1.0, 1.002, 1.005, 1.01, 1.015, 1.02, 1.03)
-"""Multiples of the trained threshold that the held-out loss chooses from."""
+"""Multiples of the trained thresholds that the held-out loss chooses from; 1 is as trained."""
 GAMMA_IMAGES = 64
 """Images per diffusion step behind Analytic-DPM's statistics."""
 
@@ -43,7 +46,7 @@ GAMMA_IMAGES = 64
 def settle(
     sampling: Mapping[str, Any] | None,
     system: Callable[[], Any],
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     held_out: Callable[[], Images],
     say: Callable[[str], None] = lambda line: None,
     *,
@@ -53,7 +56,7 @@ def settle(
 
     Args:
         system: gives the loaded denoiser; called only where something must be measured or set.
-        checkpoint: folder that keeps what was measured.
+        checkpoint: its folder keeps what was measured.
         held_out: gives images that were not trained on.
         time_steps: spiking time steps that the system runs with; None without spiking time.
     """
@@ -65,73 +68,73 @@ def settle(
     if SAMPLERS[settled["sampler"]].needs_gamma:
         model = system()
         thresholds = settled.get("threshold")
-        model.gamma = gamma_of(model, checkpoint, time_steps, held_out, thresholds, say)
+        model.gamma = gamma_of(model, checkpoint.folder, time_steps, held_out, thresholds, say)
     return settled
 
 
-def guidance_files(checkpoint: Path) -> dict[Any, Path]:
+def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
     """Time steps -> the guidance file whose thresholds were chosen with so many.
 
     One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
     the weights, the others are in a folder each. A file that does not say is of the former.
 
+    Args:
+        folder: of the checkpoint.
+        own: time steps of the checkpoint's configuration.
+
     Raises:
         ValueError: a file is damaged.
     """
-    own = _own_time_steps(checkpoint)
     found: dict[Any, Path] = {}
-    for folder in (checkpoint, *sorted(checkpoint.glob("T*"))):
-        if read_guidance(folder) is not None:
-            path = folder / GUIDANCE
+    for home in (folder, *sorted(folder.glob("T*"))):
+        if read_guidance(home) is not None:
+            path = home / GUIDANCE
             found.setdefault(json.loads(path.read_text()).get("time_steps", own), path)
     return found
 
 
-def read_guided(checkpoint: Path, time_steps: int | None) -> Thresholds | None:
+def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Thresholds | None:
     """The thresholds that were chosen for a checkpoint at ``time_steps``; None if none were.
+
+    Args:
+        folder, own: as for :func:`guidance_files`.
 
     Raises:
         ValueError: a guidance file is damaged.
     """
-    path = guidance_files(checkpoint).get(time_steps)
+    path = guidance_files(folder, own).get(time_steps)
     return read_guidance(path.parent) if path else None
 
 
-def wanted_thresholds(
-    sampling: Mapping[str, Any] | None, checkpoint: Path, time_steps: int | None
-) -> Thresholds | str | None:
-    """Thresholds that :func:`settle` would put in place of ``guided`` now, or ``guided`` itself
-    where they are still to be chosen; None where ``sampling`` does not ask for it."""
-    if sampling is None or sampling.get("threshold") != GUIDED:
-        return None
-    chosen = read_guided(checkpoint, time_steps) if checkpoint.is_dir() else None
-    return GUIDED if chosen is None else chosen
-
-
-def _own_time_steps(checkpoint: Path) -> Any:
-    config = read_config(checkpoint).get("config")
-    return config.get("time_steps") if isinstance(config, dict) else None
+def describe_thresholds(thresholds: Thresholds) -> str:
+    """A threshold for people; where each layer has its own, their range."""
+    if not isinstance(thresholds, Mapping):
+        return f"{thresholds:.6g}"
+    values = sorted(thresholds.values())
+    return f"{values[0]:.4g} to {values[-1]:.4g} (one a layer)"
 
 
 def guided_thresholds(
     system: Callable[[], Any],
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     time_steps: int | None,
     held_out: Callable[[], Images],
     say: Callable[[str], None],
 ) -> Thresholds:
     """The thresholds in the checkpoint's guidance file for ``time_steps``; chosen by the held-out
-    loss and written there if it has none."""
-    known = read_guided(checkpoint, time_steps)
+    loss and written there if it has none.
+
+    Candidates are multiples of the trained thresholds: of each layer's own where they differ.
+    """
+    known = read_guided(checkpoint.folder, checkpoint.time_steps, time_steps)
     if known is not None:
         return known
     say("  guidance: choosing the threshold with the least held-out denoising loss")
     model = system()
+    net = model.generator.eval()
     noised = HeldOut.draw(_pictures(model, held_out(), HELD_OUT_IMAGES), model.diffusion)
-    trained = float(model.generator.config.threshold)
-    choice = choose_by_loss(
-        model.generator.eval(), noised, [trained * candidate for candidate in CANDIDATES]
-    )
+    trained = simplify(read_thresholds(net))
+    choice = choose_by_loss(net, noised, [scale(trained, factor) for factor in CANDIDATES])
     content = {
         "thresholds": choice.thresholds,
         "time_steps": time_steps,
@@ -140,15 +143,15 @@ def guided_thresholds(
         "network_evaluations": choice.network_evaluations,
         "curve": choice.curve,
     }
-    own = time_steps == _own_time_steps(checkpoint)
-    home = checkpoint if own else checkpoint / f"T{time_steps}"
+    own = time_steps == checkpoint.time_steps
+    home = checkpoint.folder if own else checkpoint.folder / f"T{time_steps}"
     write_json(home / GUIDANCE, content)
     return choice.thresholds
 
 
 def gamma_of(
     model: Any,
-    checkpoint: Path,
+    folder: Path,
     time_steps: int | None,
     images: Callable[[], Images],
     thresholds: Thresholds | None,
@@ -157,11 +160,12 @@ def gamma_of(
     """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``.
 
     Args:
+        folder: of the checkpoint, which keeps them.
         time_steps: that ``model`` runs with: at another number it is another network.
     """
     facts = [thresholds, GAMMA_IMAGES, *([] if time_steps is None else [time_steps])]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
-    path = checkpoint / f"gamma-{key}.safetensors"
+    path = folder / f"gamma-{key}.safetensors"
     abar = model.diffusion.alphas_cumprod
     if path.is_file():
         try:
@@ -173,13 +177,10 @@ def gamma_of(
         return gamma
     say("  Analytic-DPM: measuring the network's statistics")
     pictures = _pictures(model, images(), GAMMA_IMAGES)
-    with guided(model.generator.eval(), thresholds), Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("statistics", total=len(abar))
+    steps = progress_bar("statistics", len(abar), "diffusion steps")
+    with guided(model.generator.eval(), thresholds), steps as bar:
         gamma = estimate_gamma(
-            model.prepared("exact"),
-            pictures,
-            abar,
-            on_step=lambda n, total: bar.update(task, completed=n),
+            model.prepared("exact"), pictures, abar, on_step=lambda n, total: bar.update(done=n)
         )
     with atomic_write(path) as temporary:
         save_file({"gamma": gamma}, temporary)

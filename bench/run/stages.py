@@ -9,18 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.checkpoints import claim, describe, load_system
+from bench.checkpoints import Checkpoint, claim, describe
 from bench.data.grids import save_grid
 from bench.data.pictures import Images, cache_folder
 from bench.energy.meter import Meter
@@ -31,21 +26,24 @@ from bench.quality.extractors import Extractor
 from bench.quality.fidelity import score
 from bench.quality.metrics import is_column
 from bench.registry import load_module
-from bench.run.shards import MADE_AT, made_at, read_shard, read_shards, shard_path, write_shard
-from sddpm.checkpoint import atomic_write, count_parameters
+from bench.run.samples import read_shard, read_shards, shard_path, write_samples, write_shard
+from bench.run.states import (
+    ENERGY,
+    ENERGY_KEYS,
+    GRID,
+    MADE_AT,
+    SAMPLES,
+    SAMPLES_FACTS,
+    is_metered,
+    is_sampled,
+    is_trained,
+)
+from sddpm.checkpoint import count_parameters
 from sddpm.guidance import Thresholds
+from sddpm.progress import progress_bar
 from sddpm.protocol import ImageShape, System, to_uint8
 from sddpm.rng import image_seeds
 from sddpm.training import ImageSource, TrainConfig, fit
-
-SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
-SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
-ENERGY_KEYS = (
-    "images", "per_image", "per_evaluation", "firing_rate", "params_millions", "seconds",
-    "peak_memory_mib",
-)  # fmt: skip
-"""What a record is made from; a file without is damaged."""
-
 
 # Train.
 
@@ -58,7 +56,7 @@ def train(
     *,
     parent: Path | None = None,
     progress: bool = True,
-    checkpoint_seconds: float = 120.0,
+    checkpoint_seconds: float = TrainConfig.checkpoint_seconds,
 ) -> None:
     """Make the checkpoint of ``training`` in ``folder/checkpoint``, or go on with it.
 
@@ -80,7 +78,7 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
     )
     shape = ImageShape(training.data.channels, training.data.image_size)
-    built_from = load_system(parent, machine) if parent else None
+    built_from = Checkpoint.read(parent).load(machine) if parent else None
     torch.manual_seed(training.seed)
     module = load_module(training.system)
     system = module.build(make_config(training.system, training.config), shape, built_from)
@@ -114,37 +112,7 @@ def train_chain(training: Training, folder: Path, images: ImageSource, machine: 
     return folder / "checkpoint"
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the training in ``folder`` is finished."""
-    return (folder / "checkpoint").is_dir()
-
-
 # Sample.
-
-
-def is_sampled(folder: Path, thresholds: Thresholds | str | None = None) -> bool:
-    """Whether the samples in ``folder`` are complete.
-
-    Args:
-        thresholds: what they must have been drawn at; None where nothing else can be there.
-
-    Raises:
-        ValueError: the file about them is damaged.
-    """
-    if not ((folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()):
-        return False
-    return made_at(read_json(folder / SAMPLES_FACTS, SAMPLES_KEYS), thresholds)
-
-
-def note_thresholds(folder: Path, thresholds: Thresholds) -> None:
-    """Add the thresholds to files of before they were kept there.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
-    for path in (folder / SAMPLES_FACTS, folder / ENERGY):
-        if path.is_file() and MADE_AT not in (facts := read_json(path)):
-            write_json(path, {**facts, MADE_AT: thresholds})
 
 
 def sample(
@@ -181,42 +149,22 @@ def sample(
         model = system()
         sizes = {path: min(batch, count - start) for start, path in mine}
         # The bar shows this process's share.
-        bar, advance = _bar("sample", sum(sizes.values()), progress and machine.first)
-        with bar:
-            advance(sum(sizes.values()) - sum(sizes[path] for _, path in missing))
+        total = sum(sizes.values())
+        done = total - sum(sizes[path] for _, path in missing)
+        shown = progress and machine.first
+        with progress_bar("sample", total, "images", done=done, shown=shown) as bar:
             for start, path in missing:
                 begun = time.monotonic()
                 seeds = image_seeds(seed, start, min(start + batch, count))
                 drawn = to_uint8(model.sample(seeds, sampling)).numpy()
                 seconds = time.monotonic() - begun
                 write_shard(path, drawn, seconds, thresholds)
-                advance(sizes[path])
+                bar.advance(sizes[path])
     machine.barrier()
     if machine.first:
         _join(shards, folder, machine, thresholds)
     machine.barrier()
     return read_json(folder / SAMPLES_FACTS)
-
-
-def draw(
-    system: System,
-    machine: Machine,
-    seed: int,
-    sampling: Mapping[str, Any] | None,
-    *,
-    count: int,
-    batch: int,
-    progress: bool = True,
-) -> NDArray[np.uint8]:
-    """The first ``count`` images of ``seed``, uint8 ``[count, C, H, W]``, without a file."""
-    parts = []
-    bar, advance = _bar("sample", count, progress and machine.first)
-    with bar:
-        for start in range(0, count, batch):
-            seeds = image_seeds(seed, start, min(start + batch, count))
-            parts.append(to_uint8(system.sample(seeds, sampling)).numpy())
-            advance(len(parts[-1]))
-    return np.concatenate(parts)
 
 
 def _thresholds(sampling: Mapping[str, Any] | None) -> Thresholds | None:
@@ -243,52 +191,7 @@ def _join(
     shutil.rmtree(folder / "shards", ignore_errors=True)
 
 
-def write_samples(images: NDArray[np.uint8], path: Path) -> None:
-    """Write images as a ``.npy`` file, atomically."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, images)
-
-
-def read_samples(path: Path) -> NDArray[np.uint8]:
-    """The images of a ``samples.npy``: uint8 ``[n, C, H, W]``, C 1 or 3.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, or holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected samples as a .npy file")
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a complete .npy file ({error})") from error
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"{path}: expected uint8 images [n, channels, height, width]")
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"{path}: {images.shape[1]} channels, expected 1 or 3")
-    return images
-
-
 # Energy.
-
-
-def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = None) -> bool:
-    """Whether the operations in ``folder`` were counted over ``images`` images.
-
-    A count of before memory accesses were counted does not hold: it is made again.
-
-    Args:
-        thresholds: what they must have been counted at; None where nothing else can be there.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = folder / ENERGY
-    if not path.is_file():
-        return False
-    stored = read_json(path, ("images", "per_image"))
-    counted = stored["images"] == images and "traffic" in stored["per_image"]
-    return counted and made_at(stored, thresholds)
 
 
 def meter_energy(
@@ -363,23 +266,3 @@ def score_images(
     facts = {name: value for name, value in result.items() if not is_column(name)}
     metrics = {name: value for name, value in result.items() if is_column(name)}
     return {**facts, "metrics": metrics, "seconds": time.monotonic() - begun}
-
-
-# Files.
-
-
-def _bar(
-    task: str, total: int, shown: bool
-) -> tuple[AbstractContextManager[Any], Callable[[int], None]]:
-    """A progress bar on standard error, and what moves it."""
-    if not shown:
-        return nullcontext(), lambda count: None
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} images"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    number = bar.add_task(task, total=total)
-    return bar, lambda count: bar.advance(number, count)

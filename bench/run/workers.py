@@ -19,8 +19,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.machine import DeviceName, Machine
 from bench.plan.cells import Cell, Training
@@ -29,6 +27,7 @@ from bench.quality.extractors import INCEPTION
 from bench.records.record import Record
 from bench.registry import choose
 from bench.run.runner import TRAINING_FAILED, Runner
+from sddpm.progress import progress_bar
 
 RETRIES = 3
 """How often a task is started anew whose worker or machine was lost."""
@@ -58,13 +57,11 @@ class Job:
     plan: Plan
     device: DeviceName
     cpus: int
-    checkpoint_seconds: float
 
     def runner(self) -> Runner:
         """What works for one task, in the worker."""
         torch.set_num_threads(self.cpus)
-        seconds = self.checkpoint_seconds
-        return Runner(self.plan, Machine(self.device), progress=False, checkpoint_seconds=seconds)
+        return Runner(self.plan, Machine(self.device), progress=False)
 
 
 def parse_workers(text: str) -> str:
@@ -125,7 +122,7 @@ def _sweep(
     gpus = needs.gpus if device == "cuda" else 0
     declared = {"num_cpus": needs.cpus, "num_gpus": gpus, "max_retries": RETRIES}
     train, make = ray.remote(_train), ray.remote(_make)
-    job = ray.put(Job(_shared(runner), device, needs.cpus, runner.checkpoint_seconds))
+    job = ray.put(Job(_shared(runner), device, needs.cpus))
     trainings: dict[str, Any] = {}
     labels: dict[Any, str] = {}
 
@@ -142,11 +139,11 @@ def _sweep(
         for cell in todo
     }
     pending = [*labels, *cells]
-    with _bar(progress) as bar:
-        task = bar.add_task("ray", total=len(pending), doing="")
+    with progress_bar("ray", len(pending), "tasks", shown=progress) as bar:
         while pending:
             (ref,), pending = ray.wait(pending, num_returns=1)
-            bar.update(task, advance=1, doing=labels.get(ref) or cells[ref].label)
+            bar.advance()
+            bar.update(note=labels.get(ref) or cells[ref].label)
             result = _result(ray, runner, ref)
             if ref in labels:
                 continue
@@ -262,15 +259,3 @@ def _kind(ray: ModuleType, device: DeviceName, needs: Needs) -> DeviceName:
             f"{largest} CPUs, {most:g} GPUs); lower --worker-cpus or --worker-gpus, or --device cpu"
         )
     return kind
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} tasks"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[doing]}"),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

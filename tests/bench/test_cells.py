@@ -12,9 +12,10 @@ import pytest
 
 from bench import registry
 from bench.plan.cells import Cell, Data, expand, plan_training
-from bench.plan.plan import Options, Plan, stage_states
+from bench.plan.plan import Options, Plan
 from bench.plan.sampling import choose_sampling, parse_sampler
 from bench.registry import Entry
+from bench.run.states import stage_states
 from bench.suites.reading import parse_suite
 from bench.suites.schema import Suite
 

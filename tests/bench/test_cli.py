@@ -14,6 +14,7 @@ from click.testing import Result
 from filelock import FileLock
 from PIL import Image
 
+from sddpm.training import TrainConfig
 from tests.support.calling import call, call_run, refused
 
 SUITE = """\
@@ -388,3 +389,9 @@ def test_an_interrupt_says_how_to_go_on(
     result = call_run(suite, tmp_path / "out")
     assert result.exit_code == 130
     assert "same command goes on" in result.stderr
+
+
+def test_help_shows_the_default_that_training_has() -> None:
+    text = " ".join(call("run", "--help").stdout.split())
+    words = text[text.index("--checkpoint-seconds") :]
+    assert f"[default: {TrainConfig.checkpoint_seconds:g}]" in words.split(" --", 1)[0]

@@ -10,7 +10,7 @@ import pytest
 
 from bench.commands import terminal as console
 from bench.records.record import read_records
-from bench.run.runner import Outcome
+from bench.run.runner import RunResult
 from bench.tables.table import display, frame
 from tests.support.records import failed, record
 
@@ -71,7 +71,7 @@ def test_failed_cells_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_pat
         failed("sddpm").model_copy(update={"sampler_steps": 50, "eta": 0.0}),
     ]
     table = frame([record("sddpm"), *records])
-    console.print_outcome(Outcome(tmp_path, records, table, {}))
+    console.print_result(RunResult(tmp_path, records, table, {}))
     assert capsys.readouterr().err.splitlines() == [
         "failed: SDDPM, T=4, ddim 10 eta=1, seed 0: it broke",
         "failed: SDDPM, T=4, ddim 10 eta=1, seed 1: it broke",

@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 
 from baselines import ann_twin
 from baselines.ann_ddpm import from_diffusers
-from bench.checkpoints import load_system
+from bench.checkpoints import Checkpoint
 from bench.convert.tables import Cost, Quality, breakeven, cells, headings, sentence
 from bench.data.datasets import load
 from bench.machine import Machine
@@ -277,7 +277,7 @@ def test_another_network_is_distilled_into_a_twin(
     done = call(*given, "--dataset", "digits", "--time-steps", 16, "--out", out)
     assert done.exit_code == 0, done.output
     assert "ReLU twin of diffusers, trained for 4 steps" in (out / "conversion.md").read_text()
-    twin = load_system(out / "twin" / "checkpoint", Machine("cpu"))
+    twin = Checkpoint.read(out / "twin" / "checkpoint").load(Machine("cpu"))
     teacher = from_diffusers(foreign).eval()
     images = to_float(load("digits", "test", image_size=8, limit=4).__getitems__(range(4)))
     said = f"differ by {100 * prediction_error(teacher, twin, images, seed=0):.1f} % on 4"

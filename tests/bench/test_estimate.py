@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from lightning_fabric import Fabric
+from torch import nn
 
 from bench.cli import main
 from bench.machine import Machine
@@ -14,6 +16,8 @@ from bench.plan.plan import Options, Plan, make_plan
 from bench.records.record import Record, read_records
 from bench.run import estimate
 from bench.run.estimate import Estimate, estimate_plan, seconds_per_image
+from sddpm import training
+from sddpm.protocol import System
 
 SUITE = """\
 name: tiny
@@ -179,3 +183,24 @@ def test_a_network_that_cannot_be_built_has_a_reason_and_no_figure(
     assert "channels=7" in next(iter(found.failed.values()))
     assert found.costs[0].macs_per_image is None
     assert found.costs[-1].macs_per_image == 0
+
+
+def test_a_training_is_timed_with_the_set_up_that_trains(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the networks are captured as graphs, without which a step takes three times as
+    long: what training makes of a network is what the estimate must time."""
+    made: list[str] = []
+    really = training._launched
+
+    def watch(system: System, name: str, fabric: Fabric) -> nn.Module:
+        made.append(name)
+        return really(system, name, fabric)
+
+    monkeypatch.setattr(training, "_launched", watch)
+    options = Options(str(suite), "smoke", systems=("sddpm",), out=tmp_path / "out")
+    measure(make_plan(options, read_data=False))
+    assert set(made) == {"net"}
+    measured = len(made)
+    call(suite, tmp_path / "out", "--system", "sddpm", "--sampler", "ddpm:1")
+    assert len(made) == measured + 1

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench.checkpoints import How, load_images, open_checkpoint
-from bench.guide.scores import Ledger, Row, Scorer, simplify
+from bench.checkpoints import Checkpoint
+from bench.guide.scores import Ledger, ScoredThresholds, Scorer
 from bench.guide.search import Findings, Search, grid_values, held_out
 from bench.guide.tables import costs, headings, to_csv, to_markdown
 from bench.machine import Machine
 from bench.quality.extractors import EMBEDDED
 from bench.quality.fidelity import Statistics, compute, summarise
-from sddpm.guidance import GUIDANCE, read_guidance, read_thresholds
+from bench.run.drawing import DrawOptions, open_to_draw
+from sddpm.guidance import GUIDANCE, read_guidance, read_thresholds, simplify
 from tests.support.calling import call
 
 SUITE = """\
@@ -141,10 +142,10 @@ def test_what_cannot_be_guided_is_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scorer(tmp_path: Path) -> Scorer:
-    checkpoint = trained(tmp_path)
+    checkpoint = Checkpoint.read(trained(tmp_path))
     machine = Machine("cpu")
-    system, options = open_checkpoint(checkpoint, machine, How(sampler="ddim:2:1"))
-    references = load_images(checkpoint, "train", None, 40)
+    system, options = open_to_draw(checkpoint, machine, DrawOptions(sampler="ddim:2:1"))
+    references = checkpoint.images("train", None, 40)
     return Scorer(system, machine, references, EMBEDDED, sampling=options or {}, samples=12,
                   bootstrap=3)  # fmt: skip
 
@@ -187,7 +188,7 @@ def test_search_compares_pairs_and_shares_rows(scorer: Scorer, tmp_path: Path) -
         }  # fmt: skip
 
     scorer._score = score  # type: ignore[method-assign]
-    images = load_images(tmp_path / "sddpm" / "checkpoint", "test", None, 16)
+    images = Checkpoint.read(tmp_path / "sddpm" / "checkpoint").images("test", None, 16)
     noised = held_out(images, scorer.system, scorer.machine, 16, 0)
     search = Search(scorer, noised, grid_values(scorer.system, [0.9, 1.2, 1.0]), "best")
     found = search.run()
@@ -226,7 +227,7 @@ def test_intervals_come_from_paired_resamples(scorer: Scorer) -> None:
 
 
 def findings(low: float, high: float, picked: float = 0.9) -> Findings:
-    base = Row("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
+    base = ScoredThresholds("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
     row = replace(base, method="grid", thresholds=picked, distance=49.0, difference=-1.0, low=low,
                   high=high)  # fmt: skip
     pick = row if picked != 1.0 else base

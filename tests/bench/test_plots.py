@@ -17,10 +17,11 @@ from PIL import Image, ImageSequence
 from torch.utils.tensorboard import SummaryWriter
 
 from bench.energy.meter import Meter
-from bench.guide.scores import Row
+from bench.guide.plots import plot_guidance
+from bench.guide.scores import ScoredThresholds
 from bench.guide.search import Findings
 from bench.look.activity import Probe, firing_rate, temporal_scales, training_log
-from bench.look.plots import plot_guidance, plot_scales, plot_training
+from bench.look.plots import plot_scales, plot_training
 from bench.look.trace import LAST_FRAME_MS, Recorder, moments, save_animation, save_strip
 from sddpm import system, tsm
 from sddpm.checkpoint import save_checkpoint
@@ -215,9 +216,9 @@ def test_the_guidance_plot_names_its_axes_and_keeps_no_global_state(tmp_path: Pa
     from matplotlib import pyplot
 
     before = dict(mpl.rcParams)
-    base = Row("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
+    base = ScoredThresholds("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
     layers = {"a": 0.9, "b": 1.05}
-    row = Row("gradient", layers, 49.0, -1.0, -2.0, 0.5, 0.1, 0.3, -1e-4, 1e-5, 100)
+    row = ScoredThresholds("gradient", layers, 49.0, -1.0, -2.0, 0.5, 0.1, 0.3, -1e-4, 1e-5, 100)
     plot_guidance(
         Findings(1.0, [base, row], [base, row], [], row, row), "FD (x)", tmp_path / "g.svg"
     )
@@ -234,7 +235,7 @@ def test_the_guidance_plot_names_its_axes_and_keeps_no_global_state(tmp_path: Pa
 def test_an_imported_checkpoint_works_with_the_other_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.checkpoints import load_system
+    from bench.checkpoints import Checkpoint
     from bench.machine import Machine
     from sddpm import load_published
 
@@ -244,7 +245,7 @@ def test_an_imported_checkpoint_works_with_the_other_commands(
     done = call("import", golden, "--time-steps", 4, "--image-size", 16, "--out", out)
     assert done.exit_code == 0, done.output
     kept = torch.load(golden, weights_only=True)
-    net = load_system(out, Machine("cpu")).generator
+    net = Checkpoint.read(out).load(Machine("cpu")).generator
     with torch.no_grad():
         wanted = load_published(golden, 4, 1.0)(kept["x"], kept["t"])
         torch.testing.assert_close(net(kept["x"], kept["t"]), wanted, rtol=1e-4, atol=1e-4)

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.checkpoints import How, open_checkpoint
+from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.files import sweep
 from bench.machine import Machine
 from bench.quality.extractors import Extractor
 from bench.quality.fidelity import reference_hash
-from bench.run import stages
-from bench.run.shards import shard_path
+from bench.run import stages, states
+from bench.run.drawing import DrawOptions, open_to_draw
+from bench.run.samples import shard_path
 from sddpm.guidance import GUIDANCE
 from sddpm.rng import image_seeds
 from tests.support.calling import call, call_run
@@ -102,9 +103,9 @@ def test_guided_cells_are_made_again_at_other_thresholds(suite: Path, tmp_path: 
     assert "done before" in call_run(suite, out).output
     checkpoint = next(out.glob("trainings/*/checkpoint"))
     cell = next(out.glob("cells/*"))
-    first, drawn = records(out)[0], np.load(cell / stages.SAMPLES)
+    first, drawn = records(out)[0], np.load(cell / states.SAMPLES)
     assert read(checkpoint / GUIDANCE)["time_steps"] == 2
-    assert read(cell / stages.SAMPLES_FACTS)["thresholds"] == first["thresholds"]
+    assert read(cell / states.SAMPLES_FACTS)["thresholds"] == first["thresholds"]
 
     def guide(threshold: float) -> None:
         (checkpoint / GUIDANCE).write_text(json.dumps({"thresholds": threshold}))
@@ -119,14 +120,14 @@ def test_guided_cells_are_made_again_at_other_thresholds(suite: Path, tmp_path: 
     (second,) = records(out)
     assert second["thresholds"] == 0.5
     assert second["metrics"] != first["metrics"]
-    assert not np.array_equal(np.load(cell / stages.SAMPLES), drawn)
-    for name in (stages.SAMPLES_FACTS, stages.ENERGY):
+    assert not np.array_equal(np.load(cell / states.SAMPLES), drawn)
+    for name in (states.SAMPLES_FACTS, states.ENERGY):
         assert read(cell / name)["thresholds"] == 0.5
     assert "done before" in call_run(suite, out).output
 
     # An earlier version kept the thresholds in the records alone.
     def forget() -> None:
-        for name in (stages.SAMPLES_FACTS, stages.ENERGY):
+        for name in (states.SAMPLES_FACTS, states.ENERGY):
             facts = read(cell / name)
             del facts["thresholds"]
             (cell / name).write_text(json.dumps(facts))
@@ -136,7 +137,7 @@ def test_guided_cells_are_made_again_at_other_thresholds(suite: Path, tmp_path: 
     forget()
     guide(0.6)
     assert "done before" not in call_run(suite, out).output
-    assert records(out)[0]["thresholds"] == read(cell / stages.ENERGY)["thresholds"] == 0.6
+    assert records(out)[0]["thresholds"] == read(cell / states.ENERGY)["thresholds"] == 0.6
     guide(0.5)
     assert call_run(suite, out).exit_code == 0
     assert records(out)[0]["metrics"] == second["metrics"]
@@ -166,7 +167,7 @@ def test_half_of_the_samples_is_not_finished_at_other_thresholds(tmp_path: Path)
     again = Painter()
     paint(again, tmp_path, -0.5)
     assert again.drawn == 3
-    assert len(np.unique(np.load(tmp_path / stages.SAMPLES))) == 1
+    assert len(np.unique(np.load(tmp_path / states.SAMPLES))) == 1
     scores = tmp_path / "scores-x.json"
     scores.touch()
     paint(again, tmp_path, -0.5)
@@ -186,7 +187,7 @@ def test_a_damaged_batch_is_drawn_again(damage: bytes | None, tmp_path: Path) ->
     again = Painter()
     paint(again, tmp_path, 0.5)
     assert again.drawn == 2, "one that was missing, one that was damaged"
-    assert np.load(tmp_path / stages.SAMPLES).shape == (6, 1, 4, 4)
+    assert np.load(tmp_path / states.SAMPLES).shape == (6, 1, 4, 4)
 
 
 def test_each_number_of_time_steps_is_guided_by_itself(suite: Path, tmp_path: Path) -> None:
@@ -225,8 +226,8 @@ def test_statistics_are_of_one_number_of_time_steps(suite: Path, tmp_path: Path)
     machine, seeds = Machine("cpu"), image_seeds(0, 0, 4)
 
     def draw(checkpoint: Path, time_steps: int | None) -> Tensor:
-        how = How(sampler="analytic_ddpm:4", time_steps=time_steps)
-        system, sampling = open_checkpoint(checkpoint, machine, how)
+        how = DrawOptions(sampler="analytic_ddpm:4", time_steps=time_steps)
+        system, sampling = open_to_draw(Checkpoint.read(checkpoint), machine, how)
         return system.sample(seeds, sampling)
 
     fresh = shutil.copytree(out / "checkpoint", tmp_path / "fresh")

@@ -1,10 +1,10 @@
-"""Batches of samples in files, until all of them are there and become one."""
+"""Samples in files: a file a batch (a shard) until all are drawn, then one ``samples.npy``."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,16 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.run.states import MADE_AT, made_at
 from sddpm.checkpoint import atomic_write
 from sddpm.guidance import Thresholds
-
-MADE_AT = "thresholds"
-"""In what sampling and metering leave: the firing thresholds it was made at."""
-
-
-def made_at(facts: Mapping[str, Any], thresholds: Thresholds | str | None) -> bool:
-    """Whether ``facts`` are of ``thresholds``, as far as they say; None asks for none."""
-    return thresholds is None or facts.get(MADE_AT, thresholds) == thresholds
 
 
 def shard_path(folder: Path, start: int, stop: int) -> Path:
@@ -62,3 +55,29 @@ def read_shards(
         parts.append(images)
         total += seconds
     return np.concatenate(parts), total
+
+
+def write_samples(images: NDArray[np.uint8], path: Path) -> None:
+    """Write images as a ``.npy`` file, atomically."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, images)
+
+
+def read_samples(path: Path) -> NDArray[np.uint8]:
+    """The images of a ``samples.npy``: uint8 ``[n, C, H, W]``, C 1 or 3.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut short, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected samples as a .npy file")
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a complete .npy file ({error})") from error
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"{path}: expected uint8 images [n, channels, height, width]")
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"{path}: {images.shape[1]} channels, expected 1 or 3")
+    return images

@@ -1,0 +1,117 @@
+"""Images from one checkpoint without a run: what the commands on a checkpoint share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.checkpoints import Checkpoint
+from bench.data.pictures import Images
+from bench.machine import Machine
+from bench.plan.sampling import choose_sampling
+from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, guidance_files, settle
+from sddpm.guidance import read_guidance
+from sddpm.progress import progress_bar
+from sddpm.protocol import System, to_uint8
+from sddpm.rng import image_seeds
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How a command was asked to draw images; None is what :func:`open_to_draw` says."""
+
+    sampler: str | None = None
+    """``NAME[:STEPS[:ETA]]``."""
+    time_steps: int | None = None
+    """Spiking time steps, where not the checkpoint's."""
+    threshold: float | None = None
+    """Firing threshold of every neuron."""
+    engine: str | None = None
+    """plain, exact or fast."""
+    data_root: str | Path | None = None
+    """Where the data set is, for samplers that need statistics."""
+
+
+def open_to_draw(
+    checkpoint: Checkpoint,
+    machine: Machine,
+    asked: DrawOptions,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[System, dict[str, Any] | None]:
+    """A system and the sampling options to call it with, from what a command was given.
+
+    The threshold is by default the checkpoint's guided one, else the trained one. Statistics
+    that a sampler needs are measured once and kept with the checkpoint.
+
+    Args:
+        say: receives a line about each choice that the user did not make.
+
+    Raises:
+        ValueError: options that the system does not have.
+        FileNotFoundError: a sampler needs statistics and the data is not there.
+    """
+    name, entry = checkpoint.system, checkpoint.entry
+    if asked.time_steps is not None and entry.time_axis == "none":
+        raise ValueError(f"--time-steps {asked.time_steps}: {name} has no spiking time")
+    if asked.threshold is not None and not entry.guidable:
+        raise ValueError(f"--threshold {asked.threshold:g}: {name} has no threshold to move")
+    for option, value in (("--sampler", asked.sampler), ("--engine", asked.engine)):
+        if value is not None and not entry.samplers:
+            raise ValueError(
+                f"{option} {value}: {name} does not denoise, so it has no {option[2:]}"
+            )
+    override = {} if asked.time_steps is None else {"time_steps": asked.time_steps}
+    system = checkpoint.load(machine, override)
+    if not entry.samplers:
+        return system, None
+    choice = choose_sampling(asked.sampler)
+    options = choice.model_dump() | {
+        "threshold": asked.threshold, "engine": asked.engine or "exact"
+    }  # fmt: skip
+    time_steps = asked.time_steps or checkpoint.time_steps
+    if asked.threshold is None and (
+        files := guidance_files(checkpoint.folder, checkpoint.time_steps)
+    ):
+        path = files.get(time_steps)
+        guided = read_guidance(path.parent) if path else None
+        if guided is not None:
+            options["threshold"] = guided
+            say(f"threshold: {describe_thresholds(guided)}, guided ({path})")
+        else:
+            chosen_at = ", ".join(map(str, files))
+            say(f"threshold: as trained; the guided one was chosen at {chosen_at} time steps")
+
+    def held_out() -> Images:
+        try:
+            return checkpoint.images("test", asked.data_root, HELD_OUT_IMAGES)
+        except (FileNotFoundError, ValueError) as error:
+            needs = f"sampler {choice.sampler} needs statistics that are measured on images"
+            raise type(error)(f"--data-root: {needs}: {error}") from error
+
+    settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
+    return system, settled
+
+
+def draw(
+    system: System,
+    machine: Machine,
+    seed: int,
+    sampling: Mapping[str, Any] | None,
+    *,
+    count: int,
+    batch: int,
+    progress: bool = True,
+) -> NDArray[np.uint8]:
+    """The first ``count`` images of ``seed``, uint8 ``[count, C, H, W]``, without a file."""
+    parts = []
+    with progress_bar("sample", count, "images", shown=progress and machine.first) as bar:
+        for start in range(0, count, batch):
+            seeds = image_seeds(seed, start, min(start + batch, count))
+            parts.append(to_uint8(system.sample(seeds, sampling)).numpy())
+            bar.advance(len(parts[-1]))
+    return np.concatenate(parts)

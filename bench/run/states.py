@@ -1,0 +1,154 @@
+"""What of a run is done: the files that each stage of a cell leaves, and whether they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.files import read_json, write_json
+from bench.plan.cells import Cell, Training
+from bench.plan.plan import Plan
+from bench.run.settled import GUIDED, read_guided
+from sddpm.guidance import Thresholds
+
+SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
+ENERGY_KEYS = (
+    "images", "per_image", "per_evaluation", "firing_rate", "params_millions", "seconds",
+    "peak_memory_mib",
+)  # fmt: skip
+SCORES_KEYS = ("asked", "references", "reference_hash", "extractor", "metrics", "seconds")
+"""Keys that a record is made from; a file that lacks one is damaged."""
+MADE_AT = "thresholds"
+"""Key of the firing thresholds at which samples were drawn, or operations counted."""
+
+
+def made_at(facts: Mapping[str, Any], thresholds: Thresholds | str | None) -> bool:
+    """Whether ``facts`` are of ``thresholds``, as far as they say; None asks for none."""
+    return thresholds is None or facts.get(MADE_AT, thresholds) == thresholds
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the training in ``folder`` is finished."""
+    return (folder / "checkpoint").is_dir()
+
+
+def is_sampled(folder: Path, thresholds: Thresholds | str | None = None) -> bool:
+    """Whether the samples in ``folder`` are complete.
+
+    Args:
+        thresholds: what they must have been drawn at; None where nothing else can be there.
+
+    Raises:
+        ValueError: the file about them is damaged.
+    """
+    if not ((folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()):
+        return False
+    return made_at(read_json(folder / SAMPLES_FACTS, SAMPLES_KEYS), thresholds)
+
+
+def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = None) -> bool:
+    """Whether the operations in ``folder`` were counted over ``images`` images.
+
+    A count made before memory accesses were counted does not hold: it is made again.
+
+    Args:
+        thresholds: what they must have been counted at; None where nothing else can be there.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / ENERGY
+    if not path.is_file():
+        return False
+    stored = read_json(path, ("images", "per_image"))
+    counted = stored["images"] == images and "traffic" in stored["per_image"]
+    return counted and made_at(stored, thresholds)
+
+
+def scores_path(folder: Path, extractor: str) -> Path:
+    """Where the scores of the samples in ``folder`` by the extractor of that key are kept."""
+    return folder / f"scores-{extractor}.json"
+
+
+def scored_by(folder: Path) -> list[str]:
+    """Keys of the extractors that scored the samples in ``folder``."""
+    names = (path.name for path in sorted(folder.glob("scores-*.json")))
+    return [name.removeprefix("scores-").removesuffix(".json") for name in names]
+
+
+def note_thresholds(folder: Path, thresholds: Thresholds) -> None:
+    """Add the thresholds to files of before they were kept there.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    for path in (folder / SAMPLES_FACTS, folder / ENERGY):
+        if path.is_file() and MADE_AT not in (facts := read_json(path)):
+            write_json(path, {**facts, MADE_AT: thresholds})
+
+
+def wanted_thresholds(plan: Plan, cell: Cell) -> Thresholds | str | None:
+    """Thresholds that the samples of a guided ``cell`` must have been drawn at.
+
+    Returns:
+        None for a cell that is not guided; ``guided`` where they are still to be chosen.
+
+    Raises:
+        ValueError: the checkpoint's guidance file is damaged.
+    """
+    if cell.sampling is None or cell.sampling.get("threshold") != GUIDED:
+        return None
+    own, steps = cell.training.config.get("time_steps"), cell.config.get("time_steps")
+    chosen = read_guided(plan.checkpoint(cell.training), own, steps)
+    return GUIDED if chosen is None else chosen
+
+
+def steps_left(plan: Plan, training: Training) -> int:
+    """Updates that a training still needs, from its newest saved step on."""
+    folder = plan.training_folder(training)
+    if is_trained(folder):
+        return 0
+    saved = [path.name for path in folder.glob("steps/step-*")]
+    done = [int(name.removeprefix("step-")) for name in saved if re.fullmatch(r"step-\d+", name)]
+    return max(0, training.steps - max(done, default=0))
+
+
+def samples_left(plan: Plan, cell: Cell) -> int:
+    """Images of a cell that are neither among its samples nor in a finished batch."""
+    folder = plan.cell_folder(cell)
+    if is_sampled(folder, wanted_thresholds(plan, cell)):
+        return 0
+    shards = [path.stem.split("-") for path in folder.glob("shards/*.npz")]
+    return max(0, cell.samples - sum(int(stop) - int(start) for start, stop in shards))
+
+
+def stage_states(plan: Plan) -> list[dict[str, str]]:
+    """Per cell, each stage as ``done``, ``missing``, ``damaged`` or ``blocked by PARENT``."""
+    return [_states(plan, cell) for cell in plan.cells]
+
+
+def _states(plan: Plan, cell: Cell) -> dict[str, str]:
+    parent, folder = cell.training.parent, plan.cell_folder(cell)
+    images = plan.preset.energy_images
+    trained = _state(lambda: is_trained(plan.training_folder(cell.training)))
+    if parent and trained != "done" and not is_trained(plan.training_folder(parent)):
+        trained = f"blocked by {parent.name}"
+    scored = scored_by(folder)
+    return {
+        "cell": cell.label,
+        "hash": cell.hash[:8],
+        "train": trained,
+        "sample": _state(lambda: is_sampled(folder, wanted_thresholds(plan, cell))),
+        "energy": _state(lambda: is_metered(folder, images, wanted_thresholds(plan, cell))),
+        "score": f"done ({', '.join(scored)})" if scored else "missing",
+    }
+
+
+def _state(is_done: Callable[[], bool]) -> str:
+    try:
+        return "done" if is_done() else "missing"
+    except (ValueError, OSError):
+        return "damaged"
