@@ -171,8 +171,8 @@ def energy(checkpoint: str, num: int, energy_table: str | None, **how: Any) -> N
 @click.command()
 @options.checkpoint
 @click.option("--values", type=options.Positive(many=True), metavar="X,X,...",
-              help="Thresholds to try; where each layer has its own, multiples of it. [default: 0.97 "
-              "to 1.03 of the trained ones]")  # fmt: skip
+              help="Thresholds to try; where each layer has its own, multiples of it. "
+              "[default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
 @click.option("--method", type=click.Choice(["grid", "loss", "gradient", "best"]), default="best",
               show_default=True,
               help="What chooses: the images' scores, the held-out loss (one threshold), its "
