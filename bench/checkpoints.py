@@ -13,7 +13,7 @@ from bench.data.pictures import Images
 from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config
-from bench.registry import SYSTEMS, Entry, choose, find, load_module
+from bench.registry import SYSTEMS, SystemEntry, choose, find, load_module
 from sddpm.checkpoint import find_checkpoint, load_generator, read_config
 from sddpm.protocol import ImageShape, System
 
@@ -60,7 +60,7 @@ class Checkpoint:
         return str(self.facts["system"])
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> SystemEntry:
         """The system's registry entry."""
         return find(self.system)
 

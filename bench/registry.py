@@ -6,18 +6,19 @@ torch. To add a system, write its file and add its entry here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
 TimeAxis = Literal["none", "trained", "free"]
+Ability = Literal["convert", "methods", "clips", "twin", "foreign", "import"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SystemEntry:
     """What the harness must know about a system before it imports it."""
 
     module: str
@@ -35,32 +36,21 @@ class Entry:
     """Whether it denoises, so that a sampler and its steps apply."""
     guidable: bool = False
     """Whether its firing thresholds may move while it samples."""
-    converter: str | None = None
-    """Module that turns a trained parent into this system: ``prepare``, ``needs_clips`` and
-    ``prediction_error``."""
-    methods: str | None = None
-    """Module with ``METHODS``, the ways in which ``converter`` works; it imports no torch."""
-    prepares: Literal["clips", "twin"] | None = None
-    """What ``convert`` trains it for before it converts: the ``clips`` of a ReLU parent, or a
-    ``twin`` of a network that cannot be converted."""
-    foreign: str | None = None
-    """Function that reads this system from a folder in another project's format, as
-    ``module:function``."""
-    importer: str | None = None
-    """Function that turns the authors' checkpoint file into a folder, as ``module:function``."""
+    hooks: Mapping[Ability, str] = field(default_factory=dict)
+    """Special ability -> ``module`` or ``module:name``; :func:`load_hook` says what each is."""
 
 
-SYSTEMS: dict[str, Entry] = {
-    "sddpm": Entry(
+SYSTEMS: dict[str, SystemEntry] = {
+    "sddpm": SystemEntry(
         "sddpm.system",
         "SDDPM",
         "Cao et al. 2024, arXiv 2306.17046",
         "trained",
         samplers=True,
         guidable=True,
-        importer="sddpm.pretrained:import_published",
+        hooks={"import": "sddpm.pretrained:import_published"},
     ),
-    "sddpm_tsm": Entry(
+    "sddpm_tsm": SystemEntry(
         "sddpm.tsm",
         "SDDPM (TSM)",
         "Cao et al. 2024, arXiv 2408.16467",
@@ -69,7 +59,7 @@ SYSTEMS: dict[str, Entry] = {
         samplers=True,
         guidable=True,
     ),
-    "sddpm_plus": Entry(
+    "sddpm_plus": SystemEntry(
         "sddpm.plus",
         "SDDPM+",
         "none: SDDPM's U-Net with the ingredients that its ablation chose",
@@ -77,10 +67,10 @@ SYSTEMS: dict[str, Entry] = {
         samplers=True,
         guidable=True,
     ),
-    "ann_twin": Entry(
+    "ann_twin": SystemEntry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
     ),
-    "converted": Entry(
+    "converted": SystemEntry(
         "conversion.convert",
         "converted twin",
         "rate coding, Rueckauer et al. 2017; arXiv 2305.19868, 2408.16467, 2409.03368",
@@ -88,68 +78,71 @@ SYSTEMS: dict[str, Entry] = {
         parent="ann_twin",
         samplers=True,
         guidable=True,
-        converter="conversion.command",
-        methods="conversion.methods",
+        hooks={"convert": "conversion.command", "methods": "conversion.methods:METHODS"},
     ),
-    "quantised_twin": Entry(
+    "quantised_twin": SystemEntry(
         "conversion.quantised",
         "quantised twin",
         "Hu et al. 2023, arXiv 2305.19868; arXiv 2408.16467",
         parent="ann_twin",
         samplers=True,
     ),
-    "qcfs_twin": Entry(
+    "qcfs_twin": SystemEntry(
         "conversion.qcfs",
         "clip-floor-shift twin",
         "Bu et al. 2022, arXiv 2303.04347",
         parent="ann_twin",
         samplers=True,
-        prepares="clips",
+        hooks={"clips": "conversion.qcfs"},
     ),
-    "ddpm": Entry(
+    "ddpm": SystemEntry(
         "baselines.ann_ddpm",
         "DDPM",
         "Ho et al. 2020, arXiv 2006.11239",
         samplers=True,
-        foreign="baselines.ann_ddpm:from_diffusers",
+        hooks={"foreign": "baselines.ann_ddpm:from_diffusers"},
     ),
-    "distilled_twin": Entry(
+    "distilled_twin": SystemEntry(
         "conversion.distilled",
         "distilled twin",
         "none: the ReLU twin on another network's predictions",
         parent="ddpm",
         samplers=True,
-        prepares="twin",
+        hooks={"twin": "conversion.distilled"},
     ),
-    "fsvae": Entry(
+    "fsvae": SystemEntry(
         "baselines.vaes.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"
     ),
-    "vae": Entry("baselines.vaes.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
-    "sgan": Entry("baselines.gans.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"),
-    "swgan": Entry(
+    "vae": SystemEntry("baselines.vaes.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
+    "sgan": SystemEntry(
+        "baselines.gans.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"
+    ),
+    "swgan": SystemEntry(
         "baselines.gans.swgan", "SWGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"
     ),
-    "sgad": Entry("baselines.gans.sgad", "SGAD", "Feng et al. 2023, arXiv 2305.10246", "trained"),
-    "hybrid_gan": Entry(
+    "sgad": SystemEntry(
+        "baselines.gans.sgad", "SGAD", "Feng et al. 2023, arXiv 2305.10246", "trained"
+    ),
+    "hybrid_gan": SystemEntry(
         "baselines.gans.hybrid_gan",
         "Hybrid GAN",
         "Rosenfeld et al. 2022, arXiv 2111.01750",
         "trained",
     ),
-    "fsddim": Entry(
+    "fsddim": SystemEntry(
         "baselines.fsddim.system",
         "FSDDIM",
         "Watanabe et al. 2023, arXiv 2312.01742",
         "trained",
         samplers=True,
     ),
-    "spiking_diffusion": Entry(
+    "spiking_diffusion": SystemEntry(
         "baselines.spiking_diffusion.system",
         "Spiking-Diffusion",
         "Liu et al. 2023, arXiv 2308.10187",
         "trained",
     ),
-    "pixel_gaussian": Entry(
+    "pixel_gaussian": SystemEntry(
         "baselines.pixel_gaussian", "pixel Gaussian", "none: the floor that every model must beat"
     ),
 }
@@ -169,7 +162,7 @@ def choose(kind: str, name: str, legal: Iterable[str]) -> str:
     raise ValueError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(names)}")
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> SystemEntry:
     """The entry of the system ``name``; ValueError with near matches if there is none."""
     return SYSTEMS[choose("system", name, SYSTEMS)]
 
@@ -179,33 +172,23 @@ def load_module(name: str) -> ModuleType:
     return import_module(find(name).module)
 
 
-def load_converter() -> tuple[str, ModuleType]:
-    """What ``sddpm-bench convert`` makes: the system's name, and the module behind it."""
-    name, entry = next((name, e) for name, e in SYSTEMS.items() if e.converter)
-    return name, import_module(str(entry.converter))
+def load_hook(ability: Ability) -> tuple[str, Any]:
+    """The system with a special ability, and the module or function behind it.
 
-
-def load_methods() -> Mapping[str, Any]:
-    """The methods of ``sddpm-bench convert``: name -> a :class:`conversion.methods.Method`."""
-    module = next(entry.methods for entry in SYSTEMS.values() if entry.methods)
-    methods: Mapping[str, Any] = import_module(module).METHODS
-    return methods
-
-
-def find_preparer(what: Literal["clips", "twin"]) -> str:
-    """The system that ``convert`` trains for its clips, or as a twin, before it converts."""
-    return next(name for name, entry in SYSTEMS.items() if entry.prepares == what)
-
-
-def load_foreign() -> Callable[..., Any]:
-    """What reads a network from another project's folder: folder -> system."""
-    module, _, function = next(e.foreign for e in SYSTEMS.values() if e.foreign).partition(":")
-    reader: Callable[..., Any] = getattr(import_module(module), function)
-    return reader
-
-
-def load_importer() -> Callable[..., int]:
-    """The function behind ``sddpm-bench import``: (file, folder, options) -> parameters."""
-    module, _, function = next(e.importer for e in SYSTEMS.values() if e.importer).partition(":")
-    imported: Callable[..., int] = getattr(import_module(module), function)
-    return imported
+    - ``convert``: module that makes it from a trained parent: ``prepare``, ``needs_clips`` and
+      ``prediction_error``.
+    - ``methods``: the ways of doing so, name -> :class:`conversion.methods.Method`; no torch.
+    - ``clips``: module of the system that ``convert`` trains to learn the clips of a ReLU parent.
+    - ``twin``: module of the system that ``convert`` trains in place of a network that cannot be
+      converted.
+    - ``foreign``: function that reads it from a folder in another project's format:
+      folder -> system.
+    - ``import``: function that turns the authors' checkpoint file into a folder:
+      (file, folder, options) -> number of parameters.
+    """
+    name, target = next(
+        (name, entry.hooks[ability]) for name, entry in SYSTEMS.items() if ability in entry.hooks
+    )
+    module, _, attribute = target.partition(":")
+    found = import_module(module)
+    return name, getattr(found, attribute) if attribute else found

@@ -1,1 +1,1 @@
-"""The commands, one file each, and what they share."""
+"""The commands of ``sddpm-bench``, one file each, and the options and printing that they share."""

@@ -95,6 +95,3 @@ def check(
         click.echo(output.sentence(comparison))
     if comparison.failed:
         ctx.exit(FAILURE)
-
-
-COMMANDS = (check,)

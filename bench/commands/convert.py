@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from bench.commands import options
-from bench.commands.checkpoint import command_line
-from bench.commands.terminal import print_table
-from bench.registry import load_methods
+from bench.commands.terminal import print_table, say
+from bench.registry import load_hook
 
-METHODS = load_methods()
+_, METHODS = load_hook("methods")
 SUMMARIES = "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
 TAKE_PERCENTILE = ", ".join(name for name, each in METHODS.items() if each.reads_percentile)
 TRAIN_CLIPS = ", ".join(name for name, each in METHODS.items() if each.trains_clips)
@@ -130,8 +129,8 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
     from sddpm.checkpoint import find_checkpoint
 
     given = {name: value for name, value in given.items() if value is not None}
-    request = Request(find_checkpoint(ann), command=command_line(ctx), **given)
-    outcome = run_convert(request, say=lambda line: click.echo(line, err=True))
+    request = Request(find_checkpoint(ann), command=options.command_line(ctx), **given)
+    outcome = run_convert(request, say=say)
     print_table(outcome.layer_headings, outcome.layer_rows, repeat=1)
     print_table(outcome.headings, outcome.rows, repeat=1)
     click.echo(outcome.sentence)
@@ -155,6 +154,3 @@ def _refuse_unread(ctx: click.Context) -> None:
         scoring = ("samples", "energy_images", "references", "sampler", "engine", "extractor",
                    "batch")  # fmt: skip
         options.refuse(ctx, scoring, "give it with --evaluate")
-
-
-COMMANDS = (convert,)

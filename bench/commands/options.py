@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def given(ctx: click.Context, param: click.Parameter) -> list[str]:
     if isinstance(value, bool):
         return [(param.opts if value else param.secondary_opts)[0]]
     return [param.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+def command_line(ctx: click.Context) -> str:
+    """The command as it was given, in the options' own order."""
+    words = ["sddpm-bench", str(ctx.info_name)]
+    for param in ctx.command.params:
+        if param.name != "dry_run":
+            words += given(ctx, param)
+    return shlex.join(words)
 
 
 def refuse(ctx: click.Context, names: Collection[str], why: str) -> None:

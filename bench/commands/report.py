@@ -41,6 +41,3 @@ def report(runs: tuple[Path, ...], out: Path, published: Path | None) -> None:
     click.echo(f"rows: {made.rows}" + (f" ({', '.join(left)})" if left else ""))
     click.echo(f"files: {len(made.files)} beside the page")
     click.echo(f"page: {made.page}")
-
-
-COMMANDS = (report,)

@@ -21,6 +21,11 @@ LOG_COLUMNS = 320
 """Width where there is no terminal: a log or a pipe wraps nothing."""
 
 
+def say(line: str) -> None:
+    """A line on standard error, about what happens."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def print_configuration(plan: Plan) -> None:
     """The resolved configuration, as YAML."""
     import yaml

@@ -16,7 +16,7 @@ from bench.data.datasets import load
 from bench.data.pictures import Images
 from bench.machine import Machine
 from bench.plan.cells import digest, make_config, resolve_config
-from bench.registry import find_preparer, load_converter, load_foreign, load_module
+from bench.registry import load_hook, load_module
 from sddpm.checkpoint import CONFIG
 from sddpm.protocol import ImageShape, System, to_float
 from sddpm.training import TrainConfig, fast_precision, fit
@@ -61,7 +61,7 @@ def open_parent(request: Request, machine: Machine) -> Parent:
         )
     checkpoint = Checkpoint.read(ann)
     system = reference = checkpoint.load(machine)
-    _, converter = load_converter()
+    _, converter = load_hook("convert")
     try:
         training = converter.needs_clips(system, request.method)
     except ValueError as error:
@@ -91,7 +91,8 @@ def open_teacher(folder: Path, machine: Machine) -> System:
     """
     if not is_foreign(folder):
         return Checkpoint.read(folder).load(machine)
-    teacher: System = load_foreign()(folder)
+    _, read_foreign = load_hook("foreign")
+    teacher: System = read_foreign(folder)
     return teacher.to(machine.device).eval()
 
 
@@ -107,13 +108,13 @@ def distil(teacher: System, preset: str, request: Request, machine: Machine) -> 
     Raises:
         ValueError: an unknown preset or data set, images of another shape than the teacher's.
     """
-    name = find_preparer("twin")
+    name, module = load_hook("twin")
     shape: ImageShape | None = getattr(teacher, "shape", None)
     diffusion: Any = getattr(teacher, "diffusion", None)
     if shape is None or diffusion is None:
         raise ValueError("--distill: the network of --ann predicts no noise to learn from")
     steps_of_noise = diffusion.config.diffusion_steps
-    presets = load_module(name).PRESETS
+    presets = module.PRESETS
     if preset not in presets:
         raise ValueError(f"--distill {preset}: choose one of {', '.join(presets)}")
     overrides = {"diffusion_steps": steps_of_noise}
@@ -145,12 +146,10 @@ def train_clips(ann: Checkpoint, parent: System, request: Request, machine: Mach
     Returns:
         The trained network's checkpoint.
     """
-    name = find_preparer("clips")
+    name, module = load_hook("clips")
     # A window reads about four times as finely as the plain mean of as many steps.
     finer = 4 if request.readout == "window" else 1
-    config = load_module(name).config_for(
-        parent, levels=finer * request.levels, start_levels=request.levels
-    )
+    config = module.config_for(parent, levels=finer * request.levels, start_levels=request.levels)
     facts = {
         "system": name,
         "config": json.loads(json.dumps(asdict(config))),
@@ -167,7 +166,7 @@ def _distance(teacher: System, twin: Path, request: Request, machine: Machine) -
     system = checkpoint.load(machine)
     images = checkpoint.images("test", request.data_root, request.held_out)
     clean = to_float(images.__getitems__(range(len(images)))).to(machine.device)
-    _, converter = load_converter()
+    _, converter = load_hook("convert")
     error = converter.prediction_error(teacher, system, clean, request.seed)
     return (
         f"The parent is a ReLU twin of {request.ann.name}, trained for {request.distill_steps:,} "

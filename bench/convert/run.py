@@ -40,7 +40,7 @@ from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import digest
 from bench.quality.extractors import choose_extractor
-from bench.registry import choose, load_converter
+from bench.registry import choose, load_hook
 from sddpm.checkpoint import atomic_write, save_checkpoint
 from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_float
@@ -76,7 +76,7 @@ def run_convert(request: Request, say: Callable[[str], None]) -> Outcome:
     check_folder(request)
     files.check_folder("--out", request.out)
     machine = Machine(request.device)
-    name, converter = load_converter()
+    name, converter = load_hook("convert")
     parent = open_parent(request, machine)
     calibration = _images(request, parent, "train", request.calibration_images)
     test = _images(request, parent, "test", request.held_out)

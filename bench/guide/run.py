@@ -22,7 +22,7 @@ from bench.guide.search import (
     write_guidance,
 )
 from bench.guide.tables import cells, costs, headings, to_csv, to_markdown
-from bench.machine import DeviceName, Machine, git_commit
+from bench.machine import DeviceName, git_commit
 from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
@@ -90,10 +90,15 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             f"--sampler {request.sampler}: its statistics would have to be measured anew at every "
             "threshold; choose the threshold with another sampler"
         )
-    machine = Machine(request.device)
-    asked = DrawOptions(request.sampler, engine=request.engine, data_root=request.data_root)
-    system, options = open_to_draw(checkpoint, machine, asked)
-    sampling = {**(options or {}), "threshold": None}
+    asked = DrawOptions(
+        request.sampler,
+        engine=request.engine,
+        data_root=request.data_root,
+        device=request.device,
+    )
+    drawing = open_to_draw(checkpoint, asked)
+    system, machine = drawing.system, drawing.machine
+    sampling = {**(drawing.sampling or {}), "threshold": None}
     values = grid_values(system, request.values)
     references = checkpoint.images("train", request.data_root, request.references)
     test = checkpoint.images("test", request.data_root, request.held_out)
@@ -104,9 +109,9 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
 
     weights = weights_hash(folder)
     ledger = Ledger(request.out / ROWS)
-    drawing = progress_bar("images drawn", None, "images")
+    images = progress_bar("images drawn", None, "images")
     losses = progress_bar("held-out losses", len(values) + 1 + len(STEPS), "candidates")
-    with drawing as drawn, losses as measured:
+    with images as drawn, losses as measured:
         scorer = Scorer(
             system, machine, references, extractor,
             sampling=sampling, samples=request.samples, seed=request.seed,

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.quality.metrics import metric_of, ranking_column
 from bench.records.record import Record, read_records
-from bench.registry import load_methods
+from bench.registry import load_hook
 
 RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
 EVALUATION = "evaluation.json"
@@ -263,7 +263,7 @@ def _conversion(folder: Path) -> Conversion:
     words = [str(config.get("method", folder.name))]
     words += ["signed"] if config.get("signed") else []
     words += ["window"] if config.get("readout") == "window" else []
-    method = load_methods().get(words[0])
+    method = load_hook("methods")[1].get(words[0])
     words += [f"{config['percentile']:g} %"] if method and method.reads_percentile else []
     steps = made.get("finetune_steps")
     each = " a block" if made.get("finetune") == "blocks" else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
-from bench.machine import Machine
+from bench.machine import DeviceName, Machine
 from bench.plan.sampling import choose_sampling
 from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, guidance_files, settle
+from bench.run.stages import count_operations
 from sddpm.guidance import read_guidance
 from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_uint8
@@ -33,17 +34,50 @@ class DrawOptions:
     """Firing threshold of every neuron."""
     engine: str | None = None
     """plain, exact or fast."""
+    seed: int = 0
+    """Of the images' noise."""
     data_root: str | Path | None = None
     """Where the data set is, for samplers that need statistics."""
+    device: DeviceName = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A checkpoint's system, ready to draw images as a command asked."""
+
+    system: System
+    machine: Machine
+    seed: int
+    sampling: dict[str, Any] | None
+    """Options of the system's ``sample``; None for systems that do not denoise."""
+
+    def draw(self, count: int, batch: int, by: Any = None) -> NDArray[np.uint8]:
+        """The first ``count`` images of the seed, uint8 ``[count, C, H, W]``.
+
+        Args:
+            batch: images drawn at once.
+            by: what samples in the system's place, such as a recorder of the denoising.
+        """
+        sampler, parts = by or self.system, []
+        with progress_bar("sample", count, "images", shown=self.machine.first) as bar:
+            for start in range(0, count, batch):
+                seeds = image_seeds(self.seed, start, min(start + batch, count))
+                parts.append(to_uint8(sampler.sample(seeds, self.sampling)).numpy())
+                bar.advance(len(parts[-1]))
+        return np.concatenate(parts)
+
+    def count_operations(self, images: int) -> dict[str, Any]:
+        """Operations of really drawing the first ``images`` images of the seed, JSON-ready."""
+        return count_operations(self.system, self.machine, self.seed, self.sampling, images=images)
 
 
 def open_to_draw(
     checkpoint: Checkpoint,
-    machine: Machine,
     asked: DrawOptions,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[System, dict[str, Any] | None]:
-    """A system and the sampling options to call it with, from what a command was given.
+) -> Drawing:
+    """Load a checkpoint's system, and settle how it draws what a command asked for.
 
     The threshold is by default the checkpoint's guided one, else the trained one. Statistics
     that a sampler needs are measured once and kept with the checkpoint.
@@ -66,9 +100,10 @@ def open_to_draw(
                 f"{option} {value}: {name} does not denoise, so it has no {option[2:]}"
             )
     override = {} if asked.time_steps is None else {"time_steps": asked.time_steps}
+    machine = Machine(asked.device)
     system = checkpoint.load(machine, override)
     if not entry.samplers:
-        return system, None
+        return Drawing(system, machine, asked.seed, None)
     choice = choose_sampling(asked.sampler)
     options = choice.model_dump() | {
         "threshold": asked.threshold, "engine": asked.engine or "exact"
@@ -94,24 +129,4 @@ def open_to_draw(
             raise type(error)(f"--data-root: {needs}: {error}") from error
 
     settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
-    return system, settled
-
-
-def draw(
-    system: System,
-    machine: Machine,
-    seed: int,
-    sampling: Mapping[str, Any] | None,
-    *,
-    count: int,
-    batch: int,
-    progress: bool = True,
-) -> NDArray[np.uint8]:
-    """The first ``count`` images of ``seed``, uint8 ``[count, C, H, W]``, without a file."""
-    parts = []
-    with progress_bar("sample", count, "images", shown=progress and machine.first) as bar:
-        for start in range(0, count, batch):
-            seeds = image_seeds(seed, start, min(start + batch, count))
-            parts.append(to_uint8(system.sample(seeds, sampling)).numpy())
-            bar.advance(len(parts[-1]))
-    return np.concatenate(parts)
+    return Drawing(system, machine, asked.seed, settled)

@@ -14,7 +14,7 @@ from bench import registry
 from bench.plan.cells import Cell, Data, expand, plan_training
 from bench.plan.plan import Options, Plan
 from bench.plan.sampling import choose_sampling, parse_sampler
-from bench.registry import Entry
+from bench.registry import SystemEntry
 from bench.run.states import stage_states
 from bench.suites.reading import parse_suite
 from bench.suites.schema import Suite
@@ -63,9 +63,11 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
         module.Config, module.PRESETS = config, {"smoke": {"rate": 0.25}}  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
     entries = {
-        "plain": Entry("fake_plain", "Plain", "-"),
-        "spiking": Entry("fake_spiking", "Spiking", "-", "trained", samplers=True),
-        "converted": Entry("fake_spiking", "Converted", "-", "free", parent="plain", samplers=True),
+        "plain": SystemEntry("fake_plain", "Plain", "-"),
+        "spiking": SystemEntry("fake_spiking", "Spiking", "-", "trained", samplers=True),
+        "converted": SystemEntry(
+            "fake_spiking", "Converted", "-", "free", parent="plain", samplers=True
+        ),
     }
     for name in list(registry.SYSTEMS):
         monkeypatch.delitem(registry.SYSTEMS, name)

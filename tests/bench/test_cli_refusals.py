@@ -38,7 +38,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_given: object, **_options: object) -> None:
         raise AssertionError("work was begun")
 
-    for place in ("run.drawing.draw", "run.stages.fit", "look.show.draw_everything",
+    for place in ("run.drawing.Drawing.draw", "run.stages.fit", "look.show.draw_everything",
                   "guide.run.run_guide", "convert.run.open_parent"):  # fmt: skip
         monkeypatch.setattr(f"bench.{place}", work)
 

@@ -10,7 +10,7 @@ import torch
 
 from bench.energy.meter import Meter
 from bench.energy.prices import TABLES, strict_mj
-from bench.registry import SYSTEMS, Entry, load_module
+from bench.registry import SYSTEMS, SystemEntry, load_module
 from sddpm.checkpoint import count_parameters, load_generator
 from sddpm.protocol import ImageShape, System
 from sddpm.training import TrainConfig, fit
@@ -32,7 +32,7 @@ def make(name: str, shape: ImageShape, seed: int = 0) -> System:
     return load_module(name).build(config_of(name), shape, parent)
 
 
-def options(entry: Entry, **more: str) -> dict | None:
+def options(entry: SystemEntry, **more: str) -> dict | None:
     return {"sampler": "ddim", "steps": 3, "eta": 1.0, **more} if entry.samplers else None
 
 

@@ -16,7 +16,6 @@ from bench.checkpoints import Checkpoint
 from bench.guide.scores import Ledger, ScoredThresholds, Scorer
 from bench.guide.search import Findings, Search, grid_values, held_out
 from bench.guide.tables import costs, headings, to_csv, to_markdown
-from bench.machine import Machine
 from bench.quality.extractors import EMBEDDED
 from bench.quality.fidelity import Statistics, compute, summarise
 from bench.run.drawing import DrawOptions, open_to_draw
@@ -143,11 +142,10 @@ def test_what_cannot_be_guided_is_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.fixture
 def scorer(tmp_path: Path) -> Scorer:
     checkpoint = Checkpoint.read(trained(tmp_path))
-    machine = Machine("cpu")
-    system, options = open_to_draw(checkpoint, machine, DrawOptions(sampler="ddim:2:1"))
+    drawing = open_to_draw(checkpoint, DrawOptions(sampler="ddim:2:1", device="cpu"))
     references = checkpoint.images("train", None, 40)
-    return Scorer(system, machine, references, EMBEDDED, sampling=options or {}, samples=12,
-                  bootstrap=3)  # fmt: skip
+    return Scorer(drawing.system, drawing.machine, references, EMBEDDED,
+                  sampling=drawing.sampling or {}, samples=12, bootstrap=3)  # fmt: skip
 
 
 def test_distances_of_resamples_are_torch_fidelitys(scorer: Scorer) -> None:

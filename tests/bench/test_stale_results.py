@@ -223,12 +223,12 @@ def test_statistics_are_of_one_number_of_time_steps(suite: Path, tmp_path: Path)
     out = tmp_path / "mine"
     done = call("train", "--suite", suite, "--preset", "smoke", "--system", "sddpm", "--out", out)
     assert done.exit_code == 0, done.output
-    machine, seeds = Machine("cpu"), image_seeds(0, 0, 4)
+    seeds = image_seeds(0, 0, 4)
 
     def draw(checkpoint: Path, time_steps: int | None) -> Tensor:
-        how = DrawOptions(sampler="analytic_ddpm:4", time_steps=time_steps)
-        system, sampling = open_to_draw(Checkpoint.read(checkpoint), machine, how)
-        return system.sample(seeds, sampling)
+        how = DrawOptions(sampler="analytic_ddpm:4", time_steps=time_steps, device="cpu")
+        drawing = open_to_draw(Checkpoint.read(checkpoint), how)
+        return drawing.system.sample(seeds, drawing.sampling)
 
     fresh = shutil.copytree(out / "checkpoint", tmp_path / "fresh")
     draw(out / "checkpoint", None)

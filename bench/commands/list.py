@@ -1,8 +1,12 @@
-"""The rows of ``sddpm-bench list``: headings first, then one row a thing."""
+"""``sddpm-bench list``: systems, suites, data sets and samplers, a row each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import click
+
+from bench.commands.terminal import print_table
 
 
 def systems() -> list[list[str]]:
@@ -58,3 +62,11 @@ LISTS: dict[str, Callable[[], list[list[str]]]] = {
     "datasets": datasets,
     "samplers": samplers,
 }
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(list(LISTS)))
+def list_(what: str) -> None:
+    """Show what there is: systems, suites, datasets or samplers."""
+    headings, *rows = LISTS[what]()
+    print_table(headings, rows)

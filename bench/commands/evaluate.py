@@ -1,0 +1,67 @@
+"""``sddpm-bench evaluate``: the quality of a checkpoint's images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.commands import options
+from bench.commands.terminal import print_pairs, say
+
+
+@click.command()
+@options.checkpoint
+@click.option("--samples", type=options.PATH, metavar="FILE.npy",
+              help="Score these; without it, --num images are drawn.")  # fmt: skip
+@click.option("--num", type=click.IntRange(10), default=1000, show_default=True, help="Images.")
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@options.references
+@options.extractor
+@options.batch
+@options.engine
+@options.how
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    checkpoint: str,
+    samples: Path | None,
+    num: int,
+    split: str,
+    references: int,
+    extractor: str,
+    batch: int,
+    **how: Any,
+) -> None:
+    """Score images of a checkpoint against the data set that it was trained on.
+
+    \b
+    Examples:
+      sddpm-bench evaluate --ckpt CHECKPOINT --num 1000
+      sddpm-bench evaluate --ckpt CHECKPOINT --samples samples.npy --split test
+    """
+    if samples is not None:
+        unread = ("num", "batch", "engine", "sampler", "time_steps", "threshold", "seed")
+        options.refuse(ctx, unread, "says how to draw, and --samples are drawn; leave out either")
+    import torch
+
+    from bench.checkpoints import Checkpoint
+    from bench.machine import Machine
+    from bench.quality.extractors import choose_extractor
+    from bench.run.drawing import DrawOptions, open_to_draw
+    from bench.run.samples import read_samples
+    from bench.run.stages import score_images
+
+    opened = Checkpoint.find(checkpoint)
+    real = opened.images(split, how["data_root"], references)
+    chosen = choose_extractor(extractor)
+    say(f"extractor {chosen.key}: {chosen.reason}")
+    if samples is not None:
+        images, machine = read_samples(samples), Machine(how["device"])
+    else:
+        drawing = open_to_draw(opened, DrawOptions(**how), say)
+        images, machine = drawing.draw(num, batch), drawing.machine
+    scores = score_images(torch.from_numpy(images), real, chosen, machine)
+    against = f"{scores['references']} {split} images of {scores['reference']}"
+    print_pairs({**scores["metrics"], "samples": len(images), "references": against})

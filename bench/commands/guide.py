@@ -1,0 +1,75 @@
+"""``sddpm-bench guide``: the firing threshold of a checkpoint that samples best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.commands import options
+from bench.commands.terminal import print_table, say
+
+
+@click.command()
+@options.checkpoint
+@click.option("--values", type=options.Positive(many=True), metavar="X,X,...",
+              help="Thresholds to try; where each layer has its own, multiples of it. "
+              "[default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
+@click.option("--method", type=click.Choice(["grid", "loss", "gradient", "best"]), default="best",
+              show_default=True,
+              help="What chooses: the images' scores, the held-out loss (one threshold), its "
+              "gradient (one a layer), or whichever of them scores best.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(10), default=1000, show_default=True,
+              help="Images drawn per setting.")  # fmt: skip
+@click.option("--held-out", type=click.IntRange(2), default=512, show_default=True,
+              help="Test images behind the loss, at most.")  # fmt: skip
+@click.option("--bootstrap", type=click.IntRange(0), default=20, show_default=True,
+              help="Resamplings behind an interval.")  # fmt: skip
+@click.option("--confirm/--no-confirm", default=True, show_default=True,
+              help="Draw what won by its images again, from other noise.")  # fmt: skip
+@options.references
+@options.sampler
+@options.engine
+@options.extractor
+@options.batch
+@options.seed
+@options.data_root
+@options.device
+@click.option("--out", type=options.PATH, metavar="DIR",
+              help="Report, plot and kept results. [default: the checkpoint's folder]")  # fmt: skip
+@click.pass_context
+def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -> None:
+    """Find the firing threshold that samples best, and keep it with the checkpoint.
+
+    Draws the same noise at every threshold and says with an interval what differs. Writes
+    guidance.json beside the weights, where sample and run find it; guidance.md, guidance.csv and
+    guidance.png to --out. A killed search goes on where it stopped.
+
+    \b
+    Examples:
+      sddpm-bench guide --ckpt CHECKPOINT
+      sddpm-bench guide --ckpt CHECKPOINT --values 0.99,0.995,1.005,1.01 --samples 2000
+      sddpm-bench guide --ckpt CHECKPOINT --method loss --sampler ddim:20:1
+    """
+    method = given["method"]
+    if method == "gradient":
+        options.refuse(ctx, ("values",), "--method gradient tries no values; leave out either")
+    if given["confirm"] and method not in ("grid", "best"):
+        options.refuse(ctx, ("confirm",), f"--method {method} picks without images; leave it out")
+    from bench.checkpoints import Checkpoint
+    from bench.files import check_folder
+    from bench.guide.run import GuideOptions, run_guide
+
+    opened = Checkpoint.find(checkpoint)
+    folder = opened.folder
+    check_folder("--ckpt", folder)  # where guidance.json goes
+    check_folder("--out", out or folder)
+    given = {name: value for name, value in given.items() if value is not None}
+    request = GuideOptions(opened, out or folder, command=options.command_line(ctx), **given)
+    found = run_guide(request, say=say)
+    print_table(found.headings, found.cells, repeat=2)
+    for line in (*found.costs, found.sentence):
+        click.echo(line)
+    for path in found.files:
+        click.echo(f"wrote: {path}")

@@ -1,0 +1,56 @@
+"""``sddpm-bench import``: a checkpoint of the published code as one of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.commands import options
+
+
+@click.command("import")
+@click.argument("published", type=options.PATH, metavar="PUBLISHED.pt")
+@click.option("--out", required=True, type=options.PATH, metavar="DIR",
+              help="New checkpoint folder.")  # fmt: skip
+@click.option("--time-steps", type=options.COUNT,
+              help="Spiking time steps it was trained with; a file says so only if its network "
+              "has TSM.  [default: the file's, or 4]")  # fmt: skip
+@click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X")
+@click.option("--image-size", type=options.COUNT, default=32, show_default=True, help="Pixels.")
+@click.option("--dataset", metavar="NAME", help="What it was trained on, for evaluate.")
+def import_(
+    published: Path,
+    out: Path,
+    time_steps: int | None,
+    threshold: float,
+    image_size: int,
+    dataset: str | None,
+) -> None:
+    """Turn a checkpoint of the published SDDPM code, or of SDM's TSM, into a checkpoint folder.
+
+    No code in the file is run. The folder works with every other command.
+
+    \b
+    Examples:
+      sddpm-bench import SDDPM_cifar10.pt --time-steps 4 --dataset cifar10 --out runs/published
+      sddpm-bench import SDM_TSM_8T.pt --dataset cifar10 --out runs/published_tsm
+      sddpm-bench sample --ckpt runs/published --grid out.png
+    """
+    from bench.data.datasets import find_spec
+    from bench.registry import load_hook
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: is there already; give a new folder")
+    if dataset is not None:
+        find_spec(dataset)
+    _, import_published = load_hook("import")
+    parameters = import_published(
+        published,
+        out,
+        time_steps=time_steps,
+        threshold=threshold,
+        image_size=image_size,
+        dataset=dataset,
+    )
+    click.echo(f"checkpoint: {out} ({parameters / 1e6:.2f} million parameters)")

@@ -1,0 +1,131 @@
+"""``sddpm-bench run``: a suite, from training to the table."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import click
+
+from bench.commands import options
+from bench.commands.terminal import (
+    FAILURE,
+    print_configuration,
+    print_estimate,
+    print_result,
+    print_states,
+    say,
+)
+
+
+@click.command()
+@options.suite
+@click.option("--system", "systems", multiple=True, callback=options.split_names, metavar="NAMES",
+              help="Instead of the suite's.")  # fmt: skip
+@click.option("--time-steps", type=options.Numbers(1), help="Instead of the suite's, e.g. 4,8.")
+@click.option("--sampler", "samplers", multiple=True, callback=options.split_names,
+              metavar="NAME[:STEPS[:ETA]],...", help="Instead of the suite's.")  # fmt: skip
+@options.data_root
+@click.option("--out", type=options.PATH, metavar="DIR", help="[default: runs/SUITE-PRESET]")
+@click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "32-true", "bf16-mixed"]),
+              help="Of training, instead of the suite's; auto is what this machine does fast, so "
+              "seeds made on several machines want one named.")  # fmt: skip
+@options.devices
+@options.extractor
+@options.energy_table
+@click.option("--checkpoint-seconds", type=options.Finite(0), metavar="SECONDS",
+              help="Most training that a kill can lose. [default: 120]")  # fmt: skip
+@options.workers
+@click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
+@click.option("--estimate", is_flag=True,
+              help="With --dry-run: measure a few steps of each network, and show operations and "
+              "hours that are left on this device.")  # fmt: skip
+@click.pass_context
+def run(
+    ctx: click.Context,
+    device: Any,
+    devices: int,
+    nodes: int,
+    workers: str | None,
+    worker_cpus: int,
+    worker_gpus: float,
+    dry_run: bool,
+    estimate: bool,
+    **given: Any,
+) -> None:
+    """Train, sample, score and measure every cell of a suite, then print the table.
+
+    Cells are systems x time steps x samplers x seeds. What is done is not redone: a second run
+    only fills gaps, and a killed one goes on where it stopped.
+
+    \b
+    Examples:
+      sddpm-bench run --suite digits
+      sddpm-bench run --suite cifar10 --preset smoke --data-root DATA
+      sddpm-bench run --suite cifar10 --preset medium --device cuda --time-steps 4,8
+      sddpm-bench run --suite fashion_mnist --system sddpm --sampler ddim:20 --seed 0,1,2
+      sddpm-bench run --suite my_suite.yaml --dry-run
+      sddpm-bench run --suite cifar10 --preset medium --dry-run --estimate
+      sddpm-bench run --suite cifar10 --preset medium --device cuda --workers ray
+      sddpm-bench run --suite cifar10 --preset medium --workers ray:10.0.0.1:6379 --out SHARED
+    """
+    from bench.plan.plan import Options, make_plan
+
+    # An option that was not given keeps the default that Options states.
+    given = {name: value for name, value in given.items() if value is not None}
+    if estimate and not dry_run:
+        raise click.UsageError("--estimate: give it with --dry-run")
+    if workers is None:
+        options.refuse(ctx, ("worker_cpus", "worker_gpus"), "give it with --workers")
+    plan = make_plan(Options(**given, command=options.command_line(ctx)), read_data=not dry_run)
+    if plan.cells and all(cell.time_steps is None for cell in plan.cells):
+        options.refuse(ctx, ("time_steps",), "no chosen system has spiking time; leave it out")
+    if plan.cells and all(cell.sampling is None for cell in plan.cells):
+        options.refuse(ctx, ("samplers",), "no chosen system denoises; leave it out")
+    if dry_run:
+        print_configuration(plan)
+        if estimate:
+            from bench.machine import Machine
+            from bench.run.estimate import estimate_plan
+
+            print_estimate(estimate_plan(plan, Machine(device)))
+        else:
+            print_states(plan)
+        return
+
+    from bench.machine import Machine
+    from bench.run.runner import Runner
+
+    spread = None
+    if workers is not None:
+        from bench.run.workers import Needs, on_ray, parse_workers
+
+        if devices * nodes > 1:
+            raise click.UsageError(
+                "--workers: a task takes one device; leave out --devices, --nodes"
+            )
+        needs = Needs(worker_cpus, worker_gpus)
+        spread = on_ray(parse_workers(workers), device, needs)
+        device = "cpu"  # the driver trains nothing
+
+    def show(error: BaseException) -> None:
+        if ctx.find_root().params["debug"]:
+            traceback.print_exception(error)
+
+    machine = Machine(device, devices, nodes)
+    if machine.first:
+        print_configuration(plan)
+        if spread is None:
+            say(f"device: {machine.name}, {machine.cores} cores")
+    runner = Runner(
+        plan,
+        machine,
+        say=say,
+        on_failure=show,
+    )
+    result = runner.run(spread)
+    if machine.first:
+        print_result(result)
+    if result.failed:
+        ctx.exit(FAILURE)

@@ -1,0 +1,82 @@
+"""``sddpm-bench sample``: images of a checkpoint, as a grid, an array or an animation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.commands import options
+from bench.commands.terminal import say
+
+
+@click.command()
+@options.checkpoint
+@click.option("--num", type=options.COUNT, default=64, show_default=True, help="Images.")
+@click.option("--grid", type=options.PATH, metavar="FILE.png", help="Where the sample grid goes.")
+@click.option("--out", type=options.PATH, metavar="FILE.npy", help="uint8 [num, channels, H, W].")
+@click.option("--gif", type=options.PATH, metavar="FILE.gif",
+              help="The first images as they are denoised, animated.")  # fmt: skip
+@click.option("--strip", type=options.PATH, metavar="FILE.png",
+              help="The same as a strip: a row an image, a column a moment.")  # fmt: skip
+@options.batch
+@options.engine
+@options.how
+def sample(
+    checkpoint: str,
+    num: int,
+    grid: Path | None,
+    out: Path | None,
+    gif: Path | None,
+    strip: Path | None,
+    batch: int,
+    **how: Any,
+) -> None:
+    """Draw images from a checkpoint.
+
+    \b
+    Examples:
+      sddpm-bench sample --ckpt CHECKPOINT --num 64 --grid out.png
+      sddpm-bench sample --ckpt CHECKPOINT --num 1000 --sampler ddim:20:1 --out samples.npy
+      sddpm-bench sample --ckpt CHECKPOINT --num 16 --threshold 0.998 --gif denoising.gif
+      sddpm-bench sample --ckpt CHECKPOINT --num 8 --sampler analytic_ddpm:25 --strip strip.png
+    """
+    if not (grid or out or gif or strip):
+        raise click.UsageError(
+            "nothing to write: give --grid FILE.png, --out FILE.npy, --gif FILE.gif or "
+            "--strip FILE.png"
+        )
+    from bench.checkpoints import Checkpoint
+    from bench.data.grids import save_grid
+    from bench.files import check_file
+    from bench.look import trace
+    from bench.run.drawing import DrawOptions, open_to_draw
+    from bench.run.samples import write_samples
+
+    wanted = {"--grid": grid, "--out": out, "--gif": gif, "--strip": strip}
+    for option, path in wanted.items():
+        if path is not None:
+            check_file(option, path)
+    drawing = open_to_draw(Checkpoint.find(checkpoint), DrawOptions(**how), say)
+    watched: Any = None
+    if gif or strip:
+        if drawing.sampling is None:
+            given = f"--gif {gif}" if gif else f"--strip {strip}"
+            raise ValueError(f"{given}: the system of {checkpoint} does not denoise")
+        count = max(trace.GIF_SIDE**2 if gif else 0, trace.STRIP_ROWS if strip else 0)
+        denoiser: Any = drawing.system
+        watched = trace.Recorder(denoiser, min(num, batch, count))
+    images = drawing.draw(num, batch, by=watched)
+    if out is not None:
+        write_samples(images, out)
+        click.echo(f"samples: {out}")
+    if grid is not None:
+        save_grid(images, grid)
+        click.echo(f"grid: {grid}")
+    if gif is not None and watched is not None:
+        trace.save_animation(watched.frames, gif)
+        click.echo(f"animation: {gif}")
+    if strip is not None and watched is not None:
+        trace.save_strip(watched.frames[:, : trace.STRIP_ROWS], strip)
+        click.echo(f"strip: {strip}")

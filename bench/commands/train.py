@@ -1,0 +1,67 @@
+"""``sddpm-bench train``: one system, as a suite trains it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.commands import options
+
+
+@click.command()
+@options.suite
+@click.option("--system", required=True, metavar="NAME")
+@click.option("--time-steps", type=options.COUNT, help="Instead of the suite's first.")
+@options.data_root
+@click.option(
+    "--out", required=True, type=options.PATH, metavar="DIR", help="Receives checkpoint/."
+)
+@options.seed
+@options.devices
+@click.pass_context
+def train(
+    ctx: click.Context,
+    system: str,
+    time_steps: int | None,
+    out: Path,
+    seed: int,
+    device: Any,
+    devices: int,
+    nodes: int,
+    **given: Any,
+) -> None:
+    """Train one system as a suite says, and leave its checkpoint in OUT/checkpoint.
+
+    A killed training goes on where it stopped; a system's parents are trained in OUT/parents.
+
+    \b
+    Example:
+      sddpm-bench train --suite digits --system sddpm --time-steps 4 --out runs/mine
+    """
+    from bench.registry import find
+
+    axis = find(system).time_axis
+    if axis == "none":
+        options.refuse(ctx, ("time_steps",), f"{system} has no spiking time; leave it out")
+    if axis == "free":
+        options.refuse(
+            ctx, ("time_steps",),
+            f"one checkpoint of {system} serves every number of time steps; give it to sample, "
+            "evaluate or energy",
+        )  # fmt: skip
+    from bench.files import lock_folder
+    from bench.machine import Machine
+    from bench.plan.plan import Options, load_split, make_plan
+    from bench.run import stages
+
+    chosen = () if time_steps is None else (time_steps,)
+    plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
+    images = load_split(plan, "train")
+    machine = Machine(device, devices, nodes)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out, machine.first):
+        checkpoint = stages.train_chain(plan.cells[0].training, out, images, machine)
+    if machine.first:
+        click.echo(f"checkpoint: {checkpoint}")
