@@ -30,10 +30,11 @@ const int64_t VECTOR = 32;
 const int64_t VECTOR = 16;
 #endif
 const int64_t ROW = 2 * VECTOR;        // bytes of a table's row: two vectors of sums
-const int64_t TABLE = 16 * ROW;        // bytes of the table of four inputs
-const int64_t GROUPS = 16;             // groups of four inputs a chunk: 16 KiB of tables, AVX2
-const int64_t PIXELS = 512;            // of a block at most
-const int64_t LEAST_PIXELS = 64;       // fewer pixels do not repay the making of tables
+const int64_t TABLE = 16 * ROW + 64;   // bytes of a table; rows of others in other sets
+// Groups of four inputs a chunk: 16 KiB of tables, or 8 where vectors are short.
+const int64_t GROUPS = VECTOR == 64 ? 8 : 16;
+const int64_t PIXELS = 512;       // of a block at most
+const int64_t LEAST_PIXELS = 64;  // fewer pixels do not repay the making of tables
 
 struct Buffer {  // page-aligned memory
   explicit Buffer(int64_t bytes)
@@ -96,6 +97,13 @@ void make_tables(const Sum* weights, int64_t groups, char* tables) {
   }
 }
 
+template <class Sum>
+inline void add_row(Row<Sum>& sum, const char* table, uint64_t pattern) {
+  const Row<Sum>* row = (const Row<Sum>*)(table + pattern * (ROW / 16));
+  sum.low += row->low;
+  sum.high += row->high;
+}
+
 // Add the rows that `count` pixels select in `COUNT` tables to their sums.
 template <class Sum, int COUNT>
 void add_rows(const uint8_t* patterns, const int32_t* offsets, int64_t count, const char* tables,
@@ -103,13 +111,24 @@ void add_rows(const uint8_t* patterns, const int32_t* offsets, int64_t count, co
   for (int64_t pixel = 0; pixel < count; pixel++) {
     const uint8_t* at = patterns + offsets[pixel];
     Row<Sum> sum = first ? Row<Sum>{} : sums[pixel];
-#pragma GCC unroll 16
-    for (int group = 0; group < COUNT; group++) {
-      const Row<Sum>* row = (const Row<Sum>*)(tables + group * TABLE + at[group] * (ROW / 16));
-      sum.low += row->low;
-      sum.high += row->high;
-      if (group % 4 == 3) __asm__ volatile("" ::: "memory");  // else patterns leave the registers
+    // Loads are what bounds this loop, so eight patterns are loaded at once.
+#pragma GCC unroll 2
+    for (int start = 0; start + 8 <= COUNT; start += 8) {
+      uint64_t packed;
+      std::memcpy(&packed, at + start, 8);
+#pragma GCC unroll 4
+      for (int group = start; group < start + 8; group += 2) {
+        const uint64_t one = uint8_t(packed), other = uint8_t(packed >> 8);
+        packed >>= 16;
+        add_row(sum, tables + group * TABLE, one);
+        add_row(sum, tables + (group + 1) * TABLE, other);
+        // Addresses of many rows at once would not fit the registers.
+        if (group % 4 == 2) __asm__ volatile("" : "+r"(packed) : : "memory");
+      }
     }
+#pragma GCC unroll 4
+    for (int group = COUNT / 8 * 8; group < COUNT; group++)
+      add_row(sum, tables + group * TABLE, at[group]);
     sums[pixel] = sum;
   }
 }
