@@ -15,15 +15,21 @@
 
 namespace {
 
-typedef float vec __attribute__((vector_size(64)));
-typedef float unaligned __attribute__((vector_size(64), aligned(4)));
+#if defined(__AVX512F__)
+const int64_t VECTOR = 64, WIDE = 4;  // bytes; vectors a row: 24 of the 32 registers are sums
+#else
+const int64_t VECTOR = 32, WIDE = 2;  // 12 of the 16 registers are sums
+#endif
+typedef float vec __attribute__((vector_size(VECTOR)));
+typedef float unaligned __attribute__((vector_size(VECTOR), aligned(4)));
 
-const int64_t LANES = 16, CHUNK = 64;  // numbers a vector, channels a panel
-const int64_t ROWS = 6;                // tiles at a time: 24 of the 32 registers are sums
+const int64_t LANES = VECTOR / 4, CHUNK = 64;  // numbers a vector, channels a panel
+const int64_t COLUMNS = WIDE * LANES;          // of a panel, multiplied at a time
+const int64_t ROWS = 6;                        // tiles at a time
 
 inline vec load(const float* from) { return *(const unaligned*)from; }
 inline vec load(const uint8_t* from) {
-  typedef uint8_t bytes __attribute__((vector_size(16), aligned(1)));
+  typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1)));
   return __builtin_convertvector(*(const bytes*)from, vec);
 }
 inline void store(float* to, vec value) { *(unaligned*)to = value; }
@@ -146,60 +152,58 @@ void transform_gradients(const float* grad, const Shape& shape, int64_t channels
   }
 }
 
-// out [R, CHUNK] (+)= a [R, CHUNK] panel [CHUNK, CHUNK].
+// COLUMNS of out [R, CHUNK] (+)= a [R, CHUNK] panel [CHUNK, COLUMNS].
 template <int R>
 inline void multiply_rows(const float* a, const float* panel, float* out, bool add) {
-  vec sum[R][4];
+  vec sum[R][WIDE];
   for (int r = 0; r < R; r++)
-    for (int j = 0; j < 4; j++) sum[r][j] = add ? load(out + r * CHUNK + j * LANES) : vec{};
+    for (int j = 0; j < WIDE; j++) sum[r][j] = add ? load(out + r * CHUNK + j * LANES) : vec{};
   for (int64_t c = 0; c < CHUNK; c++) {
-    const vec b0 = load(panel + c * CHUNK), b1 = load(panel + c * CHUNK + LANES);
-    const vec b2 = load(panel + c * CHUNK + 2 * LANES), b3 = load(panel + c * CHUNK + 3 * LANES);
+    vec b[WIDE];
+    for (int j = 0; j < WIDE; j++) b[j] = load(panel + c * COLUMNS + j * LANES);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const float value = a[r * CHUNK + c];
-      sum[r][0] += value * b0;
-      sum[r][1] += value * b1;
-      sum[r][2] += value * b2;
-      sum[r][3] += value * b3;
-    }
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < WIDE; j++) sum[r][j] += a[r * CHUNK + c] * b[j];
   }
   for (int r = 0; r < R; r++)
-    for (int j = 0; j < 4; j++) store(out + r * CHUNK + j * LANES, sum[r][j]);
+    for (int j = 0; j < WIDE; j++) store(out + r * CHUNK + j * LANES, sum[r][j]);
 }
 
+// out [rows, CHUNK] (+)= a [rows, CHUNK] panel [CHUNK / COLUMNS, CHUNK, COLUMNS].
 void multiply(const float* a, const float* panel, float* out, int64_t rows, bool add) {
-  int64_t row = 0;
-  for (; row + ROWS <= rows; row += ROWS)
-    multiply_rows<ROWS>(a + row * CHUNK, panel, out + row * CHUNK, add);
-  for (; row + 2 <= rows; row += 2)
-    multiply_rows<2>(a + row * CHUNK, panel, out + row * CHUNK, add);
-  for (; row < rows; row++) multiply_rows<1>(a + row * CHUNK, panel, out + row * CHUNK, add);
+  for (int64_t column = 0; column < CHUNK; column += COLUMNS) {
+    const float* columns = panel + column * CHUNK;
+    float* to = out + column;
+    int64_t row = 0;
+    for (; row + ROWS <= rows; row += ROWS)
+      multiply_rows<ROWS>(a + row * CHUNK, columns, to + row * CHUNK, add);
+    for (; row + 2 <= rows; row += 2)
+      multiply_rows<2>(a + row * CHUNK, columns, to + row * CHUNK, add);
+    for (; row < rows; row++)
+      multiply_rows<1>(a + row * CHUNK, columns, to + row * CHUNK, add);
+  }
 }
 
 // out [CHUNK, CHUNK] += a [rows, CHUNK] transposed, times b [rows, CHUNK].
 void multiply_transposed(const float* a, const float* b, float* out, int64_t rows) {
   const int R = 4;
-  for (int64_t c = 0; c < CHUNK; c += R) {
-    vec sum[R][4];
-    float* to = out + c * CHUNK;
-    for (int r = 0; r < R; r++)
-      for (int j = 0; j < 4; j++) sum[r][j] = load(to + r * CHUNK + j * LANES);
-    for (int64_t row = 0; row < rows; row++) {
-      const float *left = a + row * CHUNK + c, *right = b + row * CHUNK;
-      const vec b0 = load(right), b1 = load(right + LANES);
-      const vec b2 = load(right + 2 * LANES), b3 = load(right + 3 * LANES);
+  for (int64_t column = 0; column < CHUNK; column += COLUMNS)
+    for (int64_t c = 0; c < CHUNK; c += R) {
+      vec sum[R][WIDE];
+      float* to = out + c * CHUNK + column;
+      for (int r = 0; r < R; r++)
+        for (int j = 0; j < WIDE; j++) sum[r][j] = load(to + r * CHUNK + j * LANES);
+      for (int64_t row = 0; row < rows; row++) {
+        const float* left = a + row * CHUNK + c;
+        vec right[WIDE];
+        for (int j = 0; j < WIDE; j++) right[j] = load(b + row * CHUNK + column + j * LANES);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        sum[r][0] += left[r] * b0;
-        sum[r][1] += left[r] * b1;
-        sum[r][2] += left[r] * b2;
-        sum[r][3] += left[r] * b3;
+        for (int r = 0; r < R; r++)
+          for (int j = 0; j < WIDE; j++) sum[r][j] += left[r] * right[j];
       }
+      for (int r = 0; r < R; r++)
+        for (int j = 0; j < WIDE; j++) store(to + r * CHUNK + j * LANES, sum[r][j]);
     }
-    for (int r = 0; r < R; r++)
-      for (int j = 0; j < 4; j++) store(to + r * CHUNK + j * LANES, sum[r][j]);
-  }
 }
 
 template <class In>
@@ -235,7 +239,7 @@ void convolve(const In* x, const float* panels, const float* bias, float* y, con
 extern "C" {
 
 int sddpm_winograd_supported() {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
   return 1;
 #else
   return 0;
@@ -243,7 +247,8 @@ int sddpm_winograd_supported() {
 }
 
 // Kernels in memory [outputs, 3, 3, inputs] to panels
-// [outputs / CHUNK, inputs / CHUNK, 16, CHUNK (inputs), CHUNK (outputs)]: G g G'.
+// [outputs / CHUNK, inputs / CHUNK, 16, CHUNK / COLUMNS (outputs), CHUNK (inputs),
+// COLUMNS (outputs)]: G g G'.
 // `backward`: of the convolution that the gradient of the input is: inputs and outputs change
 // roles and the kernel is turned around.
 void sddpm_winograd_weights(const float* weight, float* panels, int64_t outputs, int64_t inputs,
@@ -274,7 +279,8 @@ void sddpm_winograd_weights(const float* weight, float* panels, int64_t outputs,
           t[9 + j] = g[6 + j];
         }
         const int64_t in = start + lane, panel = out / CHUNK * (from / CHUNK) + in / CHUNK;
-        float* put = panels + panel * 16 * CHUNK * CHUNK + in % CHUNK * CHUNK + out % CHUNK;
+        float* put = panels + panel * 16 * CHUNK * CHUNK + in % CHUNK * COLUMNS +
+                     out % CHUNK / COLUMNS * COLUMNS * CHUNK + out % COLUMNS;
         for (int i = 0; i < 4; i++, put += 4 * CHUNK * CHUNK) {
           const vec *u = t + 3 * i, ends = u[0] + u[2];
           store(put, u[0]);

@@ -28,7 +28,7 @@ _GRADIENT_TILES = 128  # below as many tiles, the kernel's gradient is no faster
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there are none or the processor has too few registers."""
+    """The compiled kernels; None where there are none or the processor has no fused products."""
     loaded = load("winograd")
     if loaded is None or not loaded.sddpm_winograd_supported():
         return None

@@ -12,7 +12,7 @@ from sddpm.kernels import winograd
 from sddpm.kernels.winograd import WinogradConvolution, convolve
 
 needs_kernels = pytest.mark.skipif(
-    winograd.library() is None, reason="no compiler, or no 512-bit vectors"
+    winograd.library() is None, reason="no compiled kernels, or no AVX2"
 )
 
 
