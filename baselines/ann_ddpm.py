@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -54,7 +55,9 @@ class NoiseNet(NoiseNetwork):
         self.output = output
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.output(self.unet(x, t).sample, x, t)
+        # Convolutions are fastest on channels-last memory, and keep the order of what they read.
+        ordered = x.contiguous(memory_format=torch.channels_last)
+        return self.output(self.unet(ordered, t).sample, x, t)
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:

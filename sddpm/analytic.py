@@ -196,7 +196,7 @@ def estimate_gamma(
         a = float(alphas_cumprod[n - 1])
         squares = 0.0
         for x in images.split(batch_size):
-            noise = torch.randn(x.shape, generator=rng).to(x.device)
+            noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(x.device)
             t = torch.full((len(x),), n - 1, device=x.device)
             eps = denoise(math.sqrt(a) * x + math.sqrt(1 - a) * noise, t)
             squares += float(eps.double().square().mean((1, 2, 3)).sum())

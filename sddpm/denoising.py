@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from sddpm.averaging import Average
 from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
-from sddpm.engine.network import optimize
-from sddpm.guidance import guided, read_thresholds
-from sddpm.layers import evaluating
+from sddpm.prepared import PreparedNetwork
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
@@ -49,6 +47,7 @@ class Denoiser(System):
     """
 
     graphable = frozenset({"net"})
+    channels_last = frozenset({"net", "averaged"})
 
     def __init__(
         self,
@@ -62,16 +61,18 @@ class Denoiser(System):
             raise ValueError(f"decay={training.decay!r}: expected 'constant' or 'linear'")
         if not 0 <= training.ema_decay < 1:
             raise ValueError(f"ema_decay={training.ema_decay}: expected a number in [0, 1)")
-        # Convolutions and the fused kernels are fastest on channels-last memory.
-        self.net = net.to(memory_format=torch.channels_last)
+        # Whatever torch's default type is: precision is the business of autocast.
+        self.net = net.float()
         self.shape = shape
         self.training_config = training
         self.diffusion = Diffusion(diffusion or DiffusionConfig())
-        self.averaged = Average(net, training.ema_decay) if training.ema_decay else None
+        self.averaged = Average(self.net, training.ema_decay) if training.ema_decay else None
         self.gamma: Tensor | None = None
         """Statistics for the samplers that need them (:func:`sddpm.analytic.estimate_gamma`)."""
-        self._engine: tuple[Any, Denoise] | None = None
-        self.optimizers = {"net": torch.optim.Adam(net.parameters(), lr=training.learning_rate)}
+        self._prepared = PreparedNetwork()
+        self.optimizers = {
+            "net": torch.optim.Adam(self.net.parameters(), lr=training.learning_rate)
+        }
 
     @property
     def generator(self) -> nn.Module:
@@ -102,9 +103,9 @@ class Denoiser(System):
         :func:`sddpm.samplers.sample`."""
         settings = Sampling(**(sampling or {}))
         device = next(self.parameters()).device
-        with evaluating(self.generator), guided(self.generator, settings.threshold):
+        with self._prepared.at(self.generator, settings.engine, settings.threshold) as denoise:
             return sample(
-                self.prepared(settings.engine),
+                denoise,
                 self.shape,
                 seeds,
                 self.diffusion.config,
@@ -115,20 +116,9 @@ class Denoiser(System):
             )
 
     def prepared(self, engine: str) -> Denoise:
-        """The generator in the form that ``engine`` names, prepared once per state of weights
-        and thresholds."""
-        if engine == "plain":
-            return self.generator
-        thresholds = read_thresholds(self.generator)
-        versions = tuple(
-            tensor._version
-            for name, tensor in self.generator.state_dict(keep_vars=True).items()
-            if name.removesuffix(".theta") not in thresholds
-        )
-        key = (engine, tuple(thresholds.items()), versions, next(self.parameters()).device)
-        if self._engine is None or self._engine[0] != key:
-            self._engine = (key, optimize(self.generator, engine))  # type: ignore[arg-type]
-        return self._engine[1]
+        """The generator, at its weights and thresholds of now, in the form that ``engine`` names:
+        plain, exact or fast."""
+        return self._prepared.form(self.generator, engine)
 
 
 def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:

@@ -122,7 +122,7 @@ class HeldOut:
             raise ValueError("no held-out images to compare thresholds on")
         steps = diffusion.config.diffusion_steps
         rng = torch.Generator().manual_seed(mix(seed, len(images)))
-        noise = torch.randn(images.shape, generator=rng).to(images.device)
+        noise = torch.randn(images.shape, generator=rng, dtype=torch.float32).to(images.device)
         centres = (torch.arange(levels) + 0.5) * steps / levels
         t = centres.long()[torch.arange(len(images)) % levels].to(images.device)
         return cls(diffusion.add_noise(images, noise, t), noise, t)

@@ -81,13 +81,18 @@ class SpikingNeuron(nn.Module):
         return Dynamics(kind, leak(self), self._threshold(), self.surrogate.alpha)
 
     def _threshold(self) -> float:
-        """``theta`` as a number, read again only when it changed: reading waits for a GPU, and
-        may not happen while a CUDA graph is captured."""
-        if self.theta.is_inference():  # such tensors do not count their changes
-            return self.theta.item()
-        state = (id(self.theta), self.theta._version)
-        if self._read is None or self._read[0] != state:
-            self._read = (state, self.theta.item())
+        """``theta`` as a number.
+
+        Reading it waits for a GPU, and may not happen while a CUDA graph is captured: there it is
+        read again in evaluation, or when torch says that it changed.
+        """
+        theta = self.theta
+        if not theta.is_cuda or theta.is_inference():  # such tensors do not count their changes
+            return theta.item()
+        state = (id(theta), theta._version)
+        fresh = not (self.training or torch.cuda.is_current_stream_capturing())
+        if self._read is None or self._read[0] != state or fresh:
+            self._read = (state, theta.item())
         return self._read[1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +71,8 @@ class SDDPM:
             raise ValueError(
                 f"{folder}: holds system {facts.get('system')!r}, expected {' or '.join(KINDS)}"
             )
-        config = _read(folder, facts, "config", module.Config)
+        # The weights are the ones that sample: no second, averaged network beside them.
+        config = replace(_read(folder, facts, "config", module.Config), ema_decay=0.0)
         shape = _read(folder, facts, "shape", ImageShape)
         with torch.device("meta"):  # shapes are compared before memory is taken
             check_generator(module.build(config, shape), folder)

@@ -70,6 +70,9 @@ class System(nn.Module, ABC):
     graphable: ClassVar[frozenset[str]] = frozenset()
     """Trained modules that a step calls once, on tensors only, and that read no value back: a GPU
     replays them (:class:`sddpm.graphed.GraphedModule`)."""
+    channels_last: ClassVar[frozenset[str]] = frozenset()
+    """Modules whose convolutions are trained in channels-last memory, where they are fastest.
+    Before and after a training weights are contiguous, as torch's tools for weights expect."""
 
     @property
     @abstractmethod

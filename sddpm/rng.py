@@ -34,12 +34,16 @@ class ImageStreams:
         """One CPU generator an image, the form in which diffusers' schedulers take them."""
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal numbers ``[batch, *shape]``, row ``i`` from stream ``i``."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
+        """Standard normal float32 numbers ``[batch, *shape]``, row ``i`` from stream ``i``."""
+        return torch.stack(
+            [torch.randn(shape, generator=g, dtype=torch.float32) for g in self.generators]
+        )
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), ``[batch, *shape]``, row ``i`` from stream ``i``."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self.generators])
+        """Uniform float32 numbers in [0, 1), ``[batch, *shape]``, row ``i`` from stream ``i``."""
+        return torch.stack(
+            [torch.rand(shape, generator=g, dtype=torch.float32) for g in self.generators]
+        )
 
 
 SEEDS_PER_RUN = 1_000_000

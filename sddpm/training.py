@@ -264,6 +264,7 @@ def fit(
                 saved = time.monotonic()
 
     # Finish.
+    _lay_out(system, torch.contiguous_format)
     save(final, config.steps, seconds + time.monotonic() - begun)
     if fabric.is_global_zero:
         shutil.rmtree(steps_folder, ignore_errors=True)
@@ -282,6 +283,7 @@ def set_up(system: System, fabric: Fabric) -> dict[str, tuple[Any, Any]]:
         Player's name -> its network and its optimiser under Fabric, as :class:`TrainStep` takes
         them.
     """
+    _lay_out(system, torch.channels_last)
     if fabric.world_size > 1:
         for name in system.optimizers:
             share_statistics(getattr(system, name))
@@ -289,6 +291,14 @@ def set_up(system: System, fabric: Fabric) -> dict[str, tuple[Any, Any]]:
         name: fabric.setup(_launched(system, name, fabric), optimizer, move_to_device=False)
         for name, optimizer in system.optimizers.items()
     }
+
+
+def _lay_out(system: System, order: torch.memory_format) -> None:
+    """Put the weights that are trained in channels-last memory into this order."""
+    for name in system.channels_last:
+        module = getattr(system, name)
+        if module is not None:
+            module.to(memory_format=order)
 
 
 def _launched(system: System, name: str, fabric: Fabric) -> nn.Module:

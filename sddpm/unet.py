@@ -127,7 +127,10 @@ class Stem(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = normalise_and_fire(self.encode(self.conv1(x)), self.bn1, self.act)
+        # Convolutions and the fused kernels are fastest on channels-last memory, and what comes
+        # out of them stays in the order of what goes in.
+        h = self.encode(self.conv1(x)).contiguous(memory_format=torch.channels_last)
+        h = normalise_and_fire(h, self.bn1, self.act)
         detail = None if self.shortcut is None else self.shortcut(x)
         return normalise(convolve(self.conv2, h), self.bn2, detail)
 

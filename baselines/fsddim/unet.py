@@ -114,7 +114,9 @@ class TimeEmbedding(nn.Module):
         if channels < 4 or channels % 2:
             raise ValueError(f"channels={channels}: expected an even number of at least 4")
         half = channels // 2
-        frequencies = torch.exp(-torch.arange(half) * math.log(10000) / (half - 1))
+        frequencies = torch.exp(
+            -torch.arange(half, dtype=torch.float32) * math.log(10000) / (half - 1)
+        )
         angles = torch.arange(diffusion_steps, dtype=torch.float32)[:, None] * frequencies
         table = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
         self.register_buffer("table", table)

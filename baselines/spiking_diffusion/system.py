@@ -140,6 +140,7 @@ class Generator(nn.Module):
 class SpikingDiffusion(System):
     """Trains the autoencoder, then the denoiser; samples codes and decodes them."""
 
+    channels_last = frozenset({"autoencoder", "denoiser"})
     pixels: Tensor
     idle: Tensor
 
@@ -148,8 +149,8 @@ class SpikingDiffusion(System):
         _check(config)
         self.config = config
         sizes = Sizes(tuple(config.channels), config.latent, config.codes, config.time_steps)
-        self.autoencoder = VQAutoencoder(sizes, shape).to(memory_format=torch.channels_last)
-        denoiser = CodeDenoiser(config).to(memory_format=torch.channels_last)
+        self.autoencoder = VQAutoencoder(sizes, shape)
+        denoiser = CodeDenoiser(config)
         self.net = Generator(denoiser, self.autoencoder.decoder)
         self.side = shape.size // 4
         self.register_buffer("pixels", torch.zeros(3, dtype=torch.float64))

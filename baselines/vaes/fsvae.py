@@ -183,7 +183,7 @@ class Generator(nn.Module):
     def forward(self, picks: Tensor) -> Tensor:
         """Images ``[batch, C, H, W]`` from the copies' indices ``[time_steps, batch, latent]``."""
         membranes = self.prior.at_rest()
-        before = torch.zeros(picks.shape[1:], device=picks.device)
+        before = torch.zeros(picks.shape[1:], dtype=torch.float32, device=picks.device)
         drawn = []
         for picked in picks:
             before = pick(self.prior(before[None], membranes)[0], picked)

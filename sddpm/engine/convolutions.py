@@ -289,7 +289,8 @@ def int8_runs() -> bool:
     if not allows("avx512_vnni"):
         return False
     generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(8, 8, 3, 3, generator=generator), torch.ones(8)
+    weight = torch.randn(8, 8, 3, 3, generator=generator, dtype=torch.float32)
+    bias = torch.ones(8, dtype=torch.float32)
     spikes = torch.randint(0, 2, (2, 8, 5, 5), generator=generator, dtype=torch.uint8)
     spikes = spikes.contiguous(memory_format=torch.channels_last)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,16 @@ class CapturedNetwork:
         self.half = half
         self.captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
         self.capturable = True
+        # All threads' evaluations pass through the same tensors.
+        self._lock = Lock()
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
+        with self._lock:
+            return self._evaluate(x, t)
+
+    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         if self.capturable and x.shape not in self.captured:
             try:
                 # A capture records the current device, which need not be the network's.

@@ -107,7 +107,7 @@ class Activation:
         if self.dynamics is not None and kernels.usable(y):
             affine = None
             if per_image is not None:
-                affine = Affine(torch.ones(y.shape[1]), per_image.contiguous())
+                affine = Affine(torch.ones(y.shape[1], dtype=torch.float32), per_image.contiguous())
             spikes, sums = kernels.fire(
                 y, self.time_steps, self.dynamics, affine=affine, residual=residual,
                 keep_sum=keep_sum, constant=constant, spikes=out, dtype=dtype,

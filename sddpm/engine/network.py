@@ -84,26 +84,28 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
     if isinstance(mode, str) and mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}, or a Precision")
     precision = MODES[mode] if isinstance(mode, str) else mode
-    if type(module) is not UNet or not _is_plain(module):
+    if not preparable(module):
         return _AsItIs(module)
+    assert isinstance(module, UNet)
     if next(module.parameters()).device.type == "cuda":
         from sddpm.engine.cuda import CapturedNetwork
 
         return CapturedNetwork(module, half=precision.currents != torch.float32)
-    return OptimizedUNet(module, precision)
+    with torch.autocast("cpu", enabled=False):  # weights are prepared in types of our own
+        return OptimizedUNet(module, precision)
 
 
-def _is_plain(net: UNet) -> bool:
-    """Whether every layer is of a kind that the engine replaces, and none is watched: a
-    subclass or a hook may compute something else."""
+def preparable(net: nn.Module) -> bool:
+    """Whether ``net`` is a U-Net with layers of the kinds that the engine replaces, and nobody
+    watches: a subclass, a hook, or a ``forward`` put on one layer may compute something else."""
     containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
     known = (
         *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, NoiseOutput, nn.Identity),
         *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
-    return all(
+    return type(net) is UNet and all(
         (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
         for layer in net.modules()
     )
 
@@ -213,7 +215,8 @@ class OptimizedUNet:
         numbers = self.time_steps * height * width * self.stem_channels
         images = max(1, _PASS_BYTES // (numbers * self.precision.currents.itemsize))
         passes = zip(x.split(images), t.split(images), strict=True)
-        return torch.cat([self._evaluate(*part) for part in passes])
+        with torch.autocast("cpu", enabled=False):  # it has a precision of its own
+            return torch.cat([self._evaluate(*part) for part in passes])
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         embedding = silu(self.embedding(t))

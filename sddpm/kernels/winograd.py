@@ -70,7 +70,7 @@ def _fits(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and kernels.usable(x, conv.weight)
-        and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, conv.weight))
+        and x.is_contiguous(memory_format=torch.channels_last)
         and library() is not None
     )
 
@@ -78,6 +78,7 @@ def _fits(conv: nn.Conv2d, x: Tensor) -> bool:
 class _Convolve(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight = kernels.channels_last(weight)
         ctx.save_for_backward(x, weight)
         return _run(x, _panels(weight, backward=False), bias, len(weight))
 
@@ -136,7 +137,7 @@ def divides(weight: Tensor) -> bool:
 def _panels(weight: Tensor, *, backward: bool) -> Tensor:
     """Transformed kernels in the order in which they are read."""
     outputs, inputs = weight.shape[:2]
-    panels = torch.empty(16 * outputs * inputs)
+    panels = torch.empty(16 * outputs * inputs, dtype=torch.float32)
     _loaded().sddpm_winograd_weights(
         *(weight.data_ptr(), panels.data_ptr(), outputs, inputs, backward),
         torch.get_num_threads(),
@@ -149,7 +150,9 @@ def _run(x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int) -> Tensor
     threads = torch.get_num_threads()
     tiles = images * height * width // 4
     block = min(_BLOCK, 6 * -(-tiles // (6 * threads)))  # of rows of 6, and one for each thread
-    y = torch.empty((images, outputs, height, width), memory_format=torch.channels_last)
+    y = torch.empty(
+        (images, outputs, height, width), dtype=torch.float32, memory_format=torch.channels_last
+    )
     _loaded().sddpm_winograd(
         *(x.dtype == torch.uint8, x.data_ptr(), panels.data_ptr()),
         *(None if bias is None else bias.data_ptr(), y.data_ptr()),
@@ -171,7 +174,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> tuple[Tensor, T
     jobs = (inputs // _CHANNELS) * (outputs // _CHANNELS)
     # Enough parts to keep all threads busy; each part costs a kernel's size of memory.
     parts = max(1, -(-2 * threads // jobs))
-    weights, biases = torch.empty(parts, outputs, 3, 3, inputs), torch.empty(parts, outputs)
+    weights = torch.empty(parts, outputs, 3, 3, inputs, dtype=torch.float32)
+    biases = torch.empty(parts, outputs, dtype=torch.float32)
     _loaded().sddpm_winograd_weight_gradient(
         *(x.data_ptr(), grad.data_ptr(), weights.data_ptr(), biases.data_ptr()),
         *(images, height, width, inputs, outputs, _BLOCK, parts, threads),
