@@ -27,6 +27,20 @@ BENCH_MAY = {
     "progress", "version",
 }  # fmt: skip
 
+# The packages and modules of bench/, from the ground up: each imports from rows below its own only.
+BENCH_FLOORS = (
+    ("files", "machine", "registry", "data", "energy"),
+    ("suites", "quality"),
+    ("plan",),
+    ("records", "checkpoints"),
+    ("tables", "look"),
+    ("run", "check", "report"),
+    ("convert", "guide"),
+    ("commands",),
+    ("cli",),
+)
+BENCH_FLOOR = {name: number for number, row in enumerate(BENCH_FLOORS) for name in row}
+
 
 @cache
 def tree(path: Path) -> ast.Module:
@@ -69,7 +83,10 @@ def offends(module: str, target: str) -> bool:
         return not own and (to[0] != "sddpm" or to[1] == "system")
     if to[0] == "sddpm":
         return to[1] not in BENCH_MAY
-    return to[0] != "bench"
+    own = module.removesuffix(".__init__").split(".")[1:2]
+    if to[0] != "bench" or own == to[1:2]:
+        return to[0] != "bench"
+    return not own or BENCH_FLOOR[own[0]] <= BENCH_FLOOR[to[1]]
 
 
 @pytest.mark.parametrize("path", FILES, ids=MODULES)
@@ -93,10 +110,23 @@ def test_imports_go_downwards(path: Path) -> None:
         ("bench.plan.cells", "baselines.ann_twin"),
         ("bench.plan.cells", "sddpm.system"),
         ("bench.plan.cells", "sddpm.neurons"),
+        ("bench.plan.plan", "bench.run.states"),
+        ("bench.checkpoints", "bench.run.settled"),
+        ("bench.look.plots", "bench.guide.search"),
+        ("bench.files", "bench.registry"),
+        ("bench.commands.run", "bench.cli"),
     ],
 )
 def test_the_check_sees_a_wrong_edge(module: str, target: str) -> None:
     assert offends(module, target)
+
+
+def test_every_part_of_bench_has_a_floor_and_no_package_stands_above_the_eighth() -> None:
+    home = ROOT / "bench"
+    packages = {path.parent.name for path in home.glob("*/__init__.py")}
+    modules = {path.stem for path in home.glob("*.py")} - {"__init__"}
+    assert packages | modules == BENCH_FLOOR.keys()
+    assert max(BENCH_FLOOR[name] for name in packages) < 8
 
 
 @pytest.mark.parametrize("module", MODULES)
