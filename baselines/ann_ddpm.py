@@ -1,22 +1,34 @@
 """DDPM: the published ANN network (GroupNorm, SiLU), diffusers' UNet2DModel.
 
 Paper: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv 2006.11239.
-The network is diffusers' (Apache-2.0), at SDDPM's widths and without attention by default, as
-in the ANN rows that the SDDPM authors trained; with ``attention`` and ``blocks=2`` it is
-google/ddpm-cifar10-32, whose folder loads into it.
+The network is diffusers' (Apache-2.0). By default it is the one of the SDDPM authors' ANN rows,
+which is w86763777/pytorch-ddpm's (no licence; nothing is copied) at SDDPM's widths, with
+attention in the middle block alone. For colour images of 32 pixels it learns 67,474,691 numbers;
+with the fixed time-embedding table of 128,000, which that code counts as well and diffusers
+computes, these are 67,602,691: 67.60 x 10^6, or divided by 2^20 the 64.47 M of the tables in
+arXiv 2306.17046 and 2408.16467. Without attention it is 66,423,043 learned numbers: 66.42 x 10^6,
+or 63.35 x 2^20. With ``attention`` and multipliers (1, 2, 2, 2) it is google/ddpm-cifar10-32,
+whose folder loads into it.
+
+Different from the authors' network, as in google/ddpm-cifar10-32: a halving convolution is padded
+at the right and at the bottom, not on all sides; GroupNorm's epsilon is 1e-6, not 1e-5; the
+frequencies of the time embedding end at 1/10,000, not just above it, and sines and cosines are
+not interleaved.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
+from sddpm.configuration import before
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
 from sddpm.layers import declare
@@ -26,12 +38,21 @@ from sddpm.widths import SIZES, UNetWidths, check_widths, over
 
 @dataclass(frozen=True)
 class Config(UNetWidths, DenoiserTraining):
-    """DDPM. The defaults are SDDPM's widths and the published training."""
+    """DDPM. The defaults are the network and the training of the published code for the ANN rows
+    with averaged weights of arXiv 2408.16467; its rows without are ``ema_decay=0``."""
 
     ema_decay: float = 0.9999
     """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
     attention: bool = False
     """Self-attention at half the image's size, and in the middle."""
+    middle_attention: bool = field(default=True, metadata=before(False))
+    """Self-attention in the middle, whatever ``attention`` says."""
+    initialisation: Literal["published", "torch"] = field(
+        default="published", metadata=before("torch")
+    )
+    """Where weights start. ``published``: Xavier and biases of 0, with a gain of 1e-5 in the last
+    convolution of every residual block, of every attention and of the network, so that the
+    residual branches start at next to nothing; ``torch``: its default for every layer."""
     groups: int = 32
     """Groups of GroupNorm; divides every width."""
     dropout: float = 0.1
@@ -66,6 +87,10 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
     widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
     if any(width % config.groups for width in widths):
         raise ValueError(f"groups={config.groups} must divide every width of {widths}")
+    if config.initialisation not in ("published", "torch"):
+        raise ValueError(
+            f"initialisation={config.initialisation!r}: expected 'published' or 'torch'"
+        )
     attention_level = 1 if config.attention and len(widths) > 1 else None
     kinds = ["AttnDownBlock2D" if level == attention_level else "DownBlock2D"
              for level in range(len(widths))]  # fmt: skip
@@ -77,8 +102,8 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
         layers_per_block=config.blocks,
         down_block_types=tuple(kinds),
         up_block_types=tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
-        add_attention=config.attention,
-        # Without attention the argument is still read: one head as wide as the layer.
+        add_attention=config.attention or config.middle_attention,
+        # Read without attention as well: one head as wide as the deepest layer.
         attention_head_dim=None if config.attention else widths[-1],
         norm_num_groups=config.groups,
         dropout=config.dropout,
@@ -87,9 +112,21 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
         freq_shift=1,
         norm_eps=1e-6,
     )
+    if config.initialisation == "published":
+        _initialise(unet)
     diffusion = DiffusionConfig(config.diffusion_steps)
     net = NoiseNet(unet, NoiseOutput(config.prediction, diffusion))
     return Denoiser(net, shape, config, diffusion)
+
+
+def _initialise(unet: UNet2DModel) -> None:
+    """The published initial weights; see :class:`Config`."""
+    last = (".conv2", ".to_out.0", "conv_out")
+    for name, layer in unet.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, gain=1e-5 if name.endswith(last) else 1.0)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def from_diffusers(folder: str | Path) -> Denoiser:
@@ -149,11 +186,11 @@ def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
             end = float(said.get("beta_end", default.beta_end))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a JSON configuration ({error})") from error
-        for field, legal in SCHEDULE.items():
-            found = said.get(field, legal[0])
+        for name, legal in SCHEDULE.items():
+            found = said.get(name, legal[0])
             if found not in legal:
                 expected = " or ".join(repr(value) for value in legal)
-                raise ValueError(f"{path}: {field}={found!r}, expected {expected}")
+                raise ValueError(f"{path}: {name}={found!r}, expected {expected}")
         if steps < 1 or not 0 < start <= end < 1:
             raise ValueError(
                 f"{path}: num_train_timesteps={steps}, betas from {start} to {end}; expected at "
@@ -163,10 +200,14 @@ def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
     return default, "epsilon"
 
 
+_MEASURED: dict[str, Any] = dict(middle_attention=False, initialisation="torch")
+"""What the presets with committed results were measured with."""
+
 PRESETS = over(
     SIZES,
-    smoke=dict(groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=20, ema_decay=0.0),
+    smoke=dict(groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=20, ema_decay=0.0,
+               **_MEASURED),
     small=dict(groups=8, dropout=0.0, learning_rate=1e-3, warmup_steps=200, decay="linear",
-               ema_decay=0.995),
+               ema_decay=0.995, **_MEASURED),
     medium=dict(learning_rate=4e-4, warmup_steps=1000, decay="linear", ema_decay=0.999),
 )  # fmt: skip

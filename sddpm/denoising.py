@@ -22,12 +22,14 @@ from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
 @dataclass(frozen=True)
 class DenoiserTraining:
-    """How a noise network is trained. The defaults are the published ones."""
+    """How a noise network is trained. The defaults are those of the published SDDPM code, which
+    are not the paper's everywhere."""
 
     learning_rate: float = 2e-4
-    """Adam's step size after the warm-up."""
-    warmup_steps: int = 5000
-    """Steps over which the step size rises linearly from 0; at most a fifth of the run."""
+    """Adam's step size after the warm-up; 1e-5 in arXiv 2408.16467."""
+    warmup_steps: int = 0
+    """Steps over which the step size rises linearly from 0; at most a fifth of the run. The paper
+    has 5,000; its code takes the number and never applies it."""
     decay: Literal["constant", "linear"] = "constant"
     """What the step size does after the warm-up: stay, or fall linearly to 0 at the end."""
     gradient_clip: float = 1.0

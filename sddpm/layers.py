@@ -74,12 +74,15 @@ def conv3x3(
     reads: Reads,
     stride: int = 1,
     make: Callable[..., nn.Conv2d] = nn.Conv2d,
+    xavier: bool = True,
 ) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (halves it at stride 2), Xavier-initialised.
+    """A 3x3 convolution that keeps the size (halves it at stride 2).
 
-    ``make`` builds it, from the arguments of ``nn.Conv2d``.
+    ``make`` builds it, from the arguments of ``nn.Conv2d``. ``xavier``: Xavier-initialised, bias
+    0; else it starts as torch's own do.
     """
-    return _xavier(declare(make(inputs, outputs, 3, stride, 1), reads=reads))
+    layer = declare(make(inputs, outputs, 3, stride, 1), reads=reads)
+    return _xavier(layer) if xavier else layer
 
 
 def conv1x1(

@@ -29,6 +29,7 @@ from sddpm.checkpoint import (
     read_config,
     save_checkpoint,
 )
+from sddpm.configuration import complete
 from sddpm.denoising import Denoiser
 from sddpm.guidance import GUIDANCE, Thresholds, read_guidance
 from sddpm.protocol import ImageShape, to_uint8
@@ -183,7 +184,8 @@ def _read(folder: Path, facts: Mapping[str, Any], name: str, kind: type[Any]) ->
         if not isinstance(values, Mapping):
             raise ValueError(f"expected an object, found {values!r}")
         known = {field.name for field in fields(kind)}
-        return TypeAdapter(kind).validate_python({k: v for k, v in values.items() if k in known})
+        found = {k: v for k, v in complete(kind, values).items() if k in known}
+        return TypeAdapter(kind).validate_python(found)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, (name, *problem["loc"])))

@@ -24,6 +24,7 @@ from sddpm.diffusion import DiffusionConfig
 from sddpm.guidance import Thresholds
 from sddpm.layers import solver_arithmetic
 from sddpm.protocol import ImageShape
+from sddpm.published_samplers import PublishedScheduler
 from sddpm.rng import ImageStreams
 from sddpm.schedulers import NextStepDDIM, NoiselessEndDDPM, SolverToImage
 
@@ -78,7 +79,7 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "ddpm": SamplerEntry(
         NoiselessEndDDPM,
         {"variance_type": "fixed_large", "clip_sample": True, "timestep_spacing": "trailing"},
-        "ancestral sampling, variance beta_t, predicted image clipped (as published)",
+        "ancestral sampling, predicted image clipped; with 1000 steps as published by SDDPM",
     ),
     "ddim": SamplerEntry(
         NextStepDDIM,
@@ -91,6 +92,17 @@ SAMPLERS: dict[str, SamplerEntry] = {
         {"form": "ddim", "spacing": "quadratic"},
         "DDIM, steps denser at low noise, predicted image clipped",
         takes_eta=True,
+    ),
+    "ddim_published": SamplerEntry(
+        PublishedScheduler,
+        {"form": "ddim"},
+        "SDDPM's code: DDIM that stops at diffusion step 0, short of the image",
+    ),
+    "ddpm_published": SamplerEntry(
+        PublishedScheduler,
+        {"form": "ddpm"},
+        "SDDPM's code: ancestral with the noise of one diffusion step whatever the jump; its "
+        "S steps are S + 1 here up to S = 500",
     ),
     "dpm_solver": SamplerEntry(
         SolverToImage,

@@ -27,7 +27,8 @@ from sddpm.unet import UNet
 
 @dataclass(frozen=True)
 class Config(system.Config):
-    """SDDPM with TSM: the parent's fields, and stage 2's optimisation."""
+    """SDDPM with TSM: the parent's fields, and stage 2's optimisation. The parent's weights take
+    the place of the initial ones."""
 
     learning_rate: float = 1e-5
     """Adam's step size after the warm-up; the papers do not state stage 2's."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,15 @@ from sddpm.neurons import (
     MembraneReadout,
 )
 from sddpm.protocol import ImageShape
+from sddpm.split_norm import SplitBatchNorm2d
 from sddpm.temporal import TemporalConv2d
 from sddpm.upsampling import upsample_and_convolve
 from sddpm.widths import FreshUNet, UNetWidths, check_widths
+
+Initialisation = Literal["xavier", "published"]
+"""Where weights start. ``xavier``: Xavier uniform and biases of 0 in every layer. ``published``:
+so in all but the stem's second convolution and the temporal head's, which the published SDDPM
+code leaves at torch's default: about half the deviation, and biases."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,10 @@ class UNetConfig(FreshUNet):
     mean_shortcuts: bool = False
     """Let the blocks' 1x1 shortcuts read the mean over spiking time, once, instead of every step.
     They are linear, so the mean of their output is the same."""
+    initialisation: Initialisation = "xavier"
+    """Where weights start; the head's convolution has a gain of 1e-5 in either."""
+    norm_images: int = 0
+    """Images that share BatchNorm's statistics in training; 0: the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +83,23 @@ class Recipe:
             config.activation, config.time_steps, config.threshold, config.levels
         )
 
-    def conv3x3(self, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    @property
+    def all_xavier(self) -> bool:
+        """Whether the two layers that published code forgets start as all others do."""
+        return self.config.initialisation == "xavier"
+
+    def norm(self, channels: int, constant: bool = False) -> nn.BatchNorm2d:
+        """``constant``: of what is the same at all spiking steps and is given once."""
+        config = self.config
+        if not config.norm_images:
+            return nn.BatchNorm2d(channels)
+        steps = 1 if constant else config.time_steps
+        return SplitBatchNorm2d(channels, images=config.norm_images, time_steps=steps)
+
+    def conv3x3(self, inputs: int, outputs: int, stride: int = 1, xavier: bool = True) -> nn.Conv2d:
         """A convolution that reads an activation."""
-        return conv3x3(inputs, outputs, reads=self.reads, stride=stride, **self._tsm())
+        options = {"reads": self.reads, "stride": stride, "xavier": xavier, **self._tsm()}
+        return conv3x3(inputs, outputs, **options)
 
     def conv3x3_real(self, inputs: int, outputs: int, constant: bool = False) -> nn.Conv2d:
         """A convolution that reads real numbers; ``constant`` ones are given once for all steps."""
@@ -114,15 +138,15 @@ class Stem(nn.Module):
         # TSM's first convolution differs from step to step, so it encodes by itself.
         tsm = recipe.config.temporal_scaling
         self.encode = nn.Identity() if tsm else DirectEncoding(recipe.config.time_steps)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = recipe.norm(channels)
         self.act = recipe.activation()
-        self.conv2 = recipe.conv3x3(channels, channels)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = recipe.conv3x3(channels, channels, xavier=recipe.all_xavier)
+        self.bn2 = recipe.norm(channels)
         self.shortcut: nn.Module | None = None
         if recipe.config.stem_shortcut:
             self.shortcut = nn.Sequential(
                 conv3x3(image_channels, channels, reads="real"),
-                nn.BatchNorm2d(channels),
+                recipe.norm(channels, constant=True),
                 DirectEncoding(recipe.config.time_steps),
             )
 
@@ -145,11 +169,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.act1 = recipe.activation()
         self.conv1 = recipe.conv3x3(inputs, outputs)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = recipe.norm(outputs)
         self.embed = linear(embedding, outputs, reads="real")
         self.act2 = recipe.activation()
         self.conv2 = recipe.conv3x3(outputs, outputs)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = recipe.norm(outputs)
         self.shortcut = recipe.shortcut(inputs, outputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -166,7 +190,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.act = recipe.activation()
         self.conv = recipe.conv3x3(channels, channels, stride=2)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = recipe.norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return normalise(self.conv(self.act(x)), self.bn)
@@ -179,7 +203,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.act = recipe.activation()
         self.conv = recipe.conv3x3(channels, channels)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = recipe.norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return normalise(upsample_and_convolve(self.act(x), self.conv), self.bn)
@@ -191,11 +215,13 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, image_channels: int, recipe: Recipe) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = recipe.norm(channels)
         self.conv = recipe.conv3x3_real(channels, image_channels)
         nn.init.xavier_uniform_(self.conv.weight, gain=1e-5)
-        self.temporal_conv = conv3x3(image_channels, image_channels, reads="real")
-        self.temporal_bn = nn.BatchNorm2d(image_channels)
+        self.temporal_conv = conv3x3(
+            image_channels, image_channels, reads="real", xavier=recipe.all_xavier
+        )
+        self.temporal_bn = recipe.norm(image_channels)
         if recipe.config.linear_head:
             nn.init.zeros_(self.temporal_bn.weight)
 
@@ -281,6 +307,12 @@ def _check(config: UNetConfig) -> None:
         raise ValueError(f"image_channels={config.image_channels}: expected 1 or 3")
     check_widths(config)
     make_activation(config.activation, config.time_steps, config.threshold, config.levels)
+    if config.initialisation not in ("xavier", "published"):
+        raise ValueError(
+            f"initialisation={config.initialisation!r}: expected 'xavier' or 'published'"
+        )
+    if config.norm_images < 0:
+        raise ValueError(f"norm_images={config.norm_images}: expected 0 (the batch) or more")
     if config.temporal_scaling and not is_spiking(config.activation):
         raise ValueError(f"temporal_scaling needs spiking time; {config.activation!r} has none")
     if config.temporal_scaling and is_rate_coded(config.activation):

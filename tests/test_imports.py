@@ -23,8 +23,8 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 NAMES = {module.removesuffix(".__init__") for module in MODULES}
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
-    "protocol", "layers", "rng", "training", "checkpoint", "samplers", "analytic", "guidance",
-    "progress", "version",
+    "protocol", "layers", "rng", "training", "checkpoint", "configuration", "samplers", "analytic",
+    "guidance", "progress", "version",
 }  # fmt: skip
 
 # The packages and modules of bench/, from the ground up: each imports from rows below its own only.

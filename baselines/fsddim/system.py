@@ -54,13 +54,11 @@ from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
 @dataclass(frozen=True)
 class Config(DenoiserTraining):
-    """FSDDIM. The defaults are the published CIFAR-10 configuration (grey images: a step size of
-    1e-3; CelebA: 4 time steps)."""
+    """FSDDIM. The defaults are those of the published configuration files for CIFAR-10 (grey
+    images: a step size of 1e-3; CelebA: 4 time steps)."""
 
     learning_rate: float = 5e-4
     """Adam's step size; published for batches of 256, and there proportional to the batch."""
-    warmup_steps: int = 0
-    """Steps over which the step size rises linearly from 0; at most a fifth of the run."""
     gradient_clip: float = 1e9
     """Largest norm of the gradient; the published training has no limit."""
     time_steps: int = 8

@@ -40,7 +40,7 @@ from sddpm.protocol import ImageShape, System
 
 @dataclass(frozen=True)
 class Config(GanConfig):
-    """SGAN. The defaults are the published ones for MNIST."""
+    """SGAN. The defaults are those of the published configuration file for MNIST."""
 
     latent: int = 100
     """Normal latent variables an image, repeated at every step."""

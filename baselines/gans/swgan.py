@@ -35,7 +35,7 @@ from sddpm.protocol import ImageShape, System
 
 @dataclass(frozen=True)
 class Config(GanConfig):
-    """SWGAN. The defaults are the published ones for MNIST."""
+    """SWGAN. The defaults are those of the published configuration file for MNIST."""
 
     critic_channels: int = 32
     """Of the critic's first convolution; the second has twice as many."""

@@ -69,7 +69,7 @@ from sddpm.rng import ImageStreams
 
 @dataclass(frozen=True)
 class Config:
-    """Spiking-Diffusion. The defaults are the published ones."""
+    """Spiking-Diffusion. The defaults are those of the published code."""
 
     time_steps: int = 16
     """Spiking time steps of the autoencoder and of one denoiser evaluation."""

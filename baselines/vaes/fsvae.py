@@ -65,7 +65,7 @@ FIRST_REPLACED = 5
 
 @dataclass(frozen=True)
 class Config:
-    """FSVAE. The defaults are the published ones."""
+    """FSVAE. The defaults are those of the published code for images of 32 pixels."""
 
     time_steps: int = 16
     """Spiking time steps, which are also the steps of the latent."""

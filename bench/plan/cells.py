@@ -25,6 +25,7 @@ from bench.suites.schema import (
     Preset,
     Suite,
 )
+from sddpm.configuration import complete, storable
 from sddpm.training import fast_precision
 
 MOST_CELLS = 10_000
@@ -64,7 +65,7 @@ class Training:
     time_steps: int | None
     """Spiking time steps that it is trained with; None where the checkpoint has no such axis."""
     config: Mapping[str, Any]
-    """Every field of the system's Config."""
+    """The system's Config as :func:`resolve_config` gives it."""
     data: Data
     steps: int
     batch_size: int
@@ -261,7 +262,9 @@ def find_preset(suite: Suite, name: str) -> Preset:
 def resolve_config(
     system: str, preset_name: str, overrides: Mapping[str, Any], where: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Every field of a system's Config: its defaults, its preset's, then ``overrides``.
+    """The fields of a system's Config: its defaults, its preset's, then ``overrides``; without
+    those that say what was so before there was such a field (:mod:`sddpm.configuration`), so
+    that a new field leaves the hashes of what it does not change.
 
     Raises:
         ValueError: an unknown field or a value of the wrong type; ``where`` of the field begins
@@ -284,13 +287,14 @@ def resolve_config(
         raise ValueError(f"{where(field)}: {message}") from error
     # Through JSON, so that a configuration equals the one read back from a checkpoint.
     resolved: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return resolved
+    return storable(module.Config, resolved)
 
 
 def make_config(system: str, values: Mapping[str, Any]) -> Any:
-    """A system's Config from JSON values, as a checkpoint holds them."""
+    """A system's Config from JSON values, as a checkpoint holds them, of any age."""
+    kind = load_module(system).Config
     try:
-        return TypeAdapter(load_module(system).Config).validate_python(dict(values))
+        return TypeAdapter(kind).validate_python(complete(kind, values))
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))

@@ -35,6 +35,7 @@ from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.winograd import WinogradConvolution
 from sddpm.layers import TimeEmbedding
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
+from sddpm.split_norm import SplitBatchNorm2d
 from sddpm.temporal import TemporalConv2d
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 
@@ -47,7 +48,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 MODES = {"exact": Precision(torch.float32, 3), "fast": Precision(torch.bfloat16, 1)}
-"""``exact``: equal to the network but for rounding, as one float32 implementation to another.
+"""``exact``: equal to the network but for rounding, as one float32 implementation to another. On
+some inputs a rounding flips a spike, and the output moves visibly, as it does between float32 and
+float64: single images may differ, their distribution does not (see results/speed.md).
 ``fast``: weights rounded to 8 bits or a few more and, where the processor multiplies it, currents
 to bfloat16, which changes single spikes and so the samples, but not measurably their distribution
 (see results/speed.md)."""
@@ -101,7 +104,7 @@ def preparable(net: nn.Module) -> bool:
     containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
     known = (
         *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, NoiseOutput, nn.Identity),
-        *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, nn.Linear, ReLU, QuantReLU),
+        *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, SplitBatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
     return type(net) is UNet and all(
         (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
