@@ -62,6 +62,11 @@ class Converter:
     """Its first step size, which falls linearly to 0."""
 
     @property
+    def finetune_batch(self) -> int:
+        """Images of a step of fine-tuning."""
+        return FINETUNE_BATCH
+
+    @property
     def finetune_total(self) -> int:
         """Steps of fine-tuning over all blocks."""
         blocks = len(list(blocks_of(self.net))) if self.finetune == "blocks" else 1

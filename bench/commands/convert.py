@@ -104,7 +104,7 @@ class Schedules(click.ParamType):
 @options.data_root
 @options.device
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="Receives a checkpoint per T, tables, plots, a report.")  # fmt: skip
+              help="Receives checkpoints, records, tables, plots and a report.")  # fmt: skip
 @click.pass_context
 def convert(ctx: click.Context, ann: str, **given: Any) -> None:
     """Turn a trained ANN into a spiking network, and say what that costs.
@@ -124,12 +124,12 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
       sddpm-bench sample --ckpt converted/T16 --grid out.png
     """
     _refuse_unread(ctx)
-    from bench.convert.request import Request
+    from bench.convert.request import ConvertRequest
     from bench.convert.run import run_convert
     from sddpm.checkpoint import find_checkpoint
 
     given = {name: value for name, value in given.items() if value is not None}
-    request = Request(find_checkpoint(ann), command=options.command_line(ctx), **given)
+    request = ConvertRequest(find_checkpoint(ann), command=options.command_line(ctx), **given)
     outcome = run_convert(request, say=say)
     print_table(outcome.layer_headings, outcome.layer_rows, repeat=1)
     print_table(outcome.headings, outcome.rows, repeat=1)

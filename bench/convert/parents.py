@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.checkpoints import Checkpoint
-from bench.convert.request import Request, claim_folder
+from bench.convert.request import ConvertRequest, claim_folder
 from bench.data.datasets import load
 from bench.data.pictures import Images
 from bench.machine import Machine
@@ -38,7 +38,7 @@ class Parent:
     """Lines for the report."""
 
 
-def open_parent(request: Request, machine: Machine) -> Parent:
+def open_parent(request: ConvertRequest, machine: Machine) -> Parent:
     """The network to convert; trained first where the method or ``--distill`` says so.
 
     Raises:
@@ -96,7 +96,7 @@ def open_teacher(folder: Path, machine: Machine) -> System:
     return teacher.to(machine.device).eval()
 
 
-def distil(teacher: System, preset: str, request: Request, machine: Machine) -> Path:
+def distil(teacher: System, preset: str, request: ConvertRequest, machine: Machine) -> Path:
     """Train a ReLU twin on the predictions of ``teacher`` under ``--out``, or go on with it.
 
     Args:
@@ -137,7 +137,7 @@ def distil(teacher: System, preset: str, request: Request, machine: Machine) -> 
     return _train(teacher, facts, images, "twin", request.distill_steps, request, machine)
 
 
-def train_clips(ann: Checkpoint, parent: System, request: Request, machine: Machine) -> Path:
+def train_clips(ann: Checkpoint, parent: System, request: ConvertRequest, machine: Machine) -> Path:
     """Train clips and weights of the ReLU twin ``parent`` under ``--out``, or go on with it.
 
     Args:
@@ -160,7 +160,7 @@ def train_clips(ann: Checkpoint, parent: System, request: Request, machine: Mach
     return _train(parent, facts, images, "clipped", request.clip_steps, request, machine)
 
 
-def _distance(teacher: System, twin: Path, request: Request, machine: Machine) -> str:
+def _distance(teacher: System, twin: Path, request: ConvertRequest, machine: Machine) -> str:
     """How far a twin's predictions are from its teacher's on held-out images, as a sentence."""
     checkpoint = Checkpoint.read(twin)
     system = checkpoint.load(machine)
@@ -177,7 +177,7 @@ def _distance(teacher: System, twin: Path, request: Request, machine: Machine) -
 
 def _train(
     parent: System, facts: dict[str, Any], images: Images, home: str, steps: int,
-    request: Request, machine: Machine,
+    request: ConvertRequest, machine: Machine,
 ) -> Path:  # fmt: skip
     torch.manual_seed(request.seed)
     built_from = make_config(facts["system"], facts["config"])

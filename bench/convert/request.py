@@ -11,15 +11,14 @@ from typing import Any
 from bench.energy.prices import DEFAULT_TABLE
 from bench.files import read_json, write_json
 from bench.machine import DeviceName
+from bench.records.conversions import Times
 from sddpm.checkpoint import CONFIG
 
 CLAIM = "conversion.json"
-Times = int | tuple[int, ...]
-"""A number of spiking time steps, or a schedule of them from noise to image."""
 
 
 @dataclass(frozen=True)
-class Request:
+class ConvertRequest:
     """What a conversion was asked for; see ``sddpm-bench convert --help``."""
 
     ann: Path
@@ -67,17 +66,17 @@ class Request:
         return {"ann": fingerprint(self.ann), **{k: getattr(self, k) for k in mine}}
 
 
-def label(times: Times) -> str:
-    """Folder of the child at ``times``."""
+def folder_name(times: Times) -> str:
+    """Folder under ``--out`` of the child at ``times``."""
     return f"T{times}" if isinstance(times, int) else f"T{'-'.join(map(str, times))}"
 
 
-def claim_folder(request: Request) -> None:
+def claim_folder(request: ConvertRequest) -> None:
     """Mark ``--out`` as this conversion's, so that another one is not taken for it."""
     write_json(request.out / CLAIM, request.identity())
 
 
-def check_folder(request: Request) -> None:
+def check_folder(request: ConvertRequest) -> None:
     """Raise ValueError if ``--out`` holds something else than this very conversion."""
     out, path = request.out, request.out / CLAIM
     if path.is_file():

@@ -22,17 +22,13 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         made_by: the fields that every cell of a run shares: suite, command, machine, versions.
     """
-    training, sampling = cell.training, cell.sampling or {}
+    training = cell.training
     return {
         **made_by,
         "system": cell.system,
         "title": find(cell.system).title,
         "time_steps": cell.time_steps,
-        "sampler": sampling.get("sampler"),
-        "sampler_steps": sampling.get("steps"),
-        "eta": sampling.get("eta"),
-        "threshold": sampling.get("threshold"),
-        "engine": sampling.get("engine"),
+        **sampling_facts(cell.sampling or {}),
         "config": dict(cell.config),
         "config_hash": cell.hash,
         "training_hash": training.hash,
@@ -47,9 +43,19 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def sampling_facts(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that say how samples were drawn."""
+    return {
+        "sampler": sampling.get("sampler"),
+        "sampler_steps": sampling.get("steps"),
+        "eta": sampling.get("eta"),
+        "threshold": sampling.get("threshold"),
+        "engine": sampling.get("engine"),
+    }
+
+
 def make_record(
-    cell: Cell,
-    made_by: Mapping[str, Any],
+    facts: Mapping[str, Any],
     *,
     train_seconds: float,
     samples: Mapping[str, Any],
@@ -58,13 +64,17 @@ def make_record(
     energy_table: str,
     thresholds: Thresholds | None = None,
 ) -> Record:
-    """The record of a cell whose stages are done; the mappings are their files' contents."""
+    """The record of a cell whose stages are done.
+
+    Args:
+        facts: fields that are known before anything is measured, as :func:`cell_facts` gives them.
+        samples: the stages' files by their contents, as ``energy`` and ``scores`` are.
+    """
     counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
     published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
     with_memory = price_memory(counts)
     moved = accesses(counts["per_image"])
-    return Record(
-        **cell_facts(cell, made_by),
+    measured = dict(
         thresholds=thresholds,
         reference_images=scores["references"],
         reference_split=scores["asked"]["split"],
@@ -91,6 +101,7 @@ def make_record(
         },
         peak_memory_mib=max(samples["peak_memory_mib"], energy["peak_memory_mib"]),
     )
+    return Record(**{**facts, **measured})
 
 
 def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, Any]:

@@ -61,6 +61,33 @@ class Energy(_Part):
     per_image_mj: Amount
 
 
+class ConversionFacts(_Part):
+    """A network of a conversion, compared with the parent on the same noised held-out images."""
+
+    id: str
+    """Of everything that decides the conversion: equal in the records of all its networks."""
+    relative_error: Amount
+    """Norm of the difference of the noise predictions over the norm of the parent's; 0 for the
+    parent."""
+    denoising_loss: Amount
+    """Mean squared error of the predicted noise."""
+    loss_ratio: Amount
+    """Denoising loss over the parent's."""
+    firing_rate: Amount | None = None
+    """Spikes per neuron and time step on the held-out images; None for the parent."""
+    evaluation_mj: dict[str, Amount]
+    """Millijoules of one network evaluation of a held-out image, by accounting."""
+    calibration_images: Count
+    held_out_images: Count
+    """At most so many of each were asked for."""
+    finetune: str
+    """How children were fine-tuned: end-to-end, or in blocks."""
+    finetune_steps: Count
+    """Steps of fine-tuning of each child, or of each of its blocks; 0: none."""
+    notes: tuple[str, ...] = ()
+    """How the parent came about, as sentences."""
+
+
 class Record(_Part):
     """One cell of the comparison, measured once."""
 
@@ -100,7 +127,8 @@ class Record(_Part):
     train_images: Count
     """Images seen in training, repeats counted."""
     precision: str
-    samples: Size
+    samples: Count
+    """0: none were drawn."""
 
     reference_images: Size | None = None
     reference_split: str | None = None
@@ -123,6 +151,9 @@ class Record(_Part):
     memory_per_image: MemoryAccesses | None = None
     firing_rate: Amount | None = None
     """Spikes per neuron and time step; None for networks without spiking neurons."""
+
+    conversion: ConversionFacts | None = None
+    """Of the networks that ``convert`` makes, and of their parent; None for the others."""
 
     wall_seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
     """By stage: train, sample, score, energy."""

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, lower_is_better
+from bench.records.conversions import ConversionCurve
 from bench.records.record import Energy, Record
 from bench.registry import SYSTEMS
 from bench.report.sources import (
     HASH_CHARACTERS,
-    Conversion,
     Planned,
     Published,
     Sources,
@@ -173,7 +173,7 @@ class Section:
     dataset: str
     boards: Sequence[Board]
     published: Sequence[Published]
-    conversions: Sequence[Conversion]
+    conversions: Sequence[ConversionCurve]
 
     @property
     def name(self) -> str:
@@ -199,7 +199,7 @@ class Report:
 def make_report(sources: Sources, published: Sequence[Published], command: str = "") -> Report:
     """Sort what was found into sections, boards and rows."""
     boards = _boards(sources)
-    names = [b.dataset for b in boards] + [c.dataset or "unnamed data" for c in sources.conversions]
+    names = [b.dataset for b in boards] + [c.dataset for c in sources.conversions]
     sections = []
     for number, dataset in enumerate(dict.fromkeys(names), start=1):
         sections.append(
@@ -208,7 +208,7 @@ def make_report(sources: Sources, published: Sequence[Published], command: str =
                 dataset,
                 [board for board in boards if board.dataset == dataset],
                 [row for row in published if row.dataset == base_name(dataset)],
-                [c for c in sources.conversions if (c.dataset or "unnamed data") == dataset],
+                [c for c in sources.conversions if c.dataset == dataset],
             )
         )
     for number, board in enumerate((b for s in sections for b in s.boards), start=1):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from bench.quality.metrics import heading
+from bench.records.conversions import ConversionCurve, ConvertedNetwork
 from bench.registry import SYSTEMS
 from bench.report.boards import Row, Section
-from bench.report.sources import Conversion, ConversionPoint
 from bench.report.style import (
     INK,
     MARKS,
@@ -28,8 +28,8 @@ from bench.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENERGIES = (("published_mj", "-", True), ("strict_mj", "--", False))
-"""Energy of a point -> its line, and whether its mark is filled."""
+ENERGIES = (("published", "-", True), ("strict", "--", False))
+"""Accounting of energy -> its line, and whether its mark is filled."""
 DIRECT = "*"
 """Mark of a network that was trained with its spikes."""
 LINE = 46
@@ -63,23 +63,24 @@ def plot_conversions(section: Section) -> Drawing:
     across = 2 if max(map(len, names)) <= LINE else 1
     with figure_of(2.1 + 0.17 * -(-len(names) // across), ncols=3) as (figure, axes):
         error, quality, energy = axes[0]
-        _lines(error, conversions, styles, lambda p: 100 * p.relative_error)
-        y_scale(error, [100 * p.relative_error for p in points])
+        _lines(error, conversions, styles, lambda p: 100 * p.facts.relative_error)
+        y_scale(error, [100 * p.facts.relative_error for p in points])
         error.set_ylabel("relative error (%)")
         if metric:
             _quality(quality, conversions, styles, metric, rivals)
         else:
-            _lines(quality, conversions, styles, lambda p: p.loss_ratio)
+            _lines(quality, conversions, styles, lambda p: p.facts.loss_ratio)
             quality.axhline(1, color=INK, linewidth=1, linestyle=":")
-            y_scale(quality, [1.0, *(p.loss_ratio for p in points)])
+            y_scale(quality, [1.0, *(p.facts.loss_ratio for p in points)])
             quality.set_ylabel("denoising loss / parent's")
         _energy(energy, conversions, styles, rivals)
         for ax in axes[0]:
             steps_axis(ax, steps)
             ax.set_xlabel("spiking time steps T")
         figure.legend(handles, names, frameon=False, ncols=across, loc="outside upper center")
+    drawn = join(sorted({conversion.protocol for conversion in scored}))
     middle = (
-        f"Middle: {heading(metric)} of {_protocol(scored)}; dotted: the ANN."
+        f"Middle: {heading(metric)} of {drawn}; dotted: the ANN."
         if metric
         else "Middle: denoising loss as a multiple of the parent's."
     )
@@ -98,8 +99,8 @@ def plot_conversions(section: Section) -> Drawing:
 def direct(section: Section, metric: str) -> list[Row]:
     """Rows of spiking denoisers that were trained as such and whose samples were drawn and scored
     as the conversions' were."""
-    asked = {(c.evaluation.solver, c.evaluation.samples) for c in section.conversions
-             if c.evaluation}  # fmt: skip
+    scored = [curve.parent for curve in section.conversions if curve.scored]
+    asked = {(parent.solver, parent.record.samples) for parent in scored}
     return [
         row
         for board in section.boards
@@ -112,7 +113,7 @@ def direct(section: Section, metric: str) -> list[Row]:
     ]
 
 
-def _lines(ax: Axes, conversions: Sequence[Conversion], styles: Any, of: Any) -> None:
+def _lines(ax: Axes, conversions: Sequence[ConversionCurve], styles: Any, of: Any) -> None:
     for (colour, mark), conversion in zip(styles, conversions, strict=True):
         constant = [point for point in conversion.points if not point.schedule]
         x = [point.time_steps or 0 for point in constant]
@@ -124,9 +125,13 @@ def _lines(ax: Axes, conversions: Sequence[Conversion], styles: Any, of: Any) ->
 
 
 def _quality(
-    ax: Axes, conversions: Sequence[Conversion], styles: Any, metric: str, rivals: Sequence[Row]
+    ax: Axes,
+    conversions: Sequence[ConversionCurve],
+    styles: Any,
+    metric: str,
+    rivals: Sequence[Row],
 ) -> None:
-    def of(point: ConversionPoint) -> float:
+    def of(point: ConvertedNetwork) -> float:
         return point.metrics.get(metric, float("nan"))
 
     _lines(ax, conversions, styles, of)
@@ -140,21 +145,22 @@ def _quality(
 
 
 def _energy(
-    ax: Axes, conversions: Sequence[Conversion], styles: Any, rivals: Sequence[Row]
+    ax: Axes, conversions: Sequence[ConversionCurve], styles: Any, rivals: Sequence[Row]
 ) -> None:
     for (colour, mark), conversion in zip(styles, conversions, strict=True):
         constant = [point for point in conversion.points if not point.schedule]
         x = [point.time_steps or 0 for point in constant]
         for name, line, filled in ENERGIES:
-            ax.plot(x, [getattr(p, name) for p in constant], color=colour, marker=mark,
+            ax.plot(x, [p.facts.evaluation_mj[name] for p in constant], color=colour, marker=mark,
                     markersize=4, linewidth=1.2, linestyle=line,
                     markerfacecolor=colour if filled else PAPER)  # fmt: skip
-    for parent in {c.parent.strict_mj for c in conversions}:
+    for parent in {c.parent.facts.evaluation_mj["strict"] for c in conversions}:
         ax.axhline(parent, color=INK, linewidth=1, linestyle=":")
-    drawn = [mj for c in conversions for p in c.points for mj in (p.published_mj, p.strict_mj)]
+    drawn = [p.facts.evaluation_mj[name] for c in conversions for p in c.points
+             for name, _, _ in ENERGIES]  # fmt: skip
     for row in rivals:
         for name, _, filled in ENERGIES:
-            at = mean(row.evaluation_energy(name.removesuffix("_mj")))
+            at = mean(row.evaluation_energy(name))
             ax.plot(row.time_steps or 0, at, DIRECT, color=INK, markersize=8,
                     markerfacecolor=INK if filled else PAPER)  # fmt: skip
             drawn.append(at)
@@ -162,9 +168,3 @@ def _energy(
     ax.set_ylabel("mJ per evaluation")
     kinds = [handle(INK, "o", True, "-"), handle(INK, "o", False, "--"), handle(INK, "", True, ":")]
     ax.legend(kinds, ["published", "strict", "the ANN"], frameon=False, fontsize=7)
-
-
-def _protocol(scored: Iterable[Conversion]) -> str:
-    told = {f"{c.evaluation.samples:,} samples, {c.evaluation.solver}" for c in scored
-            if c.evaluation}  # fmt: skip
-    return join(sorted(told)) or "samples of each"

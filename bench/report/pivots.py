@@ -7,8 +7,8 @@ from functools import partial
 
 from bench.plan.sampling import solver
 from bench.quality.metrics import heading, lower_is_better, shown
+from bench.records.conversions import ConvertedNetwork
 from bench.report.boards import Board, Row, Section
-from bench.report.sources import ConversionPoint
 from bench.report.tables import (
     Column,
     Entry,
@@ -57,11 +57,13 @@ def conversion_pivots(section: Section) -> list[TableText]:
     """Conversions over T, and before that their ANN: sample quality, error of the noise, loss and
     energy."""
     metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
-    readings: list[tuple[str, str, Callable[[ConversionPoint], float | None], Callable]] = [
-        ("error", "relative error of the noise, %", lambda p: 100 * p.relative_error, fixed(1)),
-        ("loss", "denoising loss over the parent's", lambda p: p.loss_ratio, fixed(3)),
-        ("energy", "strict energy of an evaluation, mJ", lambda p: p.strict_mj, significant),
-    ]
+    readings: list[tuple[str, str, Callable[[ConvertedNetwork], float | None], Callable]] = [
+        ("error", "relative error of the noise, %",
+         lambda p: 100 * p.facts.relative_error, fixed(1)),
+        ("loss", "denoising loss over the parent's", lambda p: p.facts.loss_ratio, fixed(3)),
+        ("energy", "strict energy of an evaluation, mJ",
+         lambda p: p.facts.evaluation_mj["strict"], significant),
+    ]  # fmt: skip
     if metric:
         quality = (heading(metric), lambda p: p.metrics.get(metric), partial(shown, metric))
         readings.insert(0, ("quality", *quality))

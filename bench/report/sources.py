@@ -1,7 +1,7 @@
-"""What a report is made from: run folders, records files and conversions, read and checked.
+"""What a report is made from: run folders and records files, read and checked.
 
 A run's folder gives records, the cells that it planned, sample grids and firing rates by layer;
-a bare ``records.jsonl`` gives records alone; a folder that ``convert`` wrote gives curves.
+a bare ``records.jsonl`` gives records alone. Records that ``convert`` wrote are curves.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bench.quality.metrics import metric_of, ranking_column
+from bench.records.conversions import ConversionCurve, read_curves
 from bench.records.record import Record, read_records
-from bench.registry import load_hook
 
-RUN, RECORDS, CONVERSION = "run.json", "records.jsonl", "conversion.csv"
-EVALUATION = "evaluation.json"
+RUN, RECORDS = "run.json", "records.jsonl"
 PUBLISHED = "published.csv"
 HASH_CHARACTERS = 8
 """Of a cell's hash in the name of its folder."""
@@ -40,58 +38,6 @@ class Planned:
     def hash(self) -> str:
         """The first characters of the cell's hash."""
         return self.name.rsplit("-", 1)[-1]
-
-
-@dataclass(frozen=True)
-class ConversionPoint:
-    """One row of ``conversion.csv``; energies per network evaluation of one image."""
-
-    time_steps: int | None
-    """None: the parent."""
-    relative_error: float
-    denoising_loss: float
-    loss_ratio: float
-    firing_rate: float | None
-    published_mj: float
-    strict_mj: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Quality of its samples by the extractor's columns; empty where none were drawn."""
-    schedule: str = ""
-    """Spiking time steps in equal parts of the denoising, as ``4/8/12``; ``time_steps`` is then
-    their mean. Empty where they are the same everywhere."""
-
-    @property
-    def label(self) -> str:
-        """Its time steps, for people."""
-        return self.schedule or str(self.time_steps)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How the samples of a conversion were drawn and scored."""
-
-    solver: str
-    samples: int
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """The curves of one conversion."""
-
-    name: str
-    """Method and what it was given."""
-    dataset: str | None
-    command: str
-    parent: ConversionPoint
-    points: Sequence[ConversionPoint]
-    """By spiking time steps, fewest first."""
-    evaluation: Evaluation | None = None
-    """None where no samples were drawn."""
-
-    @property
-    def ranked_by(self) -> str | None:
-        """The column of the Frechet distance."""
-        return ranking_column(self.parent.metrics)
 
 
 @dataclass(frozen=True)
@@ -121,11 +67,11 @@ class Sources:
     """Beginning of a cell's hash -> its sample grid."""
     layer_rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Beginning of a cell's hash -> neuron layer -> spikes per neuron and time step."""
-    conversions: list[Conversion] = field(default_factory=list)
+    conversions: list[ConversionCurve] = field(default_factory=list)
 
 
 def read_sources(paths: Sequence[Path]) -> Sources:
-    """Read run folders, folders with a ``records.jsonl``, records files and conversions.
+    """Read run folders, folders with a ``records.jsonl``, and records files.
 
     Raises:
         FileNotFoundError: a path is not there.
@@ -133,29 +79,30 @@ def read_sources(paths: Sequence[Path]) -> Sources:
     """
     found = Sources()
     kept: dict[tuple[Any, ...], Record] = {}
+    curves: dict[str, ConversionCurve] = {}
     for path in paths:
         found.names.append(str(path))
         if not path.exists():
             raise FileNotFoundError(
-                f"{path}: no such file or folder; expected a run's folder, a {RECORDS} or a "
-                "folder that convert wrote"
+                f"{path}: no such file or folder; expected a {RECORDS}, or a folder that run or "
+                "convert wrote"
             )
         if path.is_file():
             if path.suffix != ".jsonl":
                 raise ValueError(f"{path}: expected a records file (.jsonl) or a folder")
-            _keep(kept, read_records(path))
+            _keep(kept, curves, path)
             continue
-        known = [name for name in (RUN, RECORDS, CONVERSION) if (path / name).is_file()]
+        known = [name for name in (RUN, RECORDS) if (path / name).is_file()]
         if not known:
-            raise ValueError(f"{path}: holds no {RECORDS}, {RUN} or {CONVERSION}: not a run")
+            raise ValueError(
+                f"{path}: holds no {RECORDS} or {RUN}: neither run nor convert wrote it"
+            )
         if RECORDS in known:
-            _keep(kept, read_records(path / RECORDS))
+            _keep(kept, curves, path / RECORDS)
         if RUN in known:
             found.planned += _planned(path / RUN)
-        if CONVERSION in known:
-            found.conversions.append(_conversion(path))
         _cells(path, found)
-    found.records = list(kept.values())
+    found.records, found.conversions = list(kept.values()), list(curves.values())
     if not (found.records or found.conversions or found.planned):
         raise ValueError(f"{', '.join(found.names)}: no record in it, so nothing to report")
     _pictures(paths, found)
@@ -176,9 +123,16 @@ def read_published(path: Path | None = None) -> list[Published]:
     return _published(_text(path), f"--published {path}")
 
 
-def _keep(kept: dict[tuple[Any, ...], Record], records: Sequence[Record]) -> None:
-    """A later record replaces the same cell's earlier one; a failure replaces no result."""
-    for record in records:
+def _keep(
+    kept: dict[tuple[Any, ...], Record], curves: dict[str, ConversionCurve], path: Path
+) -> None:
+    """Add the records of ``path``, those of a conversion together, as a curve by its id.
+
+    A later record replaces the same cell's earlier one; a failure replaces no result.
+    """
+    records = read_records(path)
+    curves |= read_curves(records, str(path))
+    for record in (record for record in records if record.conversion is None):
         key = (record.config_hash, record.extractor, record.energy_table)
         old = kept.get(key)
         if old is None or record.status == "ok" or old.status == "failed":
@@ -227,78 +181,6 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
                 cells = [r for r in own if r.system == picture.stem]
             if len({r.config_hash for r in cells}) == 1:
                 found.grids.setdefault(cells[0].config_hash[:HASH_CHARACTERS], picture)
-
-
-def _conversion(folder: Path) -> Conversion:
-    path = folder / CONVERSION
-    names = [f.name for f in fields(ConversionPoint) if f.default_factory is f.default is MISSING]
-    points = []
-    for where, row in _rows(_text(path), str(path), names):
-        values: dict[str, Any] = {
-            name: None if row[name] == "-" else _number(row[name], f"{where}: {name}")
-            for name in names
-        }
-        needed = set(names) - {"time_steps", "firing_rate"}
-        if any(values[name] is None for name in needed):
-            raise ValueError(f"{where}: a figure is missing; only T and the rate may be a dash")
-        if values["time_steps"] is not None:
-            values["time_steps"] = _whole(values["time_steps"], f"{where}: time_steps")
-        scored = {
-            name: _number(text, f"{where}: {name}")
-            for name, text in row.items()
-            if metric_of(name) and text != "-"
-        }
-        schedule = row.get("schedule", "-")
-        schedule = "" if schedule == "-" else schedule
-        points.append(ConversionPoint(**values, metrics=scored, schedule=schedule))
-    parents = [point for point in points if point.time_steps is None]
-    children = sorted(
-        (point for point in points if point.time_steps is not None),
-        key=lambda point: point.time_steps or 0,
-    )
-    if len(parents) != 1 or not children:
-        raise ValueError(f"{path}: expected one row of the parent and at least one of its child")
-    facts = _conversion_facts(folder)
-    config, made = facts.get("config", {}), facts.get("conversion", {})
-    words = [str(config.get("method", folder.name))]
-    words += ["signed"] if config.get("signed") else []
-    words += ["window"] if config.get("readout") == "window" else []
-    method = load_hook("methods")[1].get(words[0])
-    words += [f"{config['percentile']:g} %"] if method and method.reads_percentile else []
-    steps = made.get("finetune_steps")
-    each = " a block" if made.get("finetune") == "blocks" else ""
-    words += [f"{steps:,} steps of fine-tuning{each}"] if steps else []
-    dataset = facts.get("dataset_label") or facts.get("dataset")
-    return Conversion(
-        ", ".join(words), dataset, _command(folder), parents[0], children, _evaluation(folder)
-    )
-
-
-def _evaluation(folder: Path) -> Evaluation | None:
-    path = folder / EVALUATION
-    if not path.is_file():
-        return None
-    content = _json(path)
-    solver, samples = content.get("solver"), content.get("samples")
-    if not isinstance(solver, str) or not isinstance(samples, int):
-        raise ValueError(f"{path}: expected a solver and a number of samples")
-    return Evaluation(solver, samples)
-
-
-def _conversion_facts(folder: Path) -> dict[str, Any]:
-    """What the first converted checkpoint says of itself; empty where none was kept."""
-    for path in sorted(folder.glob("T*/config.json")):
-        facts = _json(path)
-        if isinstance(facts.get("config"), dict) and isinstance(facts.get("conversion"), dict):
-            return facts
-    return {}
-
-
-def _command(folder: Path) -> str:
-    """The command that ``conversion.md`` names, on a line of its own between backticks."""
-    path = folder / "conversion.md"
-    lines = _text(path).splitlines() if path.is_file() else []
-    return next((line.strip("`") for line in lines if line.startswith("`sddpm-bench ")), "")
 
 
 def _published(text: str, where: str) -> list[Published]:

@@ -9,10 +9,11 @@ from math import floor, log10
 
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.quality.metrics import heading, shown
+from bench.records.conversions import ConvertedNetwork
 from bench.records.record import Record
 from bench.registry import SYSTEMS
 from bench.report.boards import Board, Row, Section, Stat, accountings
-from bench.report.sources import ConversionPoint, Published
+from bench.report.sources import Published
 from bench.tables.table import DASH
 
 RANKED_ENERGIES = ("published", "strict")
@@ -181,18 +182,18 @@ def conversion_table(section: Section) -> TableText:
     metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)
     headings += [heading(metric)] if metric else []
 
-    def line(name: str, point: ConversionPoint) -> Line:
-        child = point.time_steps is not None
+    def line(name: str, point: ConvertedNetwork) -> Line:
+        child, facts = point.time_steps is not None, point.facts
         return Line(
             [
                 Entry(name if child else f"{name}: its ANN", name),
                 Entry(point.label, point.time_steps) if child else Entry(DASH),
-                _number(point.relative_error if child else None, lambda v: f"{100 * v:.2f} %"),
-                _number(point.denoising_loss, fixed(5)),
-                _number(point.loss_ratio, fixed(3)),
-                _number(point.firing_rate, fixed(4)),
-                _number(point.published_mj, significant),
-                _number(point.strict_mj, significant),
+                _number(facts.relative_error if child else None, lambda v: f"{100 * v:.2f} %"),
+                _number(facts.denoising_loss, fixed(5)),
+                _number(facts.loss_ratio, fixed(3)),
+                _number(facts.firing_rate, fixed(4)),
+                _number(facts.evaluation_mj["published"], significant),
+                _number(facts.evaluation_mj["strict"], significant),
                 *([_number(point.metrics.get(metric), partial(shown, metric))] if metric else []),
             ]
         )
@@ -208,9 +209,9 @@ def conversion_table(section: Section) -> TableText:
             *(f"{c.name}: {c.command}" for c in section.conversions if c.command),
             *sorted(
                 {
-                    f"Quality: {c.evaluation.samples:,} samples of each, {c.evaluation.solver}."
+                    f"Quality: {c.parent.record.samples:,} samples of each, {c.parent.solver}."
                     for c in section.conversions
-                    if c.evaluation
+                    if c.scored
                 }
             ),
         ],

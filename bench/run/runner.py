@@ -257,8 +257,7 @@ class Runner:
         )
         scores = self._score(folder)
         return make_record(
-            cell,
-            self._made_by,
+            cell_facts(cell, self._made_by),
             train_seconds=checkpoint.train_seconds,
             samples=samples,
             energy=energy,

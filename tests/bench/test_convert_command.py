@@ -14,13 +14,16 @@ from diffusers import UNet2DModel
 from baselines import ann_twin
 from baselines.ann_ddpm import from_diffusers
 from bench.checkpoints import Checkpoint
-from bench.convert.tables import Cost, Quality, breakeven, cells, headings, sentence
+from bench.convert.tables import breakeven, headings, rows, sentence
 from bench.data.datasets import load
 from bench.machine import Machine
+from bench.records.conversions import read_curve
+from bench.records.record import read_records
 from conversion.command import Converter, prediction_error
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape, to_float
 from tests.support.calling import call
+from tests.support.records import conversion
 
 SUITE = """\
 name: tiny
@@ -177,7 +180,7 @@ def test_further_time_steps_keep_the_rows_that_are_there(
     ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr("bench.convert.run.plot_layers", lambda *_given: None)
+    monkeypatch.setattr("bench.convert.folder.plot_layers", lambda *_given: None)
     same = ["convert", "--ann", ann, *SMALL, "--out", out, "--time-steps"]
     scored = ["--evaluate", "--sampler", "ddim:1:1", "--references", 12, "--energy-images", 1,
               "--extractor", "embedded", "--samples"]  # fmt: skip
@@ -210,16 +213,38 @@ def test_further_time_steps_keep_the_rows_that_are_there(
     # Other conditions are not mixed with those of before.
     assert call(*same, "3", *scored, 11).exit_code == 0
     assert known() == [True, False, True, False]
-    assert json.loads((out / "evaluation.json").read_text())["samples"] == 11
+    records = read_records(out / "records.jsonl")
+    assert [record.samples for record in records] == [11, 10, 11, 10]
 
-    # A file of a version that did not keep the conditions: what stood there is not guessed.
-    (out / "evaluation.json").write_text('{"solver": "x", "samples": 11}')
-    done = call(*same, "3")
+    # The first conditions again: what was drawn at them is there, and is not drawn again.
+    assert call(*same, "1", *scored, 10).exit_code == 0
+    assert known() == [True, True, False, True]
+    assert table()[1] == before[1]
+
+
+def test_a_network_is_a_record(ann: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = call("convert", "--ann", ann, *SMALL, "--method", "ltb", "--time-steps", 2, "--schedule",
+                "1/3", "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "not known" in done.stderr
-    assert known() == [False] * 4
-    assert not (out / "evaluation.json").exists()
-    assert "Quality" not in (out / "conversion.md").read_text()
+    parent, constant, scheduled = read_records(out / "records.jsonl")
+    assert [r.system for r in (parent, constant, scheduled)] == ["ann_twin", *["converted"] * 2]
+    assert [r.time_steps for r in (parent, constant, scheduled)] == [None, 2, 2]
+    assert scheduled.config["schedule"] == [1, 3]
+    assert constant.config["method"] == "ltb"
+    about = json.loads((out / "T2" / "config.json").read_text())
+    assert constant.training_hash == about["hash"]
+    assert parent.training_hash == about["parent_hash"] == "0" * 64
+    assert constant.conversion is not None
+    assert constant.conversion.relative_error == about["conversion"]["relative_error"]
+    # Nothing was drawn.
+    assert (constant.samples, constant.metrics, constant.sampler) == (0, {}, None)
+
+    # What is not written down is made again: the checkpoint alone says no errors of layers.
+    (out / "layers.csv").unlink()
+    assert call("convert", "--ann", ann, *SMALL, "--method", "ltb", "--time-steps", 2, "--out",
+                out).exit_code == 0  # fmt: skip
+    assert {row["time_steps"] for row in csv.DictReader((out / "layers.csv").open())} == {"2"}
 
 
 def test_clips_of_a_relu_twin_are_trained_first(ann: Path, tmp_path: Path) -> None:
@@ -291,19 +316,22 @@ def test_another_network_is_distilled_into_a_twin(
 
 
 def test_break_even_by_hand() -> None:
-    def cost(steps: int | None, mj: float, **more: object) -> Cost:
-        return Cost(steps, 0.1, 0.5, 1.0, 0.2, mj, 2 * mj, **more)
+    def row(steps: int | None, mj: float) -> tuple[float | None, ...]:
+        return steps, 0.1, 0.5, 1.0, 0.2, mj, 2 * mj
 
-    parent = cost(None, 4.0)
-    costs = [cost(2, 1.0), cost(8, 4.0), cost(16, 9.0), cost(4, 99.0, schedule=(2, 6))]
-    assert breakeven(parent, costs, "published_mj") == (8, 16), "a schedule is no T"
-    assert breakeven(parent, costs[:1], "strict_mj") == (2, None)
-    assert "at T=16 (not yet at T=8) as published" in sentence(parent, costs)
-    assert cells(costs[-1])[0] == "2/6"
-    scored = Quality(10, {"fd_x": 1.5, "is_x": 2.0, "is_std_x": 0.1, "kid_x": 0.01}, 0.2, 3.0, 4.0)
-    rows = [cost(None, 1.0, quality=scored)]
-    assert headings(rows)[7:10] == ["FD (x) ↓", "IS (x) ↑", "KID (x) ↓"]
-    assert cells(rows[0])[7:] == ["1.50", "2.00", "0.0100", "3", "4"]
+    networks = [row(None, 4.0), row(2, 1.0), row(8, 4.0), row(16, 9.0), row(4, 99.0)]
+    curve = read_curve(conversion(networks, schedules={4: (2, 6)}), "")
+    assert breakeven(curve, "published") == (8, 16), "a schedule is no T"
+    assert breakeven(read_curve(conversion(networks[:2]), ""), "strict") == (2, None)
+    assert "at T=16 (not yet at T=8) as published" in sentence(curve)
+    assert rows(curve)[-1][0] == "2/6"
+    scored = read_curve(conversion(networks[:2], (1.5, 2.5)), "")
+    assert headings(scored)[7:9] == ["FD (efflite0) ↓", "KID (efflite0) ↓"]
+    # The stored record's energies of an image: 0.0382 and 0.0556 mJ.
+    assert [line[7:] for line in rows(scored)] == [
+        ["1.50", "0.0150", "0.0382", "0.05563"],
+        ["2.50", "0.0250", "0.0382", "0.05563"],
+    ]
 
 
 def test_fast_snn_from_a_trained_quantised_twin(suite: Path, tmp_path: Path) -> None:

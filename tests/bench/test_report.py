@@ -22,7 +22,7 @@ from bench.report.samples import read_tiles
 from bench.report.sources import PUBLISHED, Sources, read_published, read_sources
 from bench.report.tables import literature
 from tests.support.browser import find_chromium, open_page
-from tests.support.records import HASHES, cell, failed, record
+from tests.support.records import CONVERSION_ROWS, HASHES, cell, conversion, failed, record
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = r"""<script>alert(1)</script> & 50% of $x_1^2$ | \input{secret} "q" 'a' `t` *b* {#~"""
@@ -50,19 +50,6 @@ def make_run(folder: Path) -> list[Record]:
     (folder / "run.json").write_text(json.dumps(run))
     write_records(folder / "records.jsonl", records)
     return records
-
-
-def make_conversion(folder: Path) -> None:
-    folder.mkdir()
-    heading = (
-        "time_steps,relative_error,denoising_loss,loss_ratio,firing_rate,published_mj,strict_mj"
-    )
-    rows = [
-        "-,0.0,0.02,1.0,-,0.4,0.4",
-        "4,0.25,0.06,3.0,0.1,0.05,0.1",
-        "16,0.05,0.03,1.5,0.1,0.2,0.5",
-    ]
-    (folder / "conversion.csv").write_text("\n".join([heading, *rows]) + "\n")
 
 
 def call(*arguments: object) -> Result:
@@ -121,7 +108,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
     """A report on a run, a conversion and a records file of another data set and extractor."""
     folder = tmp_path_factory.mktemp("made")
     records = make_run(folder / "run")
-    make_conversion(folder / "converted")
+    write_records(folder / "converted" / "records.jsonl", conversion(CONVERSION_ROWS))
     other = [
         cell(10, fd=50.0, dataset="cifar10 (jpeg)", title="SDDPM"),
         cell(10, fd=60.0, dataset="cifar10 (jpeg)", title="SDDPM", extractor="inception-v3-compat"),

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_report import make_conversion
 
-from bench.records.record import write_records
+from bench.convert.tables import layers_csv, read_layers, rows_csv, to_markdown
+from bench.records.record import Record, write_records
 from bench.report.boards import make_report
 from bench.report.conversions import direct, plot_conversions
+from bench.report.latex import to_latex
+from bench.report.pivots import conversion_pivots
 from bench.report.sources import read_sources
 from bench.report.tables import conversion_table
 from bench.report.write import render
-from tests.support.records import cell
+from tests.support.records import CONVERSION_ROWS, cell, conversion
 
+ROOT = Path(__file__).parents[2]
 SOLVER = "ddim 10 eta=1"
+DISTANCES = (11.0, 44.0, 22.0)
+
+
+def scored(**changes: Any) -> list[Record]:
+    return conversion(CONVERSION_ROWS, DISTANCES, **changes)
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[Path]:
     """A scored conversion of digits, and records drawn in its way and in others."""
-    scored = tmp_path / "scored"
-    make_conversion(scored)
-    heading, *rows = (scored / "conversion.csv").read_text().splitlines()
-    distances = ("11.0,0.5", "44.0,0.4", "22.0,0.3")
-    lines = [f"{heading},fd_efflite0,is_std_efflite0"]
-    lines += [f"{row},{distance}" for row, distance in zip(rows, distances, strict=True)]
-    (scored / "conversion.csv").write_text("\n".join(lines) + "\n")
-    (scored / "evaluation.json").write_text(json.dumps({"solver": SOLVER, "samples": 100}))
-    (scored / "T4").mkdir()
-    facts = {"config": {"method": "ltb"}, "conversion": {}, "dataset_label": "digits"}
-    (scored / "T4" / "config.json").write_text(json.dumps(facts))
+    write_records(tmp_path / "scored" / "records.jsonl", scored())
+    alike = {"eta": 1.0, "engine": "exact"}
     records = [
-        cell(0, fd=33.0),
-        cell(1, fd=7.0, samples=50),
-        cell(2, "ann_twin", 5.0),
-        cell(3, "converted", 6.0),
-        cell(4, fd=8.0, sampler="ddim", sampler_steps=99),
+        cell(0, fd=33.0, **alike),
+        cell(1, fd=7.0, samples=50, **alike),
+        cell(2, "ann_twin", 5.0, **alike),
+        cell(3, "converted", 6.0, **alike),
+        cell(4, fd=8.0, sampler="ddim", sampler_steps=99, eta=1.0, engine="exact"),
     ]
     write_records(tmp_path / "records.jsonl", records)
-    return [scored, tmp_path / "records.jsonl"]
+    return [tmp_path / "scored", tmp_path / "records.jsonl"]
 
 
 def test_quality_is_a_column_and_the_spread_is_not(inputs: list[Path]) -> None:
@@ -50,7 +49,8 @@ def test_quality_is_a_column_and_the_spread_is_not(inputs: list[Path]) -> None:
     table = conversion_table(section)
     assert [column.text for column in table.columns][-1] == "FD (efflite0) ↓"
     assert [line.entries[-1].text for line in table.lines] == ["11.00", "44.00", "22.00"]
-    assert table.notes == [f"Quality: 100 samples of each, {SOLVER}."]
+    command = "ltb: sddpm-bench convert --ann twin --out converted"
+    assert table.notes == [command, f"Quality: 100 samples of each, {SOLVER}."]
 
 
 def test_only_what_was_drawn_alike_stands_beside_it(inputs: list[Path]) -> None:
@@ -71,16 +71,15 @@ def test_only_what_was_drawn_alike_stands_beside_it(inputs: list[Path]) -> None:
 
 @pytest.mark.parametrize("tuned", [0, 150])
 def test_the_legend_is_inside_the_figure_however_long_its_names(
-    inputs: list[Path], tuned: int
+    inputs: list[Path], tmp_path: Path, tuned: int
 ) -> None:
-    facts = {"config": {"method": "rate-channel", "signed": True, "readout": "window"},
-             "conversion": {"finetune": "blocks", "finetune_steps": tuned},
-             "dataset": "digits"}  # fmt: skip
-    (inputs[0] / "T4" / "config.json").write_text(json.dumps(facts))
-    copies = [inputs[0].with_name(f"copy{number}") for number in range(3)]
-    for copy in copies:
-        shutil.copytree(inputs[0], copy)
-    plot = plot_conversions(make_report(read_sources([*inputs, *copies]), []).sections[0])
+    copies = []
+    for number in range(4):
+        copies.append(tmp_path / f"{number}.jsonl")
+        named = {"method": "rate-channel", "signed": True, "readout": "window"}
+        records = scored(**named, finetune="blocks", finetune_steps=tuned, id=str(number))
+        write_records(copies[-1], records)
+    plot = plot_conversions(make_report(read_sources([*copies, inputs[1]]), []).sections[0])
     render(plot, "png")  # which lays it out
     figure = plot.figure
     (legend,) = figure.legends
@@ -90,11 +89,9 @@ def test_the_legend_is_inside_the_figure_however_long_its_names(
 
 
 def test_a_schedule_stands_off_the_line(inputs: list[Path]) -> None:
-    path = inputs[0] / "conversion.csv"
-    heading, ann, *rows = path.read_text().splitlines()
-    scheduled = "8" + rows[0][1:]
-    lines = [f"{heading},schedule", f"{ann},-", *(f"{row},-" for row in rows)]
-    path.write_text("\n".join([*lines, f"{scheduled},4/12"]) + "\n")
+    rows = [*CONVERSION_ROWS, (8, 0.25, 0.06, 3.0, 0.1, 0.05, 0.1)]
+    records = conversion(rows, (*DISTANCES, 44.0), schedules={3: (4, 12)})
+    write_records(inputs[0] / "records.jsonl", records)
     (section,) = make_report(read_sources(inputs), []).sections
     shown = [line.entries[1].text for line in conversion_table(section).lines]
     assert shown == ["-", "4", "4/12", "16"]
@@ -105,17 +102,20 @@ def test_a_schedule_stands_off_the_line(inputs: list[Path]) -> None:
 
 
 def test_without_samples_the_loss_is_shown(tmp_path: Path) -> None:
-    make_conversion(tmp_path / "bare")
+    write_records(tmp_path / "bare" / "records.jsonl", conversion(CONVERSION_ROWS))
     (section,) = make_report(read_sources([tmp_path / "bare"]), []).sections
     drawing = plot_conversions(section)
     assert drawing.figure.axes[1].get_ylabel() == "denoising loss / parent's"
     assert "FD" not in drawing.caption
 
 
-def test_a_damaged_evaluation_is_one_sentence(inputs: list[Path]) -> None:
-    (inputs[0] / "evaluation.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"evaluation.json: expected a solver and a number"):
-        read_sources(inputs)
+def test_only_what_was_drawn_as_the_parent_was_is_shown(inputs: list[Path]) -> None:
+    records = scored()
+    records[1] = records[1].model_copy(update={"samples": 50})
+    write_records(inputs[0] / "records.jsonl", records)
+    (section,) = make_report(read_sources(inputs), []).sections
+    shown = [line.entries[-1].text for line in conversion_table(section).lines]
+    assert shown == ["11.00", "-", "22.00"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,30 @@ def test_a_damaged_evaluation_is_one_sentence(inputs: list[Path]) -> None:
     ],
 )
 def test_a_name_says_how_it_was_tuned(inputs: list[Path], made: dict, name: str) -> None:
-    facts = {"config": {"method": "ltb", "signed": True}, "conversion": made}
-    (inputs[0] / "T4" / "config.json").write_text(json.dumps({**facts, "dataset": "digits"}))
-    (conversion,) = read_sources(inputs).conversions
-    assert conversion.name == name
+    write_records(inputs[0] / "records.jsonl", scored(signed=True, **made))
+    (curve,) = read_sources(inputs).conversions
+    assert curve.name == name
+
+
+FOLDERS = sorted(path.parent for path in (ROOT / "results/conversion").glob("*/layers.csv"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_committed_tables_are_their_records(folder: Path) -> None:
+    (curve,) = read_sources([folder]).conversions
+    assert rows_csv(curve) == (folder / "conversion.csv").read_text()
+    text = (folder / "layers.csv").read_text()
+    headings, layers = text.splitlines()[0].split(",")[1:], read_layers(text)
+    assert layers_csv(headings, layers) == text
+    report = (folder / "conversion.md").read_text()
+    plots = re.findall(r"!\[\]\((.*)\)", report)
+    assert to_markdown(curve, headings, layers, plots) == report
+
+
+def test_committed_report_shows_the_committed_records() -> None:
+    home = ROOT / "results/report"
+    inputs = re.findall(r"`(results/[^`]+)`", (home / "report.md").read_text())
+    sources = read_sources([ROOT / path for path in inputs])
+    (section,) = [s for s in make_report(sources, []).sections if s.conversions]
+    for table in (*conversion_pivots(section), conversion_table(section)):
+        assert to_latex(table) == (home / "tables" / f"{table.name}.tex").read_text(), table.name

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bench.records.conversions import read_curves
 from bench.records.record import Record
 from bench.report.boards import Board, Section, make_report
 from bench.report.pivots import conversion_pivots, pivots
-from bench.report.sources import Conversion, ConversionPoint, Sources
+from bench.report.sources import Sources
 from bench.report.tables import TableText
-from tests.support.records import record
+from tests.support.records import conversion, record
 
 
 def board(*records: Record) -> Board:
@@ -70,16 +71,15 @@ def test_nothing_swept_nothing_laid_out() -> None:
 
 
 def test_conversions_stand_beside_their_ann() -> None:
-    def point(steps: int | None, error: float, fd: float, **more: str) -> ConversionPoint:
-        return ConversionPoint(steps, error, 0.1, 1.0 + error, 0.2, 0.1, 0.123456,
-                               {"fd_efflite0": fd}, **more)  # fmt: skip
+    def row(steps: int | None, error: float) -> tuple[float | None, ...]:
+        return steps, error, 0.1, 1.0 + error, 0.2, 0.1, 0.123456
 
-    conversions = [
-        Conversion("ltb", "digits", "", point(None, 0.0, 3.0),
-                   [point(4, 0.25, 9.0), point(8, 0.125, 6.0), point(8, 0.1, 5.0,
-                    schedule="4/8/12")]),
-        Conversion("qcfs", "digits", "", point(None, 0.0, 4.0), [point(8, 0.5, 7.0)]),
-    ]  # fmt: skip
+    ltb = conversion(
+        [row(None, 0.0), row(4, 0.25), row(8, 0.125), row(8, 0.1)], (3.0, 9.0, 6.0, 5.0),
+        schedules={3: (4, 8, 12)},
+    )  # fmt: skip
+    qcfs = conversion([row(None, 0.0), row(8, 0.5)], (4.0, 7.0), method="qcfs", id="q")
+    conversions = list(read_curves([*ltb, *qcfs], "").values())
     quality, error, loss, energy = conversion_pivots(Section(1, "digits", [], [], conversions))
     assert texts(quality) == [
         ["Conversion", "ANN", "T = 4", "T = 8"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.records.record import Record
@@ -62,3 +63,53 @@ def cell(number: int, system: str = "sddpm", fd: float = 10.0, **more: Any) -> R
     """A record with the configuration hash of this number."""
     ann = {"time_steps": None, "firing_rate": None} if system == "ann_twin" else {}
     return record(system, fd, config_hash=HASHES[number], **{**ann, **more})
+
+
+def conversion(
+    rows: Sequence[Sequence[Any]], distances: Sequence[float] | None = None,
+    schedules: Mapping[int, Sequence[int]] | None = None, **changes: Any,
+) -> list[Record]:  # fmt: skip
+    """Records of a conversion of a twin on digits.
+
+    Args:
+        rows: of each network, the parent first: time steps (None), relative error, denoising
+            loss, loss over the parent's, firing rate, published and strict mJ of an evaluation.
+        distances: Frechet distance of each; None: no samples were drawn.
+        schedules: number of a row -> its schedule.
+        changes: fields of every record's configuration and of its conversion facts.
+    """
+    facts = {"id": "c" * 64, "calibration_images": 8, "held_out_images": 4,
+             "finetune": "end-to-end", "finetune_steps": 0}  # fmt: skip
+    config = {"method": "ltb", "signed": False, "percentile": 99.9, "readout": "mean"}
+    facts |= {key: value for key, value in changes.items() if key not in config}
+    config |= {key: value for key, value in changes.items() if key in config}
+    unscored = {"samples": 0, "sampler": None, "sampler_steps": None, "eta": None,
+                "extractor": None, "reference_hash": None}  # fmt: skip
+    found = []
+    for number, (steps, error, loss, ratio, rate, published, strict) in enumerate(rows):
+        measured = {"relative_error": error, "denoising_loss": loss, "loss_ratio": ratio,
+                    "firing_rate": rate,
+                    "evaluation_mj": {"published": published, "strict": strict}}  # fmt: skip
+        schedule = (schedules or {}).get(number, ())
+        child = {**config, "time_steps": steps, "schedule": list(schedule)}
+        more = unscored if distances is None else {"eta": 1.0, "engine": "exact"}
+        found.append(
+            record(
+                "ann_twin" if steps is None else "converted",
+                None if distances is None else distances[number],
+                time_steps=steps,
+                config={} if steps is None else child,
+                config_hash=f"{number:064x}",
+                command="sddpm-bench convert --ann twin --out converted",
+                conversion={**facts, **measured},
+                **more,
+            )
+        )
+    return found
+
+
+CONVERSION_ROWS = [
+    (None, 0.0, 0.02, 1.0, None, 0.4, 0.4),
+    (4, 0.25, 0.06, 3.0, 0.1, 0.05, 0.1),
+    (16, 0.05, 0.03, 1.5, 0.1, 0.2, 0.5),
+]
