@@ -87,6 +87,12 @@ SAMPLERS: dict[str, SamplerEntry] = {
         "DDIM, uniform spacing, predicted image clipped",
         takes_eta=True,
     ),
+    "ddim_unclipped": SamplerEntry(
+        NextStepDDIM,
+        {"clip_sample": False, "timestep_spacing": "trailing"},
+        "DDIM, uniform spacing, predicted image not clipped (as FSDDIM was published)",
+        takes_eta=True,
+    ),
     "ddim_quadratic": SamplerEntry(
         JumpScheduler,
         {"form": "ddim", "spacing": "quadratic"},

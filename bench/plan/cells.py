@@ -211,11 +211,12 @@ def plan_training(
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
     parent = None
-    if entry.parent is not None:
-        axis = find(entry.parent).time_axis
+    parent_name = preset.parent_of(system)
+    if parent_name is not None:
+        axis = find(parent_name).time_axis
         parent_steps = time_steps if axis == "trained" else None
         parent = plan_training(
-            suite, preset_name, data, entry.parent,
+            suite, preset_name, data, parent_name,
             time_steps=parent_steps, seed=seed, precision=precision,
         )  # fmt: skip
     overrides = dict(preset.config.get(system, {}))

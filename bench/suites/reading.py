@@ -170,6 +170,10 @@ def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
     for system, budget in preset.budgets.items():
         if budget.of_parent is not None and SYSTEMS[system].parent is None:
             found.append((("budgets",), system, "of_parent: it is built from no other system"))
+    for system, parent in preset.parents.items():
+        problem = _problem_of_parent(preset, system, parent)
+        if problem:
+            found.append((("parents",), system, problem))
     for system in preset.system_time_steps:
         if SYSTEMS[system].time_axis == "none":
             found.append((("system_time_steps",), system, "it has no spiking time steps"))
@@ -177,6 +181,24 @@ def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
         if not SYSTEMS[system].samplers:
             found.append((("system_sampling",), system, "it is sampled by no sampler"))
     return found
+
+
+def _problem_of_parent(preset: Preset, system: str, parent: str) -> str | None:
+    """Why ``system`` cannot be built from ``parent``: only from its usual parent, or from what
+    is itself built from that."""
+    usual = SYSTEMS[system].parent
+    if usual is None:
+        return "it is built from no other system"
+    line: list[str] = []
+    above: str | None = parent
+    while above is not None and above not in line:
+        line.append(above)
+        above = preset.parent_of(above)
+    if above is not None or system in line:
+        return "these systems are built from each other, in a circle"
+    if usual not in line:
+        return f"expected {usual}, or a system that is built from it, not {parent}"
+    return None
 
 
 def _unusable(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:

@@ -205,9 +205,16 @@ class Preset(_Strict):
     system_sampling: dict[SystemName, Samplings] = Field(
         default_factory=dict, description="systems that are sampled in another way than the rest"
     )
+    parents: dict[SystemName, SystemName] = Field(
+        default_factory=dict, description="systems that are built from another one than usual"
+    )
     config: dict[SystemName, dict[str, Any]] = Field(
         default_factory=dict, description="fields of a system's Config that differ from its preset"
     )
+
+    def parent_of(self, system: str) -> str | None:
+        """The system whose checkpoint ``system`` is built from; None where it needs none."""
+        return self.parents.get(system, SYSTEMS[system].parent)
 
     @model_validator(mode="after")
     def _own_length(self) -> Preset:

@@ -102,6 +102,34 @@ def test_a_system_has_time_steps_and_samplers_of_its_own(tmp_path: Path) -> None
     assert cells == ["sddpm-T2-ddim3", "sddpm_tsm-T2-ddim3", "vae", "ddpm-ddim3"]
 
 
+def test_a_system_is_built_from_another_parent() -> None:
+    text = BASE.replace(
+        "samples: 10\n", "samples: 10\n    parents: {converted: quantised_twin}\n", 1
+    )
+    (cell,) = expand(parse_suite(text, "f"), "smoke", DATA, systems=["converted"])
+    line = []
+    training = cell.training
+    while training is not None:
+        line.append(training.system)
+        training = training.parent
+    assert line == ["converted", "quantised_twin", "ann_twin"]
+
+
+@pytest.mark.parametrize(
+    ("parents", "words"),
+    [
+        ("{vae: ddpm}", "vae: it is built from no other system"),
+        ("{converted: ddpm}", "converted: expected ann_twin, or a system that is built"),
+        ("{converted: quantised_twin, quantised_twin: converted}", "in a circle"),
+        ("{converted: nothing}", "unknown system 'nothing'"),
+    ],
+)
+def test_a_parent_that_cannot_be_one_is_refused(parents: str, words: str) -> None:
+    text = BASE.replace("samples: 10\n", f"samples: 10\n    parents: {parents}\n", 1)
+    with pytest.raises(ValueError, match=rf"f, line 16: presets\.smoke\.parents.*{words}"):
+        parse_suite(text, "f")
+
+
 def test_a_new_data_set_takes_a_few_lines(tmp_path: Path) -> None:
     text = "extends: cifar10\nname: cats\ntitle: Cats\ndataset: digits\nimage_size: 8\n"
     suite = load_suite(str(write(tmp_path, cats=text)))
