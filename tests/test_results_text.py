@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.records.record import read_records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "results/README.md").read_text(encoding="utf-8")
@@ -28,15 +29,19 @@ COLUMNS = {
     "precision": ("metrics", "precision_efflite0"),
     "Precision (efflite0)": ("metrics", "precision_efflite0"),
     "Recall (efflite0)": ("metrics", "recall_efflite0"),
-    "strict mJ/image": ("energy_strict", "per_image_mj"),
-    "Strict mJ/image": ("energy_strict", "per_image_mj"),
-    "Lemaire mJ/image (with memory)": ("energy_lemaire", "per_image_mj"),
+    "strict mJ/image": ("energies", "strict"),
+    "Strict mJ/image": ("energies", "strict"),
+    "Lemaire mJ/image (with memory)": ("energies", "lemaire"),
 }  # fmt: skip
 
 
 def records(folder: str) -> list[dict[str, Any]]:
-    lines = (ROOT / "results" / folder / "records.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    """Records as dictionaries, with every energy of an image under its accounting."""
+    found = []
+    for record in read_records(ROOT / "results" / folder / "records.jsonl"):
+        energies = {key: energy.per_image_mj for key, energy in record.energies.items()}
+        found.append({**record.model_dump(), "energies": energies})
+    return found
 
 
 def tables(text: str) -> list[list[list[str]]]:

@@ -19,13 +19,13 @@ from bench.convert.quality import Evaluator, read_sampler
 from bench.convert.request import ConvertRequest, check_folder, claim_folder, folder_name
 from bench.convert.tables import headings, rows, sentence
 from bench.data.pictures import Images
+from bench.energy.accountings import ACCOUNTINGS, price_all
 from bench.energy.meter import Meter
 from bench.energy.prices import TABLES
 from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import digest
 from bench.quality.extractors import choose_extractor
 from bench.records.conversions import Times, times_of
-from bench.records.make import PRICES
 from bench.records.record import ConversionFacts, Record
 from bench.registry import choose, find, load_hook
 from sddpm.checkpoint import save_checkpoint
@@ -235,13 +235,13 @@ class ConversionRun:
         )
 
     def _metered(self, system: System) -> dict[str, float]:
-        """Millijoules of one network evaluation, by accounting."""
+        """Millijoules of one network evaluation, by the accountings that are ranked."""
         with Meter(system.generator) as meter:
             for x, _, t in list(self.held_out.batches(1))[:METERED_IMAGES]:
                 system.generator(x, t)
         counts = meter.counts(images=meter.evaluations, batches=meter.evaluations)
-        table = TABLES[self.request.energy_table]
-        return {name: price(counts, table) for name, price in PRICES.items()}
+        priced = price_all(counts, TABLES[self.request.energy_table])
+        return {key: mj for key, mj in priced.items() if ACCOUNTINGS[key].ranked}
 
     def _save(self, path: Path, child: Any, config: dict[str, Any], facts: ConversionFacts) -> str:
         """Write a checkpoint that every other command takes.

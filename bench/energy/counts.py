@@ -76,7 +76,8 @@ class Counts:
     evaluations: int
     """Network evaluations that the figures cover (all steps of one image, or 1)."""
     macs_first_conv: float
-    """Dense MACs of the first convolution in each evaluation, as often as it is executed."""
+    """Dense MACs of the first convolution that reads real numbers, in each evaluation and as often
+    as it is executed; 0 where no convolution reads them."""
     macs: float
     """MACs of all products that read real numbers, the first convolution included."""
     acs: float
@@ -86,7 +87,7 @@ class Counts:
     that read counts, of the one pass."""
     sops: float | None
     """Synaptic operations as published: nonzero fraction of the input * dense MACs, summed over
-    everything except the first convolution. None if input values were not known."""
+    everything except that convolution. None if input values were not known."""
     layers: tuple[LayerCounts, ...] = ()
     """One row per module with products, in order of first execution."""
     traffic: tuple[LayerTraffic, ...] = ()

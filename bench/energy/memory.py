@@ -4,26 +4,25 @@ The prices are SpikingJelly's (``op_counter.simple_energy``, ``op_counter.analyt
 the numbers moved are ours, because its counters see only its own neurons, skip functional
 products and take a spike for one by its value. A word is a number of 32 bits.
 
-- ``simple`` (45 nm, float32): :func:`bench.energy.prices.strict_mj`'s operations, and 24.96 pJ
-  a byte (3.12 pJ a bit) for every weight used, every bias added and each membrane read and written.
-  Nothing is reused: a weight is fetched for each operation. Activations and spikes are free.
+- ``simple`` (45 nm, float32): :func:`bench.energy.prices.strict_mj`'s operations, four additions
+  for each neuron and spiking step, and 24.96 pJ a byte (3.12 pJ a bit) for every weight used, every
+  bias added and each membrane read and written. Nothing is reused: a weight is fetched for each
+  operation. Activations and spikes are free.
 - ``lemaire`` (Lemaire et al. 2022, arXiv 2210.13107; 45 nm, int32): every number lies in an SRAM
   of the size of its layer's buffer, 10 pJ a word at 8 KiB, 20 at 32 KiB, 100 at 1 MiB and above,
   straight lines between. Inputs, weights, biases, outputs, membranes and addresses all cost.
 
 Departures from SpikingJelly's counters: accumulates are exact at the border, where ``lemaire``
 there takes the whole kernel; a layer that reads real numbers writes its outputs in a spiking
-network too; products of attention are counted; a leak's multiplication is not.
+network too; products of attention are counted. Every neuron's update counts as that of an
+integrate-and-fire neuron with a hard reset: the operations of a leak are left out, and a soft
+reset, which has an addition less, costs the same. Imports no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from spikingjelly.activation_based.op_counter import (
-    LemaireEnergyCostConfig,
-    SimpleEnergyCostConfig,
-)
+from itertools import pairwise
 
 from bench.energy.counts import Counts, LayerTraffic, NeuronTraffic
 
@@ -31,6 +30,13 @@ MJ_PER_PJ = 1e-9
 WORD_BYTES = 4
 FIFO_BYTES = 1000 * WORD_BYTES
 """Queue of spikes between two layers: 1,000 of them, as in Lemaire et al."""
+UPDATE_ADDITIONS = 4
+"""Additions of one neuron at one spiking step: input to membrane, membrane less threshold, and two
+of the hard reset. SpikingJelly counts as many for its integrate-and-fire neuron."""
+SIMPLE_MAC_PJ, SIMPLE_AC_PJ, SIMPLE_WORD_PJ = 4.6, 0.9, 24.96 * WORD_BYTES
+LEMAIRE_MULTIPLY_PJ, LEMAIRE_ADD_PJ = 3.1, 0.1
+SRAM_PJ = ((0, 0.0), (8 * 1024, 10.0), (32 * 1024, 20.0), (1024 * 1024, 100.0))
+"""Bytes of an SRAM, and picojoules of one of its words; straight lines between the points."""
 
 
 @dataclass
@@ -112,11 +118,12 @@ def _add_neurons(total: Accesses, row: NeuronTraffic) -> None:
 
 
 def simple_mj(counts: Counts, moved: Accesses) -> float:
-    """Millijoules by SpikingJelly's simple model: operations, weights, biases, membranes."""
-    cost = SimpleEnergyCostConfig.fp32()
+    """Millijoules by SpikingJelly's simple model: operations, neuron updates, weights, biases and
+    membranes."""
     words = moved.weight_reads + moved.bias_reads + 2 * moved.neuron_updates
-    operations = cost.e_mac_pj * counts.macs + cost.e_ac_pj * counts.acs
-    return (operations + cost.e_memory_pj_per_byte * WORD_BYTES * words) * MJ_PER_PJ
+    additions = counts.acs + UPDATE_ADDITIONS * moved.neuron_updates
+    operations = SIMPLE_MAC_PJ * counts.macs + SIMPLE_AC_PJ * additions
+    return (operations + SIMPLE_WORD_PJ * words) * MJ_PER_PJ
 
 
 def lemaire_mj(counts: Counts, moved: Accesses) -> float:
@@ -124,10 +131,17 @@ def lemaire_mj(counts: Counts, moved: Accesses) -> float:
 
     Additions are the accumulates, the biases, and the reset after each spike.
     """
-    cost = LemaireEnergyCostConfig()
-    mac = cost.e_mul_pj + cost.e_add_pj
+    mac = LEMAIRE_MULTIPLY_PJ + LEMAIRE_ADD_PJ
     additions = counts.acs + moved.bias_reads + moved.spikes + moved.address_additions
-    pj = mac * (counts.macs + moved.address_macs) + cost.e_add_pj * additions
+    pj = mac * (counts.macs + moved.address_macs) + LEMAIRE_ADD_PJ * additions
     for buffer_bytes, words in moved.words_by_buffer_bytes.items():
-        pj += words * WORD_BYTES * cost.memory_cost_pj(buffer_bytes)
+        pj += words * sram_pj(buffer_bytes)
     return pj * MJ_PER_PJ
+
+
+def sram_pj(buffer_bytes: float) -> float:
+    """Picojoules to move one word to or from an SRAM of this size."""
+    for (small, low), (large, high) in pairwise(SRAM_PJ):
+        if buffer_bytes <= large:
+            return low + (high - low) * (buffer_bytes - small) / (large - small)
+    return SRAM_PJ[-1][1]

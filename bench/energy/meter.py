@@ -232,9 +232,9 @@ class Meter:
             ops = product.dense
         row.add(product, ops, nonzero)
         conv = None if product.kernel is None else (name, product.kernel)
-        if conv is not None and self._first_conv is None:
+        if conv is not None and reads == "real" and self._first_conv is None:
             self._first_conv = conv
-        if conv is not None and conv == self._first_conv:
+        if conv is not None and reads == "real" and conv == self._first_conv:
             self._macs_first_conv += product.dense
         elif nonzero is not None:
             self._sops += nonzero * product.dense / max(1, product.input.numel())

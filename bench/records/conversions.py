@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.plan.sampling import solver
 from bench.quality.metrics import ranking_column
-from bench.records.record import ConversionFacts, Energy, Record
+from bench.records.record import ConversionFacts, Record
 from bench.registry import load_hook
 
 Times = int | tuple[int, ...]
@@ -73,8 +73,7 @@ class ConvertedNetwork:
 
     def image_mj(self, accounting: str) -> float:
         """Millijoules of a finished image, where samples were drawn."""
-        energy: Energy = getattr(self.record, f"energy_{accounting}")
-        return energy.per_image_mj
+        return self.record.energies[accounting].per_image_mj
 
     @property
     def solver(self) -> str:

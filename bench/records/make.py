@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from bench.energy.accountings import ACCOUNTINGS, price_all
 from bench.energy.counts import Counts, LayerTraffic, NeuronTraffic
 from bench.energy.integer import integer_mj, quantised_mj
-from bench.energy.memory import accesses, lemaire_mj, simple_mj
-from bench.energy.prices import TABLES, published_mj, strict_mj
+from bench.energy.memory import accesses
+from bench.energy.prices import TABLES
 from bench.plan.cells import Cell
 from bench.records.record import Energy, MemoryAccesses, OperationCounts, Record
 from bench.registry import find
@@ -71,8 +72,6 @@ def make_record(
         samples: the stages' files by their contents, as ``energy`` and ``scores`` are.
     """
     counts = {name: counts_of(energy[name]) for name in ("per_evaluation", "per_image")}
-    published, strict = (price_both(counts, energy_table, price) for price in PRICES.values())
-    with_memory = price_memory(counts)
     moved = accesses(counts["per_image"])
     measured = dict(
         thresholds=thresholds,
@@ -87,10 +86,7 @@ def make_record(
         counts_per_image=OperationCounts(**_totals(counts["per_image"])),
         energy_images=energy["images"],
         energy_table=energy_table,
-        energy_published=published,
-        energy_strict=strict,
-        energy_simple_memory=with_memory.get("simple with memory"),
-        energy_lemaire=with_memory.get("Lemaire with memory"),
+        energies=price_energies(counts, energy_table),
         memory_per_image=None if moved is None else MemoryAccesses(**asdict(moved)),
         firing_rate=energy["firing_rate"],
         wall_seconds={
@@ -114,11 +110,8 @@ def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, 
         "GAC per evaluation": counts["per_evaluation"].acs / 1e9,
         "firing rate": energy["firing_rate"],
     }
-    for name, price in PRICES.items():
-        both = price_both(counts, energy_table, price)
-        lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
-        lines[f"{name} mJ per image"] = both.per_image_mj
-    for name, both in price_memory(counts).items():
+    for key, both in price_energies(counts, energy_table).items():
+        name = ACCOUNTINGS[key].long_title
         lines[f"{name} mJ per evaluation"] = both.per_evaluation_mj
         lines[f"{name} mJ per image"] = both.per_image_mj
     lines["8-bit integer mJ per image"] = integer_mj(counts["per_image"])
@@ -129,30 +122,22 @@ def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, 
     return {**lines, "energy table": energy_table}
 
 
-PRICES = {"published": published_mj, "strict": strict_mj}
-MEMORY_PRICES = {"simple with memory": simple_mj, "Lemaire with memory": lemaire_mj}
 RIVAL_BITS = (2, 3, 4)
 """Of an ANN, where nothing says which spiking network it is set against."""
 
 
-def price_both(counts: Mapping[str, Counts], energy_table: str, price: Any) -> Energy:
-    """Energy per evaluation and per finished image by one accounting of :data:`PRICES`."""
+def price_energies(counts: Mapping[str, Counts], energy_table: str) -> dict[str, Energy]:
+    """Energy per evaluation and per finished image, by every accounting that the counts allow.
+
+    Args:
+        counts: ``per_evaluation`` and ``per_image``.
+    """
     table = TABLES[energy_table]
-    return Energy(
-        per_evaluation_mj=price(counts["per_evaluation"], table),
-        per_image_mj=price(counts["per_image"], table),
-    )
-
-
-def price_memory(counts: Mapping[str, Counts]) -> dict[str, Energy]:
-    """Energy by each accounting of :data:`MEMORY_PRICES`; none where traffic was not counted."""
-    moved = {name: accesses(found) for name, found in counts.items()}
-    both: dict[str, Energy] = {}
-    for name, price in MEMORY_PRICES.items():
-        mj = {of: price(counts[of], words) for of, words in moved.items() if words is not None}
-        if len(mj) == len(counts):
-            both[name] = Energy(**{f"{of}_mj": value for of, value in mj.items()})
-    return both
+    both = {of: price_all(found, table) for of, found in counts.items()}
+    return {
+        key: Energy(per_evaluation_mj=mj, per_image_mj=both["per_image"][key])
+        for key, mj in both["per_evaluation"].items()
+    }
 
 
 def counts_of(stored: Mapping[str, Any]) -> Counts:

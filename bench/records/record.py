@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-SCHEMA_VERSION = 1
+from bench.records.upgrade import upgrade
+
+SCHEMA_VERSION = 2
+"""2: energies by accounting; ``published`` and ``simple_memory`` as they are counted since."""
 
 # A NaN would be ranked first or last, and a mean of it shown.
 Size = Annotated[int, Field(ge=1)]
@@ -143,11 +146,9 @@ class Record(_Part):
     counts_per_image: OperationCounts | None = None
     energy_images: Size | None = None
     energy_table: str | None = None
-    energy_published: Energy | None = None
-    energy_strict: Energy | None = None
-    energy_simple_memory: Energy | None = None
-    """SpikingJelly's simple model, from ``memory_per_image`` on; None in older records."""
-    energy_lemaire: Energy | None = None
+    energies: dict[str, Energy] = Field(default_factory=dict)
+    """By the keys of :data:`bench.energy.accountings.ACCOUNTINGS`; one that the counts do not tell
+    is left out."""
     memory_per_image: MemoryAccesses | None = None
     firing_rate: Amount | None = None
     """Spikes per neuron and time step; None for networks without spiking neurons."""
@@ -234,7 +235,7 @@ def _parse(line: bytes, where: str) -> Record:
             f"reads up to {SCHEMA_VERSION}"
         )
     try:
-        return Record.model_validate(content)
+        return Record.model_validate(upgrade(content) if version == 1 else content)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from bench.energy.accountings import ACCOUNTINGS
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, lower_is_better
 from bench.records.conversions import ConversionCurve
@@ -94,7 +95,7 @@ class Row:
         """Millijoules per finished image by one accounting of :func:`accountings`."""
 
         def read(record: Record) -> float | None:
-            energy: Energy | None = getattr(record, f"energy_{accounting}")
+            energy: Energy | None = record.energies.get(accounting)
             return energy.per_image_mj if energy else None
 
         return self.stat(read)
@@ -103,7 +104,7 @@ class Row:
         """The same for one network evaluation of one image."""
 
         def read(record: Record) -> float | None:
-            energy: Energy | None = getattr(record, f"energy_{accounting}")
+            energy: Energy | None = record.energies.get(accounting)
             return energy.per_evaluation_mj if energy else None
 
         return self.stat(read)
@@ -231,9 +232,7 @@ def base_name(dataset: str) -> str:
 def accountings(rows: Iterable[Row]) -> list[str]:
     """Energy accountings that any of these rows was priced by: ``published``, ``strict``, ..."""
     records = [record for row in rows for record in row.records]
-    names = [name for name in Record.model_fields if name.startswith("energy_")]
-    priced = [n for n in names if any(isinstance(getattr(r, n), Energy) for r in records)]
-    return [name.removeprefix("energy_") for name in priced]
+    return [name for name in ACCOUNTINGS if any(name in r.energies for r in records)]
 
 
 def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = True) -> list[int]:

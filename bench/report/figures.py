@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from bench.energy.accountings import ACCOUNTINGS
 from bench.quality.metrics import heading, lower_is_better
 from bench.report.boards import Board, Report, Row, accountings, pareto
 from bench.report.conversions import plot_conversions
@@ -37,7 +38,6 @@ from bench.report.style import (
     steps_axis,
     y_scale,
 )
-from bench.report.tables import energy_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             colours = [look[row.system].colour for row in priced]
             place_labels(figure, ax, points, texts, colours)
             # A line break: the longest name is as wide as a panel.
-            ax.set_xlabel(f"{energy_name(name)} energy\nper image (mJ)")
+            ax.set_xlabel(f"{ACCOUNTINGS[name].long_title} energy\nper image (mJ)")
             fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
             if index % across == 0:
                 ax.set_ylabel(heading(metric))

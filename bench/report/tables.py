@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import floor, log10
 
+from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.quality.metrics import heading, shown
 from bench.records.conversions import ConvertedNetwork
@@ -14,11 +15,7 @@ from bench.records.record import Record
 from bench.registry import SYSTEMS
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
-from bench.tables.table import DASH
-
-RANKED_ENERGIES = ("published", "strict")
-"""Accountings that stand in a ranking; :func:`energies` has all."""
-_ENERGIES = {"simple_memory": "With memory (simple)", "lemaire": "With memory (Lemaire)"}
+from bench.tables.table import DASH, unpriced
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ def ranking(board: Board) -> TableText:
     columns += [Column("Images trained on")] if len(budgets) > 1 else []
     columns += [Column(heading(metric)) for metric in board.metrics]
     columns.append(Column("Params (M)"))
-    priced = [name for name in accountings(board.done) if name in RANKED_ENERGIES]
-    columns += [Column(f"{energy_name(name)} mJ/image") for name in priced]
+    priced = [name for name in accountings(board.done) if ACCOUNTINGS[name].ranked]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
     columns.append(Column("Firing rate"))
     best = {metric: board.best(metric) for metric in board.metrics}
 
@@ -107,7 +104,10 @@ def ranking(board: Board) -> TableText:
         caption=f"{board.dataset}, {board.image_size}×{board.image_size}: {board.protocol}.",
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
-        notes=[f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason],
+        notes=[
+            *(f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason),
+            *_unpriced(board),
+        ],
     )
 
 
@@ -119,7 +119,7 @@ def energies(board: Board) -> TableText:
     priced = accountings(board.done)
     columns = [Column("System", figures=False), Column("T"), Column("Sampler", figures=False)]
     columns.append(Column("Evaluations"))
-    columns += [Column(f"{energy_name(name)} mJ/image") for name in priced]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
     columns.append(Column("8-bit integer mJ/image"))
     columns += [Column(f"{bits}-bit activations mJ/image") for bits in rivals]
 
@@ -142,6 +142,7 @@ def energies(board: Board) -> TableText:
         "ceil(log2(T + 1)) bits says: the last columns price the networks without spikes at it.",
         columns=columns,
         lines=[line(row) for row in board.done],
+        notes=_unpriced(board),
     )
 
 
@@ -218,11 +219,6 @@ def conversion_table(section: Section) -> TableText:
     )
 
 
-def energy_name(accounting: str) -> str:
-    """An accounting of energy, for headings."""
-    return _ENERGIES.get(accounting, accounting.replace("_", " ").capitalize())
-
-
 def metric_text(metric: str, stat: Stat) -> str:
     """A metric's figure as every table shows it."""
     return _rounded_stat(stat, partial(shown, metric)).text
@@ -297,6 +293,10 @@ def _measured(section: Section, figure: Published) -> str:
                 found.append(f"{what} ({row.records[0].train_steps:,} training steps)")
                 break
     return "; ".join(found)
+
+
+def _unpriced(board: Board) -> list[str]:
+    return unpriced(record for row in board.done for record in row.records)
 
 
 def full_name(row: Row) -> str:

@@ -52,7 +52,8 @@ def is_sampled(folder: Path, thresholds: Thresholds | str | None = None) -> bool
 def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = None) -> bool:
     """Whether the operations in ``folder`` were counted over ``images`` images.
 
-    A count made before memory accesses were counted does not hold: it is made again.
+    A count made before memory accesses were counted does not hold, nor one whose first convolution
+    reads spikes: it is made again.
 
     Args:
         thresholds: what they must have been counted at; None where nothing else can be there.
@@ -64,8 +65,11 @@ def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = 
     if not path.is_file():
         return False
     stored = read_json(path, ("images", "per_image"))
-    counted = stored["images"] == images and "traffic" in stored["per_image"]
-    return counted and made_at(stored, thresholds)
+    counts = stored["per_image"]
+    if stored["images"] != images or "traffic" not in counts:
+        return False
+    real = sum(row["ops"] for row in counts["traffic"] if row["reads"] == "real" and row["taps"])
+    return counts["macs_first_conv"] <= real * (1 + 1e-9) and made_at(stored, thresholds)
 
 
 def scores_path(folder: Path, extractor: str) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, heading, lower_is_better, ranking_column, shown
@@ -150,13 +151,8 @@ def _row(record: Record) -> dict[str, Any]:
         "evaluations_per_image": record.evaluations_per_image,
         "firing_rate": record.firing_rate,
     }
-    energies = {
-        "published": record.energy_published,
-        "strict": record.energy_strict,
-        "simple_memory": record.energy_simple_memory,
-        "lemaire": record.energy_lemaire,
-    }
-    for name, energy in energies.items():
+    for name in ACCOUNTINGS:
+        energy = record.energies.get(name)
         row[f"{name}_mj_per_evaluation"] = energy.per_evaluation_mj if energy else None
         row[f"{name}_mj_per_image"] = energy.per_image_mj if energy else None
     counts = record.counts_per_image
@@ -203,12 +199,12 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
         chosen.append((column, heading(column), partial(shown, column)))
     chosen += [
         ("params_millions", "Params (M)", _rounded(3)),
-        ("published_mj_per_evaluation", "Published mJ/eval", _significant),
-        ("published_mj_per_image", "Published mJ/image", _significant),
-        ("strict_mj_per_evaluation", "Strict mJ/eval", _significant),
-        ("strict_mj_per_image", "Strict mJ/image", _significant),
-        ("simple_memory_mj_per_image", "Simple mJ/image", _significant),
-        ("lemaire_mj_per_image", "Lemaire mJ/image", _significant),
+        *(
+            (f"{entry.key}_mj_per_{unit}", f"{entry.title} mJ/{short}", _significant)
+            for entry in ACCOUNTINGS.values()
+            for unit, short in (("evaluation", "eval"), ("image", "image"))
+            if unit == "image" or entry.per_evaluation
+        ),
         ("integer_mj_per_image", "8-bit mJ/image", _significant),
         *(
             (column, f"{int(column[12:14])}-bit mJ/image", _significant)
@@ -268,10 +264,26 @@ def _footnote(records: Sequence[Record]) -> list[str]:
             + f"; commit {_each(r.git_commit for r in done)}.",
             f"- Command: {_each(f'`{r.command}`' for r in done)}",
         ]
+    lines += [f"- {note}" for note in unpriced(done)]
     for record in records:
         if record.status == "failed":
             lines.append(f"- Failed: {cell_name(record)}: {record.reason}")
     return lines
+
+
+def unpriced(records: Iterable[Record]) -> list[str]:
+    """A sentence on the records whose counts do not tell an energy by the published formula."""
+    titles = dict.fromkeys(
+        record.title
+        for record in records
+        if (counts := record.counts_per_image) and counts.dense_macs_spikes and counts.sops is None
+    )
+    if not titles:
+        return []
+    return [
+        f"No published energy of {', '.join(titles)}: the first convolution reads spikes, and "
+        "these records, of an older version, do not count the synaptic operations that it causes."
+    ]
 
 
 def _references(done: Sequence[Record]) -> list[str]:

@@ -80,7 +80,7 @@ def test_run_makes_records_a_table_and_grids(suite: Path, tmp_path: Path) -> Non
     # 45 nm: 4.6 pJ a MAC, 0.9 pJ an accumulate.
     counts = second["counts_per_image"]
     strict = (4.6 * counts["macs"] + 0.9 * counts["acs"]) * 1e-9
-    assert second["energy_strict"]["per_image_mj"] == pytest.approx(strict)
+    assert second["energies"]["strict"]["per_image_mj"] == pytest.approx(strict)
     assert 0 < second["firing_rate"] < 1
     assert first["firing_rate"] is None
     table = (out / "table.md").read_text()

@@ -12,19 +12,22 @@ import pytest
 import torch
 from spikingjelly.activation_based import layer, neuron
 from spikingjelly.activation_based.op_counter import (
+    LemaireEnergyCostConfig,
     NeuromorphicMemoryAccessCounter,
+    SimpleEnergyCostConfig,
     estimate_lemaire_energy,
     estimate_simple_energy,
 )
 from spikingjelly.activation_based.op_counter.base import ModuleCounterMode
 from torch import Tensor, nn
 
+from bench.energy import memory
 from bench.energy.counts import Counts, LayerTraffic, NeuronTraffic
 from bench.energy.integer import integer_mj, mac_pj, quantised_mj, rival_bits, rival_mj
 from bench.energy.memory import Accesses, accesses, lemaire_mj, simple_mj
 from bench.energy.meter import Meter
 from bench.energy.prices import DEFAULT_TABLE, TABLES, strict_mj
-from bench.records.make import counts_of, price_memory, summarise_energy
+from bench.records.make import counts_of, price_energies, summarise_energy
 from bench.run.stages import ENERGY, is_metered
 from sddpm.layers import declare
 from sddpm.neurons import IF
@@ -101,8 +104,10 @@ def test_accesses_by_hand(images: int) -> None:
 
 def test_energies_by_hand() -> None:
     counts, moved = metered(Tiny(), one_pixel())
-    # 16 MACs, 24 ACs; 40 weights, 24 biases, 16 membranes twice: 96 words of 99.84 pJ.
-    assert simple_mj(counts, moved) == pytest.approx((16 * 4.6 + 24 * 0.9 + 96 * 99.84) * PJ)
+    # 16 MACs, 24 ACs, 16 updates of 4 additions; 40 weights, 24 biases, 16 membranes twice: 96
+    # words of 99.84 pJ.
+    pj = 16 * 4.6 + (24 + 16 * 4) * 0.9 + 96 * 99.84
+    assert simple_mj(counts, moved) == pytest.approx(pj * PJ)
     words = {8: 16, 16: 16, 32: 48, 228: 48, 48: 48, 4000: 4}
     memory = sum(count * sram(size) for size, count in words.items())
     additions = 24 + 24 + 2 + (8 + 16 + 4 + 24)
@@ -133,7 +138,7 @@ def test_a_finished_image_is_the_sum_of_its_evaluations() -> None:
             net(one_pixel(2))
     both = {"per_image": meter.counts(images=2)}
     both["per_evaluation"] = both["per_image"].per_evaluation()
-    for energy in price_memory(both).values():
+    for energy in price_energies(both, DEFAULT_TABLE).values():
         assert energy.per_image_mj == pytest.approx(5 * energy.per_evaluation_mj)
 
 
@@ -206,6 +211,41 @@ def test_weights_and_biases_of_the_spiking_unet_are_what_spikingjelly_counts() -
     assert moved.bias_reads == theirs["bias_read_bytes"] / 4
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_simple_agrees_on_a_spiking_network(steps: int) -> None:
+    """Fully connected: every operation, every word, and every neuron's update and hard reset."""
+    torch.manual_seed(0)
+    theirs_net = nn.Sequential(
+        layer.Linear(6, 9, bias=False, step_mode="m"),
+        neuron.IFNode(step_mode="m"),
+        layer.Linear(9, 4, bias=False, step_mode="m"),
+        neuron.IFNode(step_mode="m"),
+    )
+    first, second = (nn.Linear(*size, bias=False) for size in ((6, 9), (9, 4)))
+    ours = nn.Sequential(
+        declare(first, reads="spikes"), IF(steps), declare(second, reads="spikes"), IF(steps)
+    )
+    nn.init.uniform_(theirs_net[0].weight, -0.5, 1)
+    ours.load_state_dict(theirs_net.state_dict(), strict=False)  # the neurons' theta is ours
+    x = (torch.rand(steps, 1, 6) < 0.6).float()
+    theirs = estimate_simple_energy(theirs_net, x)
+    counts, moved = metered(ours, x.flatten(0, 1))
+    assert moved.spikes > 0
+    assert moved.neuron_updates == steps * (9 + 4)
+    assert counts.acs + 4 * moved.neuron_updates == theirs.counts["ac"]
+    assert simple_mj(counts, moved) == pytest.approx(theirs.energy_total_pj * PJ, rel=1e-12)
+
+
+def test_prices_are_those_of_the_installed_spikingjelly() -> None:
+    simple, theirs = SimpleEnergyCostConfig.fp32(), LemaireEnergyCostConfig()
+    assert (simple.e_mac_pj, simple.e_ac_pj) == (memory.SIMPLE_MAC_PJ, memory.SIMPLE_AC_PJ)
+    assert 4 * simple.e_memory_pj_per_byte == pytest.approx(memory.SIMPLE_WORD_PJ)
+    assert theirs.e_mul_pj == pytest.approx(memory.LEMAIRE_MULTIPLY_PJ)
+    assert theirs.e_add_pj == pytest.approx(memory.LEMAIRE_ADD_PJ)
+    for size in (4, 4000, 8 * KIB, 20_000, 32 * KIB, 400_000, KIB * KIB, 5 * KIB * KIB):
+        assert 4 * theirs.memory_cost_pj(size) == pytest.approx(memory.sram_pj(size))
+
+
 # Integers.
 
 
@@ -251,11 +291,11 @@ def test_stored_counts_are_priced_like_fresh_ones(tmp_path: Path) -> None:
     read = json.loads(path.read_text())
     both = {name: counts_of(read[name]) for name in stored}
     fresh = {"per_image": counts, "per_evaluation": counts.per_evaluation()}
-    assert price_memory(both) == price_memory(fresh)
+    assert price_energies(both, DEFAULT_TABLE) == price_energies(fresh, DEFAULT_TABLE)
     assert asdict(accesses(counts)) == asdict(accesses(both["per_image"]))
     assert is_metered(tmp_path, 1)
     lines = summarise_energy(read, DEFAULT_TABLE)
-    assert lines["strict mJ per image"] == strict_mj(counts, TABLES[DEFAULT_TABLE])
+    assert lines["Strict mJ per image"] == strict_mj(counts, TABLES[DEFAULT_TABLE])
     assert lines["8-bit integer mJ per image"] == integer_mj(counts)
     assert not any("activations" in name for name in lines)
 
@@ -266,7 +306,7 @@ def test_counts_without_traffic_have_no_energy_with_memory(tmp_path: Path) -> No
     old = {k: v for k, v in asdict(counts).items() if k not in ("traffic", "neurons")}
     both = {"per_image": counts_of(old), "per_evaluation": counts_of(old)}
     assert accesses(both["per_image"]) is None
-    assert price_memory(both) == {}
+    assert set(price_energies(both, DEFAULT_TABLE)) == {"published", "strict"}
     (tmp_path / ENERGY).write_text(json.dumps({"images": 1, "per_image": old}))
     assert not is_metered(tmp_path, 1)
     lines = summarise_energy(
@@ -274,7 +314,7 @@ def test_counts_without_traffic_have_no_energy_with_memory(tmp_path: Path) -> No
         DEFAULT_TABLE,
     )
     assert lines["3-bit activations (rival of T = 4 to 7) mJ per image"] == rival_mj(counts, 5)
-    assert "Lemaire with memory mJ per image" not in lines
+    assert "With memory (Lemaire) mJ per image" not in lines
 
 
 def test_meta_device_has_no_energy_with_memory() -> None:

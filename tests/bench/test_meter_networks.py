@@ -13,6 +13,7 @@ from test_meter import GRADIENT_MODES, LAYERS, Call, Fire, Toy, count
 from torch import Tensor, nn
 
 from bench.energy.meter import LayerCounts, Meter
+from bench.energy.prices import DEFAULT_TABLE, TABLES, published_mj
 from sddpm.layers import Reads, declare
 from sddpm.unet import UNet, UNetConfig
 
@@ -129,6 +130,33 @@ def test_first_convolution_called_step_by_step_is_still_the_first() -> None:
     counts = count(net, torch.randn(1, 1, 4, 4))
     assert counts.macs_first_conv == 2 * 16 * 2
     assert counts.sops == 2 * 16 * 2 * 2
+
+
+def test_where_every_convolution_reads_spikes_none_is_the_first() -> None:
+    """As in a spiking decoder: a linear layer of real numbers, neurons, transposed convolutions."""
+    net = nn.Sequential(
+        declare(nn.Linear(3, 4, bias=False), reads="real"), Fire(), nn.Unflatten(1, (1, 2, 2)),
+        declare(nn.ConvTranspose2d(1, 5, 2, stride=2, bias=False), reads="spikes"),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).expand(4, 3))
+    counts = count(net, torch.ones(1, 3))
+    assert counts.macs_first_conv == 0
+    # Two of four pixels spike, and each reaches 2 x 2 pixels of 5 channels.
+    assert (counts.macs, counts.acs) == (12, 2 * 4 * 5)
+    assert counts.sops == 12 + 2 * 4 * 5
+    priced = published_mj(counts, TABLES[DEFAULT_TABLE])
+    assert priced == pytest.approx(0.9 * (12 + 40) * 1e-9)
+
+
+def test_the_first_convolution_of_real_numbers_may_come_after_one_of_spikes() -> None:
+    net = nn.Sequential(
+        Fire(), declare(nn.Conv2d(1, 2, 1, bias=False), reads="spikes"),
+        declare(nn.Conv2d(2, 3, 1, bias=False), reads="real"),
+    )  # fmt: skip
+    counts = count(net, torch.ones(1, 1, 4, 4))
+    assert counts.macs_first_conv == counts.macs == 16 * 2 * 3
+    assert counts.sops == counts.acs == 16 * 2
 
 
 def test_firing_rate_weighs_layers_by_size() -> None:

@@ -18,7 +18,7 @@ def test_a_stored_line_loads(tmp_path: Path) -> None:
     path.write_text(VERSION_1 + "\n\n" + VERSION_1 + "\n")
     first, second = read_records(path)
     assert first == second
-    assert first.schema_version == 1
+    assert first.schema_version == 2
     assert first.system == "sddpm"
     assert first.time_steps == 4
     assert first.metrics["fd_efflite0"] == pytest.approx(126.92233647938059)
@@ -48,7 +48,11 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
     ("old", "new", "words"),
     [
         ("126.92233647938059", "NaN", r"metrics.fd_efflite0: .*finite number, not nan"),
-        ('"per_image_mj":0.0381999951', '"per_image_mj":-1', r"energy_published.per_image_mj: .*0"),
+        (
+            '"per_image_mj":0.0381999951',
+            '"per_image_mj":-1',
+            r"energies.published.*: .*0",
+        ),
         ('"macs":656640.0', '"macs":Infinity', r"counts_per_evaluation.macs: .*finite"),
         ('"time_steps":4,"sampler"', '"time_steps":-1,"sampler"', r"time_steps: .*1, not -1"),
         ('"samples":100', '"samples":0', r"samples: .*1, not 0"),
@@ -196,7 +200,9 @@ def test_an_empty_table() -> None:
 
 
 def test_energy_and_parameters_are_shown_in_their_units() -> None:
-    table = frame([record("a", energy_published={"per_evaluation_mj": 0.00123, "per_image_mj": 0})])
+    table = frame(
+        [record("a", energies={"published": {"per_evaluation_mj": 0.00123, "per_image_mj": 0}})]
+    )
     headings, rows = display(table)
     shown = dict(zip(headings, rows[0], strict=True))
     assert shown["Published mJ/eval"] == "0.00123"
@@ -233,7 +239,7 @@ def test_energy_with_memory_is_a_dash_in_old_records_and_kept_in_new_ones(tmp_pa
     words = dict.fromkeys(MemoryAccesses.model_fields, 1.0)
     moved = {**words, "words_by_buffer_bytes": {4000: 3.0, 228: 48.0}}
     new = record(
-        "new", 1.0, energy_simple_memory=energy, energy_lemaire=energy, memory_per_image=moved
+        "new", 1.0, energies={"simple_memory": energy, "lemaire": energy}, memory_per_image=moved
     )
     write_records(tmp_path / "records.jsonl", [new, record("old", 2.0)])
     records = read_records(tmp_path / "records.jsonl")

@@ -136,8 +136,7 @@ def test_numbers_are_the_records(made: tuple[Path, list[Record]]) -> None:
     assert rows["SDDPM"]["FD (efflite0) ↓"] == f"{mean(SPIKING):.2f} ± {stdev(SPIKING):.2f}"
     assert rows["SDDPM"]["KID (efflite0) ↓"] == "0.1000 ± 0.0200"
     assert rows["SDDPM"]["Seeds"] == "0, 1, 2"
-    stored = record().energy_strict
-    assert stored is not None
+    stored = record().energies["strict"]
     assert float(rows["SDDPM"]["Strict mJ/image"]) == pytest.approx(stored.per_image_mj, rel=5e-3)
     # Equal in every seed, so no spread is claimed.
     assert "±" not in rows["SDDPM"]["Strict mJ/image"]

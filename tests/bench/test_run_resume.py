@@ -36,8 +36,8 @@ presets:
 MEASURED = (
     "status", "system", "time_steps", "config", "config_hash", "training_hash", "seed", "dataset",
     "train_steps", "train_images", "samples", "reference_images", "reference_hash", "extractor",
-    "metrics", "params_millions", "counts_per_evaluation", "counts_per_image", "energy_published",
-    "energy_strict", "firing_rate",
+    "metrics", "params_millions", "counts_per_evaluation", "counts_per_image", "energies",
+    "firing_rate",
 )  # fmt: skip
 
 

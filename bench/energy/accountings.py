@@ -1,0 +1,69 @@
+"""Every accounting of energy, one entry each, in the order of the tables. Imports no torch.
+
+Records, tables, reports and the ``energy`` command read everything about an accounting here. To
+add one, write its price and add its entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.energy.counts import Counts
+from bench.energy.memory import Accesses, accesses, lemaire_mj, simple_mj
+from bench.energy.prices import EnergyTable, published_mj, strict_mj
+
+Price = Callable[[Counts, Accesses | None, EnergyTable], float | None]
+"""Counts, the words that they move (None where these were not counted) and the prices ->
+millijoules for what the counts cover; None where the counts do not tell."""
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """One way to turn counts into energy."""
+
+    key: str
+    """Its name in a record's ``energies``, and the beginning of its columns."""
+    title: str
+    """Its name in headings of tables."""
+    long_title: str
+    """Its name where nothing beside it explains it."""
+    price: Price
+    ranked: bool = False
+    """Whether it stands in a report's rankings; the table of energies has all."""
+    per_evaluation: bool = False
+    """Whether tables for people show it for one network evaluation too."""
+
+
+def _published(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
+    return None if counts.spiking and counts.sops is None else published_mj(counts, table)
+
+
+def _strict(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
+    return strict_mj(counts, table)
+
+
+def _simple(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
+    return None if moved is None else simple_mj(counts, moved)
+
+
+def _lemaire(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
+    return None if moved is None else lemaire_mj(counts, moved)
+
+
+ACCOUNTINGS: dict[str, Accounting] = {
+    accounting.key: accounting
+    for accounting in (
+        Accounting("published", "Published", "Published", _published, True, True),
+        Accounting("strict", "Strict", "Strict", _strict, True, True),
+        Accounting("simple_memory", "Simple", "With memory (simple)", _simple),
+        Accounting("lemaire", "Lemaire", "With memory (Lemaire)", _lemaire),
+    )
+}
+
+
+def price_all(counts: Counts, table: EnergyTable) -> dict[str, float]:
+    """Key of every accounting that these counts allow -> millijoules for what they cover."""
+    moved = accesses(counts)
+    found = {key: entry.price(counts, moved, table) for key, entry in ACCOUNTINGS.items()}
+    return {key: mj for key, mj in found.items() if mj is not None}
