@@ -17,7 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "first_tour": {"TRAIN_STEPS": 10, "SAMPLING_STEPS": 9, "IMAGES": 8},
     "plotting": {
         "RECORDS": str(ROOT / "results/demo/records.jsonl"),
-        "PUBLISHED": str(ROOT / "results/published.csv"),
+        "PUBLISHED": str(ROOT / "bench/published.csv"),
         "SEVERAL": str(ROOT / "results/fashion_mnist_ablation/records.jsonl"),
     },
     "conversion": {

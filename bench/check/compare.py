@@ -14,19 +14,11 @@ from typing import Any, Literal
 
 from bench.check.rows import Row, label, number, plain, value_of
 from bench.quality.metrics import METRICS, Tolerance, metric_of, spread_column
+from bench.records.identity import MADE_BY, MATCHED, MEASURED_ON, SCORED
 from bench.registry import choose
 
 Verdict = Literal["same", "improved", "regressed", "lost", "new"]
 
-KEY = (
-    "dataset", "system", "time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine",
-    "samples", "seed", "extractor",
-)  # fmt: skip
-"""Columns that make two rows the same cell, where both tables have them."""
-MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
-"""What two rows must share for their figures to be comparable, where both state it."""
-MADE_BY = ("train_steps", "batch_size", "config_hash")
-"""What may differ, but is worth a note."""
 NOT_THERE = "not in the candidate"
 
 
@@ -106,7 +98,7 @@ def compare(
         ValueError: a tolerance for a metric that neither table has, no extractor in common, no
             figure to compare with, or two rows of one cell.
     """
-    keys = [name for name in KEY if _has(baseline, name) and _has(candidate, name)]
+    keys = [name for name in MATCHED if _has(baseline, name) and _has(candidate, name)]
     _check_extractors(baseline, candidate)
     promised = [row for row in baseline if _finished(row)]
     if not promised:
@@ -221,10 +213,9 @@ def _why_missing(
     """Why a cell of the baseline has no comparable figures; None if it has."""
     measured_on: tuple[str, ...] = MEASURED_ON
     if other is None:  # the same model, perhaps, with other samples or scored otherwise
-        scored = ("samples", "extractor")
-        loose = [name for name in keys if name not in scored]
+        loose = [name for name in keys if name not in SCORED]
         same = (near for near in candidate if _identity(near, loose) == _identity(row, loose))
-        other, measured_on = next(same, None), (*scored, *MEASURED_ON)
+        other, measured_on = next(same, None), (*SCORED, *MEASURED_ON)
     if other is None:
         return NOT_THERE
     if not _finished(other):

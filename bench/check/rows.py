@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.records.record import read_records
-from bench.tables.table import DASH, frame, to_csv
+from bench.tables.rows import DASH, row_of
 
-Row = Mapping[str, str | None]
-"""A row as text; None where the table has a dash."""
+Value = str | float | None
+"""A table's cell: of a record as it is, of a CSV as text; None where there is no figure."""
+Row = Mapping[str, Value]
 
 
 def read_table(path: Path) -> list[Row]:
@@ -34,11 +35,9 @@ def read_table(path: Path) -> list[Row]:
         raise ValueError(f"{path}: is empty; expected a table.csv or a records.jsonl")
     if not text.lstrip().startswith("{"):
         return _parse_csv(text, str(path))
-    rows: list[Row] = []
-    for record in read_records(path):
-        (row,) = _parse_csv(to_csv(frame([record])), str(path))
-        rows.append({**row, "energy_table": record.energy_table})
-    return rows
+    return [
+        {**row_of(record), "energy_table": record.energy_table} for record in read_records(path)
+    ]
 
 
 def label(row: Row) -> str:
@@ -48,24 +47,25 @@ def label(row: Row) -> str:
         parts.append(f"T={plain(row['time_steps'])}")
     if row.get("sampler"):
         parts.append(row.get("solver") or f"{row['sampler']} {plain(row.get('sampler_steps'))}")
-    parts.append(f"seed {plain(row['seed'])}" if row.get("seed") else None)
-    return ", ".join(part for part in parts if part)
+    seed = row.get("seed")
+    parts.append(None if seed is None else f"seed {plain(seed)}")
+    return ", ".join(str(part) for part in parts if part)
 
 
-def value_of(text: str | None) -> float | str | None:
-    """A cell's text so that ``4`` and ``4.0`` are the same."""
+def value_of(value: Value) -> Value:
+    """A cell's value so that ``4``, ``"4"`` and ``"4.0"`` are the same."""
     try:
-        return None if text is None else float(text)
+        return None if value is None else float(value)
     except ValueError:
-        return text
+        return value
 
 
-def plain(text: str | None) -> str:
-    """A key column's text for people: whole numbers without a point, hashes cut short."""
-    value = value_of(text)
-    if isinstance(value, float):
-        return f"{value:g}" if value % 1 else f"{value:.0f}"
-    return DASH if text is None else text[:12]
+def plain(value: Value) -> str:
+    """A key column's value for people: whole numbers without a point, hashes cut short."""
+    known = value_of(value)
+    if isinstance(known, float):
+        return f"{known:g}" if known % 1 else f"{known:.0f}"
+    return DASH if value is None else str(value)[:12]
 
 
 def number(row: Row, metric: str) -> float | None:
@@ -74,13 +74,10 @@ def number(row: Row, metric: str) -> float | None:
     Raises:
         ValueError: it is no number.
     """
-    text = row.get(metric)
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{label(row)}: {metric} is {text!r}, expected a number") from None
+    value = value_of(row.get(metric))
+    if isinstance(value, str):
+        raise ValueError(f"{label(row)}: {metric} is {value!r}, expected a number")
+    return value
 
 
 def _parse_csv(text: str, path: str) -> list[Row]:

@@ -11,16 +11,12 @@ from typing import Any
 
 from bench.plan.sampling import solver
 from bench.quality.metrics import ranking_column
+from bench.records.identity import conditions
 from bench.records.record import ConversionFacts, Record
 from bench.registry import load_hook
 
 Times = int | tuple[int, ...]
 """A number of spiking time steps, or a schedule of them from noise to image."""
-CONDITIONS = (
-    "sampler", "sampler_steps", "eta", "threshold", "engine", "samples", "seed", "energy_images",
-    "energy_table", "extractor", "reference_images", "reference_hash",
-)  # fmt: skip
-"""Fields of a record that are equal where two networks were drawn and scored alike."""
 
 
 def times_of(record: Record) -> Times | None:
@@ -168,11 +164,6 @@ def read_curve(records: Sequence[Record], where: str) -> ConversionCurve:
         return ConvertedNetwork(record, record.conversion, scored)
 
     return ConversionCurve(network(parents[0]), [network(child) for child in children])
-
-
-def conditions(record: Record) -> tuple[Any, ...]:
-    """How the samples of a record were drawn, metered and scored."""
-    return tuple(getattr(record, name) for name in CONDITIONS)
 
 
 def read_curves(records: Iterable[Record], where: str) -> dict[str, ConversionCurve]:

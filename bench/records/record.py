@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from bench.records.identity import replaced_by
 from bench.records.upgrade import upgrade
 
 SCHEMA_VERSION = 2
@@ -166,23 +167,6 @@ class Record(_Part):
     git_commit: str
     """``unknown`` outside a checkout; ends in ``-dirty`` if files were changed."""
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What a newer record of the same cell replaces."""
-        return (
-            self.suite,
-            self.preset,
-            self.system,
-            self.time_steps,
-            self.sampler,
-            self.sampler_steps,
-            self.eta,
-            self.threshold,
-            self.engine,
-            self.seed,
-            self.extractor,
-        )
-
 
 def read_records(path: Path) -> list[Record]:
     """The records of a file, in its order.
@@ -213,9 +197,9 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
     """``old`` with each record of a cell in ``new`` replaced, and the others appended."""
-    merged = {record.key: record for record in old}
+    merged = {replaced_by(record): record for record in old}
     for record in new:
-        merged[record.key] = record
+        merged[replaced_by(record)] = record
     return list(merged.values())
 
 

@@ -19,6 +19,7 @@ from bench.energy.accountings import ACCOUNTINGS
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, lower_is_better
 from bench.records.conversions import ConversionCurve
+from bench.records.identity import across_seeds, comparable
 from bench.records.record import Energy, Record
 from bench.registry import SYSTEMS
 from bench.report.sources import (
@@ -27,7 +28,6 @@ from bench.report.sources import (
     Published,
     Sources,
 )
-from bench.tables.table import cell_of
 
 
 @dataclass(frozen=True)
@@ -254,14 +254,11 @@ def _boards(sources: Sources) -> list[Board]:
     boards: dict[tuple[Any, ...], Board] = {}
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Record]]] = {}
     for record in (r for r in sources.records if r.status == "ok"):
-        key = (
-            record.dataset, record.image_size, record.extractor, record.samples,
-            record.reference_images, record.reference_split, record.reference_hash,
-            record.energy_table,
-        )  # fmt: skip
-        boards.setdefault(key, Board(*key))
+        shared = comparable(record)
+        key = tuple(shared.values())
+        boards.setdefault(key, Board(**shared))
         rows = groups.setdefault(key, {})
-        cell, again = cell_of(record), 0
+        cell, again = across_seeds(record), 0
         while record.seed in [r.seed for r in rows.get((*cell, again), [])]:
             again += 1  # the same settings on another parent: a row of its own
         rows.setdefault((*cell, again), []).append(record)

@@ -13,7 +13,7 @@ from bench.report.tables import (
     metric_text,
     trained_on,
 )
-from bench.tables.table import DASH
+from bench.tables.rows import DASH
 
 
 def glance(report: Report) -> TableText:

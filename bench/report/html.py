@@ -67,7 +67,7 @@ def to_html(
         rankings={board.name: ranking(board) for board in report.boards},
         pivots={board.name: pivots(board) for board in report.boards},
         energies={board.name: energies(board) for board in report.boards if board.done},
-        literature={s.dataset: literature(s) for s in report.sections if s.published},
+        literature={s.dataset: literature(s) for s in report.sections},
         conversion_pivots={s.dataset: conversion_pivots(s) for s in report.sections},
         conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
         drawings={name: drawings.get(name, []) for name in [*boards, *drawings]},

@@ -60,7 +60,7 @@ def to_markdown(
             parts += [_figure(drawing) for drawing in drawings.get(section.dataset, [])]
         if section.published:
             parts.append("### In the literature")
-            parts.append(table_text(literature(section)))
+            parts += [table_text(table) for table in literature(section)]
     inputs = ", ".join(f"`{_code(name)}`" for name in report.inputs)
     parts.append(f"Made from {inputs} by `{_code(report.command)}`.")
     return "\n\n".join(parts) + "\n"

@@ -18,7 +18,7 @@ from bench.report.tables import (
     metric_text,
     significant,
 )
-from bench.tables.table import DASH
+from bench.tables.rows import DASH
 
 
 def pivots(board: Board) -> list[TableText]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.conversions import ConversionCurve, read_curves
+from bench.records.identity import measurement
 from bench.records.record import Record, read_records
 
 RUN, RECORDS = "run.json", "records.jsonl"
@@ -51,6 +52,9 @@ class Published:
     params_millions: float | None
     inception_score: float | None
     fid: float | None
+    protocol: str
+    """What the FID was made of: samples, references, resizing and Inception variant. Figures of two
+    protocols cannot be compared."""
     source: str
 
 
@@ -133,7 +137,7 @@ def _keep(
     records = read_records(path)
     curves |= read_curves(records, str(path))
     for record in (record for record in records if record.conversion is None):
-        key = (record.config_hash, record.extractor, record.energy_table)
+        key = measurement(record)
         old = kept.get(key)
         if old is None or record.status == "ok" or old.status == "failed":
             kept[key] = record
@@ -185,11 +189,13 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
 
 def _published(text: str, where: str) -> list[Published]:
     needed = [
-        "dataset", "fid", "inception_score", "kind", "params_millions", "source",
+        "dataset", "fid", "inception_score", "kind", "params_millions", "protocol", "source",
         "spiking_time_steps", "system",
     ]  # fmt: skip
     rows = []
     for place, row in _rows(text, where, needed):
+        if not row["protocol"]:
+            raise ValueError(f"{place}: protocol: is empty; expected how the FID was made")
         steps = _optional(row["spiking_time_steps"], f"{place}: spiking_time_steps")
         rows.append(
             Published(
@@ -200,6 +206,7 @@ def _published(text: str, where: str) -> list[Published]:
                 params_millions=_optional(row["params_millions"], f"{place}: params_millions"),
                 inception_score=_optional(row["inception_score"], f"{place}: inception_score"),
                 fid=_optional(row["fid"], f"{place}: fid"),
+                protocol=row["protocol"],
                 source=row["source"],
             )
         )

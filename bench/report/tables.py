@@ -15,7 +15,8 @@ from bench.records.record import Record
 from bench.registry import SYSTEMS
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
-from bench.tables.table import DASH, unpriced
+from bench.tables.rows import DASH
+from bench.tables.table import unpriced
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,17 @@ def energies(board: Board) -> TableText:
     )
 
 
-def literature(section: Section) -> TableText:
-    """The published figures for a data set, and beside each what was measured here."""
+def literature(section: Section) -> list[TableText]:
+    """The published figures for a data set, a table for each protocol of the FID, and beside each
+    figure what was measured here."""
+    protocols = dict.fromkeys(figure.protocol for figure in section.published)
+    return [
+        _literature(section, number, protocol) for number, protocol in enumerate(protocols, start=1)
+    ]
+
+
+def _literature(section: Section, number: int, protocol: str) -> TableText:
+    figures = [figure for figure in section.published if figure.protocol == protocol]
     headings = ["System", "Kind", "T", "Params (M)", "Published IS", "Published FID", "Source"]
     columns = [Column(text, text not in ("System", "Kind", "Source")) for text in headings]
     columns.append(Column("Measured here, under another protocol", figures=False))
@@ -168,11 +178,11 @@ def literature(section: Section) -> TableText:
         )
 
     return TableText(
-        name=f"published-{section.name}",
-        caption=f"Published figures for {section.published[0].dataset}: other training budgets, "
-        "sample counts, references and extractors. They rank nothing here.",
+        name=f"published-{number}-{section.name}",
+        caption=f"Published figures for {figures[0].dataset} by one protocol: {protocol}. Figures "
+        "of two protocols cannot be compared, and none of them ranks anything here.",
         columns=columns,
-        lines=[line(figure) for figure in section.published],
+        lines=[line(figure) for figure in figures],
     )
 
 

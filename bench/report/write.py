@@ -98,7 +98,7 @@ def _tables(report: Report) -> list[TableText]:
         *(ranking(board) for board in report.boards),
         *(table for board in report.boards for table in pivots(board)),
         *(energies(board) for board in report.boards if board.done),
-        *(literature(section) for section in report.sections if section.published),
+        *(table for section in report.sections for table in literature(section)),
         *(table for s in report.sections if s.conversions for table in conversion_pivots(s)),
         *(conversion_table(section) for section in report.sections if section.conversions),
     ]

@@ -6,8 +6,6 @@ without a result, and a figure that a cell does not have, is a dash.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,17 +13,12 @@ from typing import Any
 import pandas as pd
 
 from bench.energy.accountings import ACCOUNTINGS
-from bench.energy.integer import integer_mj, quantised_mj, rival_bits
+from bench.energy.integer import quantised_mj, rival_bits
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, heading, lower_is_better, ranking_column, shown
+from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
-
-DASH = "-"
-_CELL = (
-    "dataset", "title", "time_steps", "solver", "samples", "references", "reference_split",
-    "reference_hash", "settings",
-)  # fmt: skip
-"""Columns that are equal at all seeds of one cell, and differ between two."""
+from bench.tables.rows import DASH, row_of
 
 
 def select(records: Iterable[Record], extractor: str) -> list[Record]:
@@ -46,7 +39,7 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     if len(extractors) > 1:
         raise ValueError(f"one table cannot mix extractors: {', '.join(extractors)}")
     bits = sorted({rival_bits(r.time_steps) for r in records if r.time_steps})
-    rows = [{**_row(record), **_rivals(record, bits)} for record in records]
+    rows = [{**row_of(record), **_rivals(record, bits)} for record in records]
     table = pd.DataFrame([*rows, *map(dict, missing)])
     if table.empty:
         return table
@@ -86,7 +79,7 @@ def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of every cell, a row a seed, sorted as :func:`frame` sorts, by mean distances."""
-    facts = [name for name in _CELL if name in table]
+    facts = [name for name in SEEDS_SHARE if name in table]
     groups: list[pd.DataFrame] = []
     for _, group in table.groupby(facts, sort=False, dropna=False):
         # One seed twice: the same settings on another parent, which have no mean.
@@ -121,58 +114,6 @@ def cell_name(record: Record) -> str:
     steps = f"T={record.time_steps}" if record.time_steps else None
     parts = [record.title, steps, solver(vars(record)), f"seed {record.seed}"]
     return ", ".join(part for part in parts if part)
-
-
-def cell_of(record: Record) -> tuple[Any, ...]:
-    """What the seeds of one cell have in common, on one data set and against one reference."""
-    return (
-        record.suite, record.preset, record.system, record.time_steps, record.sampler,
-        record.sampler_steps, record.eta, record.threshold, record.engine, record.train_steps,
-        record.batch_size, record.precision, json.dumps(record.config, sort_keys=True),
-    )  # fmt: skip
-
-
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "dataset": record.dataset,
-        "system": record.system,
-        "title": record.title,
-        "time_steps": record.time_steps,
-        "sampler": record.sampler,
-        "sampler_steps": record.sampler_steps,
-        "eta": record.eta,
-        "threshold": record.threshold,
-        "engine": record.engine,
-        "solver": solver(vars(record)),
-        "seed": record.seed,
-        "status": record.status,
-        **record.metrics,
-        "params_millions": record.params_millions,
-        "evaluations_per_image": record.evaluations_per_image,
-        "firing_rate": record.firing_rate,
-    }
-    for name in ACCOUNTINGS:
-        energy = record.energies.get(name)
-        row[f"{name}_mj_per_evaluation"] = energy.per_evaluation_mj if energy else None
-        row[f"{name}_mj_per_image"] = energy.per_image_mj if energy else None
-    counts = record.counts_per_image
-    row["integer_mj_per_image"] = integer_mj(counts) if counts else None
-    for stage, seconds in record.wall_seconds.items():
-        row[f"{stage}_seconds"] = seconds
-    return row | {
-        "train_steps": record.train_steps,
-        "batch_size": record.batch_size,
-        "samples": record.samples,
-        "references": record.reference_images,
-        "reference_split": record.reference_split,
-        "reference_hash": record.reference_hash,
-        "extractor": record.extractor,
-        "suite": record.suite,
-        "preset": record.preset,
-        "settings": hashlib.sha256(repr(cell_of(record)).encode()).hexdigest()[:8],
-        "config_hash": record.config_hash,
-        "git_commit": record.git_commit,
-    }
 
 
 def _rivals(record: Record, bits: Sequence[int]) -> dict[str, float | None]:

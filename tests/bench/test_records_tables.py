@@ -55,7 +55,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
         ),
         ('"macs":656640.0', '"macs":Infinity', r"counts_per_evaluation.macs: .*finite"),
         ('"time_steps":4,"sampler"', '"time_steps":-1,"sampler"', r"time_steps: .*1, not -1"),
-        ('"samples":100', '"samples":0', r"samples: .*1, not 0"),
+        ('"samples":100', '"samples":-1', r"samples: .*0, not -1"),
         ('"image_size":8', '"image_size":0', r"image_size: "),
         ('"firing_rate":0.22955', '"firing_rate":-0.22955', r"firing_rate: "),
     ],

@@ -11,7 +11,9 @@ from test_report import call
 from bench.records.record import write_records
 from tests.support.records import CONVERSION_ROWS, HASHES, cell, conversion
 
-PUBLISHED = "dataset,system,kind,spiking_time_steps,params_millions,inception_score,fid,source"
+PUBLISHED = (
+    "dataset,system,kind,spiking_time_steps,params_millions,inception_score,fid,protocol,source"
+)
 
 
 def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
@@ -22,7 +24,8 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     texts = {
         "empty.jsonl": "", "broken.jsonl": "{", "notes.txt": "", "bad.csv": "a,b\n1,2\n",
         "run/run.json": "[]", "bytes/records.jsonl": "\udcff",
-        "part.csv": f"{PUBLISHED}\ndigits,A,SNN,4.7,,,3,paper\n",
+        "part.csv": f"{PUBLISHED}\ndigits,A,SNN,4.7,,,3,one,paper\n",
+        "bare.csv": f"{PUBLISHED}\ndigits,A,SNN,4,,,3,,paper\n",
     }  # fmt: skip
     for name, text in texts.items():
         path = tmp_path / name
@@ -51,6 +54,7 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         ),
         "childless": ([tmp_path / "childless.jsonl"], "found 1 and 0"),
         "part": ([good, "--published", tmp_path / "part.csv"], "line 2: spiking_time_steps: 4.7:"),
+        "bare": ([good, "--published", tmp_path / "bare.csv"], "line 2: protocol: is empty"),
         "out": ([good, "--out", tmp_path / "used"], "is there already and no report"),
         "file": ([good, "--out", good], "is there already"),
         "grid": ([pictured], "not a grid of images of 8 pixels"),

@@ -1,0 +1,84 @@
+"""What makes two records the same cell, the same row or comparable: the one place that says it.
+
+Every question asks for another selection of the same fields:
+
+- in one run's folder, which record does a newer one replace: :func:`replaced_by`;
+- which records are seeds of one cell: :func:`across_seeds`;
+- over several folders, which records are one measurement: :func:`measurement`;
+- whose figures can stand in one ranking: :func:`comparable`;
+- which networks of a conversion were drawn and scored alike: :func:`conditions`;
+- which rows of two tables does ``check`` compare: :data:`MATCHED` and :data:`MEASURED_ON`.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.records.record import Record
+
+SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine")
+"""How a system drew its samples."""
+PLANNED = ("suite", "preset", "system", *SAMPLED)
+"""A cell of a run, but for its seed."""
+TRAINED = ("train_steps", "batch_size", "precision")
+"""How long and how it was trained, beside its configuration."""
+SCORED = ("samples", "extractor")
+"""What a figure is of, and what it was scored with."""
+REFERENCES = ("reference_images", "reference_split", "reference_hash")
+"""What a figure was scored against."""
+
+MATCHED = ("dataset", "system", *SAMPLED, "seed", *SCORED)
+"""Columns of a table that make two rows one cell for ``check``, where both tables have them."""
+MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
+"""Columns that two rows must share for their figures to be comparable, where both state them."""
+MADE_BY = ("train_steps", "batch_size", "config_hash")
+"""Columns that may differ between two rows of one cell, but are worth a note."""
+SEEDS_SHARE = (
+    "dataset", "title", "time_steps", "solver", "samples", "references", "reference_split",
+    "reference_hash", "settings",
+)  # fmt: skip
+"""Columns that are equal at all seeds of one cell, and differ between two; ``settings`` stands
+for :func:`across_seeds`."""
+
+
+def replaced_by(record: Record) -> tuple[Any, ...]:
+    """What a newer record of the same cell in the same folder shares with this one."""
+    return (*_values(record, (*PLANNED, "seed")), record.extractor)
+
+
+def across_seeds(record: Record) -> tuple[Any, ...]:
+    """What the seeds of one cell have in common, on one data set and against one reference."""
+    config = json.dumps(record.config, sort_keys=True)
+    return (*_values(record, (*PLANNED, *TRAINED)), config)
+
+
+def settings(record: Record) -> str:
+    """:func:`across_seeds` as eight hex digits."""
+    return hashlib.sha256(repr(across_seeds(record)).encode()).hexdigest()[:8]
+
+
+def measurement(record: Record) -> tuple[Any, ...]:
+    """What the same measurement shares wherever its record lies."""
+    return (record.config_hash, record.extractor, record.energy_table)
+
+
+def comparable(record: Record) -> dict[str, Any]:
+    """What figures of one ranking have in common, by the record's fields."""
+    names = ("dataset", "image_size", *SCORED, *REFERENCES, "energy_table")
+    return {name: getattr(record, name) for name in names}
+
+
+def conditions(record: Record) -> tuple[Any, ...]:
+    """How the samples of a record were drawn, metered and scored, whatever the network."""
+    drawn = tuple(name for name in SAMPLED if name != "time_steps")
+    energy = ("energy_images", "energy_table")
+    return _values(record, (*drawn, "seed", *SCORED, *REFERENCES, *energy))
+
+
+def _values(record: Record, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(record, name) for name in names)
