@@ -8,10 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.data.pictures import Images
-from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import digest
 from bench.plan.sampling import choose_sampling
@@ -20,7 +17,6 @@ from bench.quality.fidelity import MIN_IMAGES, reference_hash
 from bench.records.make import make_record, sampling_facts
 from bench.records.record import Record
 from bench.run import stages, states
-from bench.run.samples import read_samples
 from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 
@@ -102,7 +98,10 @@ class Evaluator:
             train_seconds=record.wall_seconds.get("train", 0.0),
             samples=samples,
             energy=energy,
-            scores=self._scores(folder) or self._score(folder),
+            scores=self._scores(folder)
+            or stages.score_samples(
+                folder, self._asked, self.references, self.extractor, self.machine
+            ),
             energy_table=self.energy_table,
         )
 
@@ -114,21 +113,14 @@ class Evaluator:
     def _folder(self, record: Record) -> Path:
         return self.home / f"{record.system}-{self._hash(record)[:8]}"
 
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {"references": len(self.references), "split": SPLIT}
+
     @cached_property
     def _reference_hash(self) -> str:
         return reference_hash(self.references, self.extractor)
 
     def _scores(self, folder: Path) -> dict[str, Any] | None:
         """What is known against these very references."""
-        path = states.scores_path(folder, self.extractor.key)
-        known = read_json(path, states.SCORES_KEYS) if path.is_file() else {}
-        return known if known.get("reference_hash") == self._reference_hash else None
-
-    def _score(self, folder: Path) -> dict[str, Any]:
-        images = torch.from_numpy(read_samples(folder / states.SAMPLES))
-        scores = {
-            "asked": {"references": len(self.references), "split": SPLIT},
-            **stages.score_images(images, self.references, self.extractor, self.machine),
-        }
-        write_json(states.scores_path(folder, self.extractor.key), scores)
-        return scores
+        return states.known_scores(folder, self.extractor.key, self._asked, self._reference_hash)

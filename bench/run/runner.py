@@ -13,11 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
-from bench.files import lock_folder, read_json, sweep, write_json, write_text
+from bench.files import lock_folder, sweep, write_json, write_text
 from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import DATA, Plan, data_facts, load_split
@@ -28,7 +26,6 @@ from bench.records.make import cell_facts, make_record
 from bench.records.record import Record, merge, read_records, write_records
 from bench.registry import find
 from bench.run import stages, states
-from bench.run.samples import read_samples
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
 from bench.tables import table as tables
 
@@ -295,12 +292,8 @@ class Runner:
 
     def _scores(self, folder: Path) -> dict[str, Any] | None:
         """Scores that are there, if against the references this run asks for."""
-        path = states.scores_path(folder, self.extractor.key)
-        if not path.is_file():
-            return None
-        scores = read_json(path, states.SCORES_KEYS)
-        same = self._reference_hash in (None, scores["reference_hash"])
-        return scores if same and scores["asked"] == self._asked() else None
+        asked = self._asked()
+        return states.known_scores(folder, self.extractor.key, asked, self._reference_hash)
 
     @cached_property
     def _reference_hash(self) -> str | None:
@@ -320,16 +313,9 @@ class Runner:
         }
 
     def _score(self, folder: Path) -> dict[str, Any]:
-        known = self._scores(folder)
-        if known is not None:
-            return known
-        images = torch.from_numpy(read_samples(folder / states.SAMPLES))
-        scores = {
-            "asked": self._asked(),
-            **stages.score_images(images, self._references, self.extractor, self.machine),
-        }
-        write_json(states.scores_path(folder, self.extractor.key), scores)
-        return scores
+        return self._scores(folder) or stages.score_samples(
+            folder, self._asked(), self._references, self.extractor, self.machine
+        )
 
     def _write_configuration(self) -> None:
         if self.machine.first:

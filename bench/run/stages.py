@@ -26,7 +26,14 @@ from bench.quality.extractors import Extractor
 from bench.quality.fidelity import score
 from bench.quality.metrics import is_column
 from bench.registry import load_module
-from bench.run.samples import read_shard, read_shards, shard_path, write_samples, write_shard
+from bench.run.samples import (
+    read_samples,
+    read_shard,
+    read_shards,
+    shard_path,
+    write_samples,
+    write_shard,
+)
 from bench.run.states import (
     ENERGY,
     ENERGY_KEYS,
@@ -37,6 +44,7 @@ from bench.run.states import (
     is_metered,
     is_sampled,
     is_trained,
+    scores_path,
 )
 from sddpm.checkpoint import count_parameters
 from sddpm.guidance import Thresholds
@@ -245,6 +253,24 @@ def count_operations(
 
 
 # Score.
+
+
+def score_samples(
+    folder: Path, asked: Mapping[str, Any], references: Images, extractor: Extractor,
+    machine: Machine,
+) -> dict[str, Any]:  # fmt: skip
+    """Score the samples in ``folder`` anew, into the file that :func:`known_scores` reads.
+
+    Args:
+        asked: how many references of which split were asked for.
+
+    Raises:
+        ValueError: as :func:`score_images`.
+    """
+    images = torch.from_numpy(read_samples(folder / SAMPLES))
+    scores = {"asked": asked, **score_images(images, references, extractor, machine)}
+    write_json(scores_path(folder, extractor.key), scores)
+    return scores
 
 
 def score_images(

@@ -77,6 +77,27 @@ def scores_path(folder: Path, extractor: str) -> Path:
     return folder / f"scores-{extractor}.json"
 
 
+def known_scores(
+    folder: Path, extractor: str, asked: Mapping[str, Any], references: str | None
+) -> dict[str, Any] | None:
+    """The scores of the samples in ``folder``, if they are there and against these references.
+
+    Args:
+        extractor: its key.
+        asked: how many references of which split were asked for.
+        references: their hash; None where it cannot be known, and is not compared.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = scores_path(folder, extractor)
+    if not path.is_file():
+        return None
+    scores = read_json(path, SCORES_KEYS)
+    same = references in (None, scores["reference_hash"])
+    return scores if same and scores["asked"] == asked else None
+
+
 def scored_by(folder: Path) -> list[str]:
     """Keys of the extractors that scored the samples in ``folder``."""
     names = (path.name for path in sorted(folder.glob("scores-*.json")))
