@@ -12,9 +12,10 @@ from bench.data.datasets import load
 from bench.data.pictures import Images
 from bench.files import read_json, write_json
 from bench.machine import Machine
-from bench.plan.cells import Training, make_config
+from bench.plan.cells import Training
 from bench.registry import SYSTEMS, SystemEntry, choose, find, load_module
-from sddpm.checkpoint import find_checkpoint, load_generator, read_config
+from sddpm.checkpoint import find_checkpoint, read_config
+from sddpm.opening import open_checkpoint
 from sddpm.protocol import ImageShape, System
 
 
@@ -42,6 +43,10 @@ class Checkpoint:
         shape = facts["shape"]
         if not isinstance(shape, dict) or set(shape) != {"channels", "size"}:
             raise ValueError(f"{folder}: config.json: shape {shape!r}: expected channels and size")
+        try:
+            ImageShape(**shape)
+        except ValueError as error:
+            raise ValueError(f"{folder}: config.json: shape: {error}") from error
         choose(f"system in {folder}:", str(facts["system"]), SYSTEMS)
         return cls(folder, facts)
 
@@ -101,10 +106,7 @@ class Checkpoint:
         Raises:
             ValueError, FileNotFoundError: the weights are damaged, missing or another network's.
         """
-        built = make_config(self.system, {**self.config, **(config or {})})
-        system: System = load_module(self.system).build(built, self.shape)
-        load_generator(system, self.folder)
-        return system.to(machine.device).eval()
+        return open_checkpoint(self.folder, load_module, config, machine.device)
 
     def images(self, split: str, data_root: str | Path | None, limit: int | None = None) -> Images:
         """A split of the data set that it was trained on, at its image size.

@@ -6,14 +6,18 @@ from sddpm.version import __version__
 
 if TYPE_CHECKING:
     from sddpm.engine.network import optimize
-    from sddpm.pretrained import SDDPM
+    from sddpm.pretrained import SDDPM, Model, load
     from sddpm.published import load_published
     from sddpm.unet import UNet, UNetConfig
 
-__all__ = ["SDDPM", "UNet", "UNetConfig", "__version__", "load_published", "optimize"]
+__all__ = [
+    "SDDPM", "Model", "UNet", "UNetConfig", "__version__", "load", "load_published", "optimize",
+]  # fmt: skip
 
 _HOMES = {
     "SDDPM": "pretrained",
+    "Model": "pretrained",
+    "load": "pretrained",
     "UNet": "unet",
     "UNetConfig": "unet",
     "load_published": "published",

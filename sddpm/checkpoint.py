@@ -23,9 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sddpm.protocol import System
+from sddpm.replacing import recover_folder, replace_folder, sweep_unfinished
 
 FORMAT = 1
 CONFIG, MODEL, TRAINER = "config.json", "model.safetensors", "trainer.safetensors"
+REAL = {"F64", "F32", "F16", "BF16"}
+"""Types, in safetensors' words, in which a file may hold real numbers."""
+WHOLE = {"I64", "I32", "I16", "I8", "U8"}
+"""The same of whole numbers."""
+TensorFacts = tuple[tuple[int, ...], str]
+"""Shape and type."""
 
 
 @contextmanager
@@ -34,6 +41,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     on failure (a full disk, a kill) ``path`` is as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_unfinished(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -52,6 +60,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     An existing ``path`` is replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
+    sweep_unfinished(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -60,13 +70,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        replace_folder(path, temporary)
     except OSError as error:
         raise _name_path(error, path) from error
     finally:
@@ -104,7 +108,7 @@ def save_checkpoint(
         config = {"format": FORMAT, **description}
         weights = system.generator.state_dict()
         if half:
-            weights = {k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}
+            weights = {k: _halved(k, v) for k, v in weights.items()}
         _save(weights, temporary / MODEL)
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -116,6 +120,15 @@ def save_checkpoint(
         # safetensors lets the owner alone read what it writes.
         for file in temporary.glob("*.safetensors"):
             shutil.copymode(temporary / CONFIG, file)
+
+
+def _halved(key: str, value: Tensor) -> Tensor:
+    if value.dtype != torch.float32:
+        return value
+    half = value.half()
+    if not half.isfinite().all():
+        raise ValueError(f"{key}: holds numbers above 65,504, which float16 cannot; save in full")
+    return half
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -143,6 +156,7 @@ def find_checkpoint(name: str | Path) -> Path:
         FileNotFoundError: it is neither.
     """
     shipped = shipped_checkpoints()
+    recover_folder(Path(name))
     if Path(name).is_dir():
         return Path(name)
     if str(name) in shipped:
@@ -160,6 +174,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         FileNotFoundError: ``folder`` is not there or holds no checkpoint.
         ValueError: its configuration is damaged or of a newer format.
     """
+    recover_folder(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
@@ -169,6 +184,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: JSON nested too deeply for a configuration") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"{path}: format {found!r}, expected {FORMAT}")
@@ -240,10 +257,33 @@ def _read(path: Path, expected: Mapping[str, Tensor] | None) -> dict[str, Tensor
         return load_file(path)
 
 
-def _compare_file(path: Path, expected: Mapping[str, Tensor]) -> None:
+def tensor_facts(folder: str | Path) -> dict[str, TensorFacts]:
+    """Shape and type of every tensor in ``folder``'s weights, by name; none is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    return _facts(Path(folder) / MODEL)
+
+
+def _facts(path: Path) -> dict[str, TensorFacts]:
     with _readable(path), safe_open(path, "pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+        return {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
+
+
+def _compare_file(path: Path, expected: Mapping[str, Tensor]) -> None:
+    found = _facts(path)
+    shapes = {key: shape for key, (shape, _) in found.items()}
     _compare(path, shapes, {k: tuple(v.shape) for k, v in expected.items()})
+    for key, tensor in expected.items():
+        kinds = REAL if tensor.is_floating_point() else WHOLE
+        if found[key][1] not in kinds:
+            raise ValueError(
+                f"{path}: {key} holds numbers of type {found[key][1]}, expected one of "
+                f"{', '.join(sorted(kinds))}"
+            )
 
 
 @contextmanager

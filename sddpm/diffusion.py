@@ -13,6 +13,10 @@ Prediction = Literal["epsilon", "v_prediction"]
 """What a network's last layer stands for, in diffusers' words; see :class:`NoiseOutput`."""
 
 
+MOST_DIFFUSION_STEPS = 100_000
+"""Steps that a noise schedule may have: its tables grow with them."""
+
+
 @dataclass(frozen=True)
 class DiffusionConfig:
     """Noise schedule of the published model: 1000 linear betas from 1e-4 to 0.02."""
@@ -20,6 +24,17 @@ class DiffusionConfig:
     diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.diffusion_steps <= MOST_DIFFUSION_STEPS:
+            raise ValueError(
+                f"diffusion_steps={self.diffusion_steps}: expected 1 to {MOST_DIFFUSION_STEPS:,}"
+            )
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"betas from {self.beta_start} to {self.beta_end}: expected numbers between 0 and "
+                "1 that do not fall"
+            )
 
     def scheduler_options(self) -> dict[str, Any]:
         """The same schedule in the words of diffusers' schedulers."""

@@ -10,17 +10,17 @@ or with one threshold a layer along the loss's gradient through the surrogate.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sddpm.diffusion import Diffusion
-from sddpm.neurons import SpikingNeuron
+from sddpm.neurons import SpikingNeuron, check_threshold
 from sddpm.rng import mix
 from sddpm.soft_neurons import IntegerIF
 
@@ -92,14 +92,11 @@ def _expand(layers: Mapping[str, Neuron], thresholds: Thresholds | None) -> Mapp
         return {}
     if not layers:
         raise ValueError("the network has no spiking neurons: threshold guidance needs some")
-    each = (
-        thresholds if isinstance(thresholds, Mapping) else dict.fromkeys(layers, float(thresholds))
-    )
+    each = thresholds if isinstance(thresholds, Mapping) else dict.fromkeys(layers, thresholds)
     for name, value in each.items():
         if name not in layers:
             raise ValueError(f"no spiking layer {name!r}; there are {', '.join(layers)}")
-        if not value > 0:
-            raise ValueError(f"threshold={value}: expected a number above 0")
+        check_threshold(value)
     return each
 
 
@@ -255,7 +252,45 @@ def read_guidance(folder: str | Path) -> Thresholds | None:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
     values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if not values or len(numbers) < len(values) or not all(0 < v < math.inf for v in numbers):
-        raise ValueError(f"{path}: thresholds must be numbers above 0, found {thresholds!r}")
+    try:
+        if not values:
+            raise ValueError(f"thresholds={thresholds}: expected a number above 0, or some")
+        for value in values:
+            check_threshold(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return thresholds
+
+
+def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
+    """Time steps -> the guidance file whose thresholds were chosen with so many.
+
+    One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
+    the weights, the others are in a folder each. A file that does not say is of the former.
+
+    Args:
+        folder: of the checkpoint.
+        own: time steps of the checkpoint's configuration.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    found: dict[Any, Path] = {}
+    for home in (folder, *sorted(folder.glob("T*"))):
+        if read_guidance(home) is not None:
+            path = home / GUIDANCE
+            found.setdefault(json.loads(path.read_text()).get("time_steps", own), path)
+    return found
+
+
+def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Thresholds | None:
+    """The thresholds that were chosen for a checkpoint at ``time_steps``; None if none were.
+
+    Args:
+        folder, own: as for :func:`guidance_files`.
+
+    Raises:
+        ValueError: a guidance file is damaged.
+    """
+    path = guidance_files(folder, own).get(time_steps)
+    return read_guidance(path.parent) if path else None

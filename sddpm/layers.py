@@ -67,6 +67,32 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         net.train(training)
 
 
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, those that no checkpoint holds included."""
+    return dict([*net.named_parameters(), *net.named_buffers()])
+
+
+def check_finite(net: nn.Module) -> None:
+    """Raise ValueError, naming the tensor, if a number of ``net`` is NaN or infinite."""
+    for name, tensor in tensors_of(net).items():
+        # A sum is several times as fast as a look at each number, and overflows rarely.
+        if tensor.is_floating_point() and not tensor.sum().isfinite():
+            odd = int((~tensor.isfinite()).sum())
+            if odd:
+                raise ValueError(
+                    f"{name}: {odd} of {tensor.numel()} numbers are NaN or infinite; the network "
+                    "cannot sample"
+                )
+
+
+def each_step(t: Tensor | int, x: Tensor) -> Tensor:
+    """Diffusion steps as ``[batch]``: one number stands for every image of ``x``."""
+    steps = torch.as_tensor(t, device=x.device)
+    if steps.is_floating_point() or steps.dtype == torch.bool:
+        raise ValueError(f"t={t}: expected whole diffusion steps, one or [batch]")
+    return steps.expand(len(x)) if steps.ndim == 0 else steps
+
+
 def conv3x3(
     inputs: int,
     outputs: int,

@@ -12,6 +12,7 @@ one activation loads strictly into a network with another.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -22,11 +23,29 @@ from sddpm.kernels import neurons as kernels
 from sddpm.kernels.fused_neuron import fire, fire_cuda
 from sddpm.kernels.neurons import Dynamics
 
+MOST_TIME_STEPS = 1024
+"""Spiking time steps that a network may have: memory and work grow with them."""
+MOST_THRESHOLD = 1e6
+"""Far above any current; what is larger is a damaged number."""
+
+
+def check_threshold(value: float, name: str = "threshold") -> float:
+    """Return a firing threshold, else raise ValueError, which begins with ``name``."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value <= MOST_THRESHOLD:
+        raise ValueError(
+            f"{name}={value!r}: expected a number above 0, of at most {MOST_THRESHOLD:,.0f}"
+        )
+    return float(value)
+
 
 def check_time_steps(time_steps: int) -> int:
-    """Return ``time_steps`` if it is a positive whole number, else raise ValueError."""
-    if not isinstance(time_steps, int) or time_steps < 1:
-        raise ValueError(f"time_steps={time_steps!r}: expected a whole number of at least 1")
+    """Return ``time_steps`` if it is a whole number from 1 to :data:`MOST_TIME_STEPS`, else raise
+    ValueError."""
+    if type(time_steps) is not int or not 1 <= time_steps <= MOST_TIME_STEPS:
+        raise ValueError(
+            f"time_steps={time_steps!r}: expected a whole number from 1 to {MOST_TIME_STEPS:,}"
+        )
     return time_steps
 
 
@@ -53,8 +72,7 @@ class SpikingNeuron(nn.Module):
 
     def __init__(self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0) -> None:
         super().__init__()
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold!r}: expected a number above 0")
+        check_threshold(threshold)
         self.time_steps = check_time_steps(time_steps)
         self.register_buffer("theta", torch.tensor(float(threshold)))
         self.surrogate = surrogate.ATan(alpha=alpha)
@@ -298,14 +316,34 @@ class MembraneReadout(nn.Module):
 
     def __init__(self, time_steps: int, decay: float = 0.8) -> None:
         super().__init__()
+        self.decay = decay
         powers = torch.arange(check_time_steps(time_steps) - 1, -1, -1, dtype=torch.float32)
         self.register_buffer("weights", decay**powers, persistent=False)
+
+    @torch.no_grad()
+    def keep_sum_of(self, time_steps: int) -> None:
+        """Scale the weights to the sum that they have at ``time_steps``. With constant input the
+        output is then that of a read-out over so many steps."""
+        wanted, own = (
+            sum(self.decay**s for s in range(n)) for n in (time_steps, len(self.weights))
+        )
+        powers = torch.arange(len(self.weights) - 1, -1, -1, dtype=torch.float32)
+        self.weights.copy_(self.decay**powers * (wanted / own))
 
     def forward(self, x: Tensor) -> Tensor:
         """Read ``[time_steps * batch, ...]`` out as ``[batch, ...]``."""
         steps = x.unflatten(0, (len(self.weights), -1))
         weights = self.weights.to(x.dtype).view(-1, *(1 for _ in x.shape))
         return (steps * weights).sum(0)
+
+
+def trained_with(net: nn.Module, time_steps: int) -> None:
+    """Tell a network that runs with other time steps how many it was trained with: its membrane
+    read-outs keep the sum of those. Their plain sum grows with the time steps (2.95 for 4, 4.16
+    for 8), and everything that the network puts out with it."""
+    for module in net.modules():
+        if isinstance(module, MembraneReadout):
+            module.keep_sum_of(time_steps)
 
 
 class MeanReadout(nn.Module):

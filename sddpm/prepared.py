@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sddpm.engine.network import Denoise, optimize, preparable
 from sddpm.guidance import Thresholds, guided
-from sddpm.layers import evaluating
+from sddpm.layers import check_finite, evaluating, tensors_of
 
 
 class PreparedNetwork:
@@ -71,19 +71,6 @@ class PreparedNetwork:
             return prepared
 
 
-def check_finite(net: nn.Module) -> None:
-    """Raise ValueError, naming the tensor, if a number of ``net`` is NaN or infinite."""
-    for name, tensor in _tensors(net).items():
-        # A sum is several times as fast as a look at each number, and overflows rarely.
-        if tensor.is_floating_point() and not tensor.sum().isfinite():
-            odd = int((~tensor.isfinite()).sum())
-            if odd:
-                raise ValueError(
-                    f"{name}: {odd} of {tensor.numel()} numbers are NaN or infinite; the network "
-                    "cannot sample"
-                )
-
-
 @dataclass(frozen=True)
 class _State:
     """All that a network's output depends on."""
@@ -97,12 +84,12 @@ class _State:
     @classmethod
     def of(cls, net: nn.Module) -> _State:
         modules = tuple(net.modules())
-        copies = {name: tensor.detach().clone() for name, tensor in _tensors(net).items()}
+        copies = {name: tensor.detach().clone() for name, tensor in tensors_of(net).items()}
         return cls(modules, tuple(map(_settings, modules)), copies)
 
     def still(self, net: nn.Module) -> bool:
         """Whether ``net`` is in this state."""
-        modules, tensors = tuple(net.modules()), _tensors(net)
+        modules, tensors = tuple(net.modules()), tensors_of(net)
         return (
             len(modules) == len(self.modules)
             and all(now is then for now, then in zip(modules, self.modules, strict=True))
@@ -110,11 +97,6 @@ class _State:
             and tensors.keys() == self.tensors.keys()
             and _equal([*tensors.values()], [*self.tensors.values()])
         )
-
-
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name, those that no checkpoint holds included."""
-    return dict([*net.named_parameters(), *net.named_buffers()])
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

@@ -7,14 +7,16 @@ with a model card beside it. Checkpoints that come with the package are opened b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from sddpm import system, tsm
@@ -22,28 +24,160 @@ from sddpm.checkpoint import (
     CONFIG,
     MODEL,
     TRAINER,
-    check_generator,
     count_parameters,
     find_checkpoint,
-    load_generator,
     read_config,
     save_checkpoint,
 )
-from sddpm.configuration import complete
 from sddpm.denoising import Denoiser
-from sddpm.guidance import GUIDANCE, Thresholds, read_guidance
-from sddpm.protocol import ImageShape, to_uint8
+from sddpm.guidance import GUIDANCE, Thresholds, read_guided
+from sddpm.opening import open_checkpoint
+from sddpm.protocol import ImageShape, System, to_uint8
 from sddpm.published import load_published
 from sddpm.rng import image_seeds
 from sddpm.samplers import OnStep
 
 KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
+FINDERS = "sddpm.systems"
+"""Entry points of installed packages that know further systems: functions from a system's name to
+its module (``Config``, ``build``), which raise ValueError for a name that they do not know."""
 CARD = "README.md"
 REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD}
 """What a saved checkpoint takes the place of."""
 
 
-class SDDPM:
+def load(
+    folder: str | Path, device: str | torch.device = "cpu", time_steps: int | None = None
+) -> Model:
+    """Open the checkpoint folder of any system, or a shipped checkpoint by name.
+
+    Args:
+        time_steps: spiking time steps to run with, where not the checkpoint's; for systems whose
+            weights serve any.
+
+    Returns:
+        An :class:`SDDPM` where the checkpoint is of one, else a :class:`Model`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, of a system that nothing installed knows, or of one that has
+            no spiking time.
+    """
+    folder = find_checkpoint(folder)
+    kind = SDDPM if str(read_config(folder).get("system")) in KINDS else Model
+    return kind._open(folder, find_module, device, time_steps)
+
+
+def find_module(name: str) -> ModuleType:
+    """The module of the system ``name``: SDDPM's own, or what an installed package knows.
+
+    Raises:
+        ValueError: nothing knows it.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    for point in entry_points(group=FINDERS):
+        with suppress(ValueError):
+            found: ModuleType = point.load()(name)
+            return found
+    raise ValueError(f"holds system {name!r}, which no installed package knows")
+
+
+class Model:
+    """A trained generative model, ready to sample.
+
+    Args:
+        system: built, with its weights.
+        facts: content of its ``config.json``: at least system, config and shape.
+    """
+
+    def __init__(self, system: System, facts: Mapping[str, Any]) -> None:
+        self.system = system.eval()
+        self.facts = dict(facts)
+        self.thresholds: Thresholds | None = None
+        """Guided thresholds that came with the checkpoint; ``sample`` uses them by default."""
+
+    @classmethod
+    def _open(
+        cls,
+        folder: Path,
+        find: Callable[[str], ModuleType],
+        device: str | torch.device,
+        time_steps: int | None,
+    ) -> Self:
+        facts = read_config(folder)
+        config = facts.get("config")
+        own = config.get("time_steps") if isinstance(config, Mapping) else None
+        if time_steps is not None and own is None:
+            raise ValueError(
+                f"time_steps={time_steps}: {facts.get('system')} has no spiking time; leave it out"
+            )
+        changed = {} if time_steps is None else {"time_steps": time_steps}
+        model = cls(open_checkpoint(folder, find, changed, device), facts)
+        model.thresholds = read_guided(folder, own, own if time_steps is None else time_steps)
+        return model
+
+    def sample(
+        self,
+        count: int,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        eta: float | None = None,
+        threshold: Thresholds | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        engine: str | None = None,
+        on_batch: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw ``count`` images, uint8 ``[count, C, H, W]``.
+
+        Args:
+            sampler: a key of :data:`sddpm.samplers.SAMPLERS`; ddim if None. This one and the
+                next four are for systems that denoise.
+            steps: network evaluations an image; 50 if None.
+            eta: share of the ancestral noise, for samplers that have it; 0 if None.
+            threshold: firing threshold while sampling; by default the checkpoint's guided one,
+                else the trained one.
+            engine: plain, exact or fast (:func:`sddpm.engine.network.optimize`); exact if None.
+            seed: image ``i`` of a seed is the same at any count and batch size.
+            batch_size: images drawn together.
+            on_batch: called with the number of images done; ``on_step``: a look inside.
+
+        Raises:
+            ValueError: an option is unknown, out of range, or none of this system's.
+        """
+        for name, value in (("count", count), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        asked = {
+            "sampler": sampler, "steps": steps, "eta": eta, "threshold": threshold,
+            "engine": engine,
+        }  # fmt: skip
+        draw = self._drawer({k: v for k, v in asked.items() if v is not None}, on_step)
+        parts = []
+        for start in range(0, count, batch_size):
+            seeds = image_seeds(seed, start, min(start + batch_size, count))
+            parts.append(to_uint8(draw(seeds)))
+            if on_batch:
+                on_batch(start + len(seeds))
+        return torch.cat(parts)
+
+    def _drawer(
+        self, asked: dict[str, Any], on_step: OnStep | None
+    ) -> Callable[[Sequence[int]], Tensor]:
+        if isinstance(self.system, Denoiser):
+            if self.thresholds is not None:
+                asked = {"threshold": self.thresholds, **asked}
+            return partial(self.system.sample, sampling=asked, on_step=on_step)
+        if asked or on_step:
+            odd = next(iter(asked), "on_step")
+            raise ValueError(f"{odd}: {self.facts.get('system')} does not denoise; leave it out")
+        return self.system.sample
+
+
+class SDDPM(Model):
     """A trained SDDPM, ready to sample.
 
     Args:
@@ -52,36 +186,31 @@ class SDDPM:
     """
 
     def __init__(self, denoiser: Denoiser, facts: Mapping[str, Any]) -> None:
-        self.denoiser = denoiser.eval()
-        self.facts = dict(facts)
-        self.thresholds: Thresholds | None = None
-        """Guided thresholds that came with the checkpoint; ``sample`` uses them by default."""
+        super().__init__(denoiser, facts)
+        self.denoiser = denoiser
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SDDPM:
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", time_steps: int | None = None
+    ) -> SDDPM:
         """Open a checkpoint folder, or a shipped checkpoint by name.
+
+        Args:
+            time_steps: spiking time steps to run with, where not the checkpoint's. The read-out
+                keeps the sum of those that were trained; ``save_pretrained`` keeps them too.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or another system's.
         """
         folder = find_checkpoint(folder)
-        facts = read_config(folder)
-        module = KINDS.get(str(facts.get("system")))
-        if module is None:
+        name = read_config(folder).get("system")
+        if str(name) not in KINDS:
             raise ValueError(
-                f"{folder}: holds system {facts.get('system')!r}, expected {' or '.join(KINDS)}"
+                f"{folder}: holds system {name!r}, expected {' or '.join(KINDS)}; sddpm.load opens "
+                "others"
             )
-        # The weights are the ones that sample: no second, averaged network beside them.
-        config = replace(_read(folder, facts, "config", module.Config), ema_decay=0.0)
-        shape = _read(folder, facts, "shape", ImageShape)
-        with torch.device("meta"):  # shapes are compared before memory is taken
-            check_generator(module.build(config, shape), folder)
-        denoiser = module.build(config, shape)
-        load_generator(denoiser, folder)
-        model = cls(denoiser.to(device), facts)
-        model.thresholds = read_guidance(folder)
-        return model
+        return cls._open(folder, find_module, device, time_steps)
 
     @classmethod
     def from_published(
@@ -110,49 +239,6 @@ class SDDPM:
         }
         return cls(denoiser, facts)
 
-    def sample(
-        self,
-        count: int,
-        *,
-        sampler: str = "ddim",
-        steps: int = 50,
-        eta: float = 0.0,
-        threshold: Thresholds | None = None,
-        seed: int = 0,
-        batch_size: int = 64,
-        engine: str = "exact",
-        on_batch: Callable[[int], None] | None = None,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw ``count`` images, uint8 ``[count, C, H, W]``.
-
-        Args:
-            sampler: a key of :data:`sddpm.samplers.SAMPLERS`.
-            steps: network evaluations an image.
-            eta: share of the ancestral noise, for samplers that have it.
-            threshold: firing threshold while sampling; by default the checkpoint's guided one,
-                else the trained one.
-            seed: image ``i`` of a seed is the same at any count and batch size.
-            engine: plain, exact or fast (:func:`sddpm.engine.network.optimize`).
-            on_batch: called with the number of images done; ``on_step``: a look inside.
-
-        Raises:
-            ValueError: an option is unknown or out of range.
-        """
-        if count < 1:
-            raise ValueError(f"count={count}: expected at least 1")
-        chosen = self.thresholds if threshold is None else threshold
-        options = {
-            "sampler": sampler, "steps": steps, "eta": eta, "threshold": chosen, "engine": engine,
-        }  # fmt: skip
-        parts = []
-        for start in range(0, count, batch_size):
-            seeds = image_seeds(seed, start, min(start + batch_size, count))
-            parts.append(to_uint8(self.denoiser.sample(seeds, options, on_step)))
-            if on_batch:
-                on_batch(start + len(seeds))
-        return torch.cat(parts)
-
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the checkpoint and its model card to ``folder``, atomically.
 
@@ -161,9 +247,11 @@ class SDDPM:
             half: store the weights in float16, at half the size.
 
         Raises:
-            ValueError: the folder holds other files, which would be lost.
+            ValueError: it is a file, or holds other files, which would be lost.
         """
         folder = Path(folder).resolve()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder}: is a file; give a folder")
         odd = {file.name for file in folder.glob("*")} - REPLACED
         if odd:
             raise ValueError(
@@ -175,23 +263,6 @@ class SDDPM:
         if self.thresholds is not None:
             extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)
-
-
-def _read(folder: Path, facts: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
-    """``facts[name]`` as the dataclass ``kind``; fields that it does not know are left out."""
-    values = facts.get(name)
-    try:
-        if not isinstance(values, Mapping):
-            raise ValueError(f"expected an object, found {values!r}")
-        known = {field.name for field in fields(kind)}
-        found = {k: v for k, v in complete(kind, values).items() if k in known}
-        return TypeAdapter(kind).validate_python(found)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, (name, *problem["loc"])))
-        raise ValueError(f"{folder / CONFIG}: {field}: {problem['msg']}") from error
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {name}: {error}") from error
 
 
 def model_card(facts: Mapping[str, Any], parameters: int) -> str:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+MOST_PIXELS = 16_384
+"""Height and width that an image may have."""
+
 
 @dataclass(frozen=True)
 class ImageShape:
@@ -24,6 +27,14 @@ class ImageShape:
     """1 (grey) or 3 (RGB)."""
     size: int
     """Height and width, in pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "size"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MOST_PIXELS:
+                raise ValueError(
+                    f"{name}={value!r}: expected a whole number from 1 to {MOST_PIXELS:,}"
+                )
 
 
 class Step(Protocol):
@@ -100,7 +111,16 @@ def to_uint8(images: Tensor) -> Tensor:
     """Map float images in [-1, 1] to uint8 in [0, 255], rounding half up, on the CPU.
 
     The one place where images are rounded: what is scored is what is written to disk.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which would become black or white.
     """
+    odd = int((~images.isfinite()).sum())
+    if odd:
+        raise ValueError(
+            f"images: {odd} of {images.numel()} numbers are NaN or infinite; the network that drew "
+            "them is damaged"
+        )
     return images.float().add(1).mul(127.5).add(0.5).clamp(0, 255).to(torch.uint8).cpu()
 
 

@@ -167,7 +167,8 @@ def sample(
         on_step: called after each step with (steps done, x, predicted image); a look inside.
 
     Raises:
-        ValueError: more sampling steps than diffusion steps, or statistics are missing.
+        ValueError: more sampling steps than diffusion steps, statistics are missing, or the
+            network puts out NaN or infinite numbers.
     """
     if sampling.steps > diffusion.diffusion_steps:
         raise ValueError(
@@ -184,15 +185,25 @@ def sample(
         options["eta"] = sampling.eta
     x = streams.randn(shape.channels, shape.size, shape.size).to(device)
     x = x * scheduler.init_noise_sigma
+    finite: list[Tensor] = []
     with torch.inference_mode():
         for done, t in enumerate(scheduler.timesteps, start=1):
             step = t.to(device=device, dtype=torch.long).expand(len(x))
             eps = denoise(scheduler.scale_model_input(x, t), step)
             with solver_arithmetic():
+                finite.append(eps.isfinite().all())
                 out = scheduler.step(eps.to(x.dtype), t, x, **options)
             x = out.prev_sample
             if on_step:
                 on_step(done, x, getattr(out, "pred_original_sample", x))
+    # Asked for all steps at once: a GPU is waited for once.
+    good = torch.stack(finite).tolist()
+    if not all(good):
+        first = int(scheduler.timesteps[good.index(False)])
+        raise ValueError(
+            f"the network's output is NaN or infinite from diffusion step {first} on; its weights "
+            "or thresholds are out of range"
+        )
     return x
 
 

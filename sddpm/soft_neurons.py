@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from sddpm.neurons import SpikingNeuron
+from sddpm.neurons import SpikingNeuron, check_threshold
 
 
 class SoftIF(SpikingNeuron):
@@ -156,8 +156,7 @@ class IntegerIF(nn.Module):
             raise ValueError(
                 f"time_steps={time_steps}: an integer neuron runs in one pass, use 1 and levels"
             )
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold!r}: expected a number above 0")
+        check_threshold(threshold)
         if levels < 1:
             raise ValueError(f"levels={levels!r}: expected at least 1")
         self.levels = levels

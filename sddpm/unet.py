@@ -20,7 +20,7 @@ from sddpm.activations import is_rate_coded, is_spiking, make_activation, reads_
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.kernels.winograd import convolve
-from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, linear
+from sddpm.layers import Reads, TimeEmbedding, conv1x1, conv3x3, each_step, linear
 from sddpm.neurons import (
     DirectEncoding,
     MeanReadout,
@@ -283,7 +283,9 @@ class UNet(NoiseNetwork):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in ``x`` (``[batch, image_channels, H, W]``) at diffusion steps ``t``
-        (``[batch]``, integers). H and W must be divisible by ``2 ** (levels - 1)``."""
+        (``[batch]``, integers; one for all images may be a number). H and W must be divisible by
+        ``2 ** (levels - 1)``."""
+        t = each_step(t, x)
         embedding = silu(self.time_embedding(t))
         h = self.stem(x)
         stored = [h]
@@ -306,6 +308,7 @@ def _check(config: UNetConfig) -> None:
     if config.image_channels not in (1, 3):
         raise ValueError(f"image_channels={config.image_channels}: expected 1 or 3")
     check_widths(config)
+    DiffusionConfig(config.diffusion_steps)
     make_activation(config.activation, config.time_steps, config.threshold, config.levels)
     if config.initialisation not in ("xavier", "published"):
         raise ValueError(

@@ -14,9 +14,9 @@ from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.machine import DeviceName, Machine
 from bench.plan.sampling import choose_sampling
-from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, guidance_files, settle
+from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, settle
 from bench.run.stages import count_operations
-from sddpm.guidance import read_guidance
+from sddpm.guidance import guidance_files, read_guidance
 from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds

@@ -25,7 +25,7 @@ from sddpm.guidance import (
     Thresholds,
     choose_by_loss,
     guided,
-    read_guidance,
+    read_guided,
     read_thresholds,
     scale,
     simplify,
@@ -70,40 +70,6 @@ def settle(
         thresholds = settled.get("threshold")
         model.gamma = gamma_of(model, checkpoint.folder, time_steps, held_out, thresholds, say)
     return settled
-
-
-def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
-    """Time steps -> the guidance file whose thresholds were chosen with so many.
-
-    One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
-    the weights, the others are in a folder each. A file that does not say is of the former.
-
-    Args:
-        folder: of the checkpoint.
-        own: time steps of the checkpoint's configuration.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
-    found: dict[Any, Path] = {}
-    for home in (folder, *sorted(folder.glob("T*"))):
-        if read_guidance(home) is not None:
-            path = home / GUIDANCE
-            found.setdefault(json.loads(path.read_text()).get("time_steps", own), path)
-    return found
-
-
-def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Thresholds | None:
-    """The thresholds that were chosen for a checkpoint at ``time_steps``; None if none were.
-
-    Args:
-        folder, own: as for :func:`guidance_files`.
-
-    Raises:
-        ValueError: a guidance file is damaged.
-    """
-    path = guidance_files(folder, own).get(time_steps)
-    return read_guidance(path.parent) if path else None
 
 
 def describe_thresholds(thresholds: Thresholds) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from bench.files import read_json, write_json
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import Plan
-from bench.run.settled import GUIDED, read_guided
-from sddpm.guidance import Thresholds
+from bench.run.settled import GUIDED
+from sddpm.guidance import Thresholds, read_guided
 
 SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
 SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")

@@ -14,6 +14,8 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from sddpm.layers import each_step
+
 
 class CapturedNetwork:
     """``eps = f(x, t)`` of a network on a CUDA device.
@@ -38,7 +40,7 @@ class CapturedNetwork:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
         with self._lock:
-            return self._evaluate(x, t)
+            return self._evaluate(x, each_step(t, x))
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         if self.capturable and x.shape not in self.captured:

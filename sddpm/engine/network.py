@@ -33,7 +33,7 @@ from sddpm.engine.layers import Activation, Block, Precision, Resize
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.winograd import WinogradConvolution
-from sddpm.layers import TimeEmbedding
+from sddpm.layers import TimeEmbedding, each_step
 from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
 from sddpm.split_norm import SplitBatchNorm2d
 from sddpm.temporal import TemporalConv2d
@@ -214,6 +214,7 @@ class OptimizedUNet:
     @torch.inference_mode()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The noise in ``x`` ``[batch, image_channels, H, W]`` at diffusion steps ``t``."""
+        t = each_step(t, x)
         _, _, height, width = x.shape
         numbers = self.time_steps * height * width * self.stem_channels
         images = max(1, _PASS_BYTES // (numbers * self.precision.currents.itemsize))

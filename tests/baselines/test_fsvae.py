@@ -324,7 +324,7 @@ def test_the_twin_learns(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (dict(distance="mse"), "distance='mse': choose from mmd, kl"),
-        (dict(time_steps=0), "time_steps=0: expected a whole number of at least 1"),
+        (dict(time_steps=0), "time_steps=0: expected a whole number from 1"),
         (dict(copies=0), "copies=0: expected at least 1"),
     ],
 )

@@ -1,0 +1,142 @@
+"""From a checkpoint folder to a system that samples, whichever system it is.
+
+What a file says is believed only after it was checked: the configuration's types and ranges,
+the network that it describes against the tensors in the file (before memory is taken for
+either), and every number of those tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch.overrides import TorchFunctionMode
+
+from sddpm.checkpoint import (
+    CONFIG,
+    MODEL,
+    check_generator,
+    load_generator,
+    read_config,
+    tensor_facts,
+)
+from sddpm.configuration import complete
+from sddpm.denoising import DenoiserTraining
+from sddpm.guidance import spiking_layers
+from sddpm.layers import check_finite
+from sddpm.neurons import check_threshold, trained_with
+from sddpm.protocol import ImageShape, System
+
+_CALLS_PER_TENSOR = 200
+"""Calls of torch that building a network may take for each tensor of the file; it takes 20."""
+
+
+def open_checkpoint(
+    folder: str | Path,
+    find_module: Callable[[str], ModuleType],
+    changed: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> System:
+    """The system of a checkpoint folder, ready to sample.
+
+    A membrane read-out weighs the sum over spiking time; at other time steps than the
+    checkpoint's it is scaled to the sum that was trained.
+
+    Args:
+        find_module: name of a system -> its module, with ``Config`` and ``build``.
+        changed: fields of the configuration that differ from the checkpoint's.
+
+    Raises:
+        FileNotFoundError: no checkpoint is there.
+        ValueError: it is damaged, or the changed configuration is of another network.
+    """
+    folder = Path(folder)
+    facts = read_config(folder)
+    try:
+        module = find_module(str(facts.get("system")))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    config = _read(folder, facts, "config", module.Config, changed or {})
+    shape = _read(folder, facts, "shape", ImageShape, {})
+    if isinstance(config, DenoiserTraining):
+        # The weights are the ones that sample: no second, averaged network beside them.
+        config = replace(config, ema_decay=0.0)
+    calls = _CALLS_PER_TENSOR * (100 + len(tensor_facts(folder)))
+    try:
+        with torch.device("meta"), _AtMost(calls, folder):
+            planned = module.build(config, shape)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if str(error).startswith(str(folder)):
+            raise
+        raise ValueError(f"{folder / CONFIG}: {_line(error)}") from error
+    check_generator(planned, folder)
+    system: System = module.build(config, shape)
+    load_generator(system, folder)
+    check_numbers(system, folder)
+    trained = facts["config"].get("time_steps")
+    if changed and changed.get("time_steps") not in (None, trained) and isinstance(trained, int):
+        trained_with(system, trained)
+    return system.to(device).eval()
+
+
+def check_numbers(system: System, folder: Path) -> None:
+    """Raise ValueError, naming file and tensor, where a weight or a threshold cannot be one."""
+    try:
+        check_finite(system.generator)
+        for name, layer in spiking_layers(system.generator).items():
+            for value in layer.theta.flatten().unique().tolist():
+                check_threshold(value, f"{name}.theta")
+    except ValueError as error:
+        raise ValueError(f"{folder / MODEL}: {error}") from error
+
+
+class _AtMost(TorchFunctionMode):
+    """Stops what calls torch more than ``calls`` times: a network of more layers than the file
+    has tensors is not built to its end."""
+
+    def __init__(self, calls: int, folder: Path) -> None:
+        super().__init__()
+        self.left, self.folder = calls, folder
+
+    def __torch_function__(
+        self, function: Any, types: Iterable[type], args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(
+                f"{self.folder / CONFIG}: config: describes a network of far more layers than "
+                f"{MODEL} has tensors"
+            )
+        return function(*args, **(kwargs or {}))
+
+
+def _read(
+    folder: Path, facts: Mapping[str, Any], name: str, kind: type[Any], changed: Mapping[str, Any]
+) -> Any:
+    """``facts[name]`` as the dataclass ``kind``; fields that it does not know are left out."""
+    values = facts.get(name)
+    try:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"expected an object, found {values!r}")
+        known = {field.name for field in fields(kind)}
+        kept = {k: v for k, v in complete(kind, values).items() if k in known} | dict(changed)
+        if kind is ImageShape:  # a size is a number, not a text of one; fields may be converted
+            return TypeAdapter(kind).validate_json(json.dumps(kept), strict=True)
+        return TypeAdapter(kind).validate_python(kept)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, (name, *problem["loc"])))
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{folder / CONFIG}: {field}: {message}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: {name}: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
