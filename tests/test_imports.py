@@ -150,6 +150,13 @@ def test_no_system_is_named_outside_the_registry() -> None:
             assert not named, f"{module} names {named}"
 
 
+def test_no_test_imports_another() -> None:
+    """What several tests share stands in tests/support."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        names = {target.split(".")[-1] for target in imported(path)}
+        assert not {name for name in names if name.startswith("test_")}, path
+
+
 def option_classes() -> list[type]:
     """Every class of options, but DiffusionConfig, which diffusers reads whole."""
     from bench.plan.plan import Options

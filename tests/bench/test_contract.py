@@ -10,30 +10,14 @@ import torch
 
 from bench.energy.meter import Meter
 from bench.energy.prices import TABLES, strict_mj
-from bench.registry import SYSTEMS, SystemEntry, load_module
+from bench.registry import SYSTEMS, load_module
 from sddpm.checkpoint import count_parameters, load_generator
-from sddpm.protocol import ImageShape, System
+from sddpm.protocol import ImageShape
 from sddpm.training import TrainConfig, fit
 from tests.support.images import GeneratedImages
+from tests.support.systems import config_of, make, options
 
 SHAPES = [ImageShape(1, 8), ImageShape(3, 32)]
-
-
-def config_of(name: str, preset: str = "smoke"):
-    module = load_module(name)
-    return module.Config(**module.PRESETS[preset])
-
-
-def make(name: str, shape: ImageShape, seed: int = 0) -> System:
-    """The system at its smoke preset, built from an untrained parent where it has one."""
-    entry = SYSTEMS[name]
-    parent = make(entry.parent, shape, seed) if entry.parent else None
-    torch.manual_seed(seed)
-    return load_module(name).build(config_of(name), shape, parent)
-
-
-def options(entry: SystemEntry, **more: str) -> dict | None:
-    return {"sampler": "ddim", "steps": 3, "eta": 1.0, **more} if entry.samplers else None
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -10,58 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.energy.meter import Counts, Meter
+from bench.energy.meter import Meter
 from bench.energy.products import RULES, looks_like_product
 from sddpm.diffusion import DiffusionConfig
-from sddpm.layers import Reads, declare, solver_arithmetic
+from sddpm.layers import declare, solver_arithmetic
 from sddpm.protocol import ImageShape
 from sddpm.samplers import SAMPLERS, Sampling, sample
 from sddpm.unet import UNet, UNetConfig
-
-GRADIENT_MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
-
-
-class Call(nn.Module):
-    """A module whose forward is a function."""
-
-    def __init__(self, function: Callable[..., Tensor], reads: Reads | None = None) -> None:
-        super().__init__()
-        self.function = function
-        if reads is not None:
-            declare(self, reads=reads)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs)
-
-
-class Fire(nn.Module):
-    """A neuron without memory."""
-
-    emits = "spikes"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
-
-
-class Toy(nn.Module):
-    """Stem once, two spiking steps folded into the batch, a spiking convolution, a real head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = declare(nn.Conv2d(1, 2, 3, padding=1), reads="real")
-        self.fire = Fire()
-        self.conv = declare(nn.Conv2d(2, 3, 3, padding=1, bias=False), reads="spikes")
-        self.head = declare(nn.Linear(3, 5), reads="real")
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes = self.fire(self.stem(x).repeat(2, 1, 1, 1))
-        return self.head(self.conv(spikes).mean((2, 3)))
-
-
-def count(module: nn.Module, *inputs: Tensor) -> Counts:
-    with torch.no_grad(), Meter(module) as meter:
-        module(*inputs)
-    return meter.counts(images=1)
+from tests.support.metering import GRADIENT_MODES, LAYERS, Call, count
 
 
 def spike_at(shape: tuple[int, ...], *positions: tuple[int, ...]) -> Tensor:
@@ -141,17 +97,6 @@ def test_silent_and_empty_inputs_cost_nothing() -> None:
     layer = declare(nn.Conv2d(2, 3, 3), reads="spikes")
     assert count(layer, torch.zeros(1, 2, 4, 4)).acs == 0
     assert count(layer, torch.zeros(0, 2, 4, 4)).acs == 0
-
-
-LAYERS: list[Callable[[], nn.Module]] = [
-    lambda: nn.Conv1d(4, 3, 5, stride=3, padding=2, dilation=2),
-    lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 3), dilation=(1, 2), groups=2),
-    lambda: nn.Conv2d(4, 3, 3, padding="same", dilation=2),
-    lambda: nn.Conv2d(4, 8, 1, stride=2, groups=4),
-    lambda: nn.Conv3d(4, 2, (1, 3, 3), padding=(0, 1, 1)),
-    lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, output_padding=1),
-    lambda: nn.ConvTranspose2d(4, 6, 3, stride=(2, 3), padding=2, groups=2, dilation=2),
-]
 
 
 @pytest.mark.parametrize("build", LAYERS)

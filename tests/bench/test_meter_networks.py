@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 import pytest
 import torch
 from spikingjelly.activation_based.op_counter import ACCounter, DispatchCounterMode, MACCounter
-from test_meter import GRADIENT_MODES, LAYERS, Call, Fire, Toy, count
 from torch import Tensor, nn
 
 from bench.energy.meter import LayerCounts, Meter
 from bench.energy.prices import DEFAULT_TABLE, TABLES, published_mj
 from sddpm.layers import Reads, declare
 from sddpm.unet import UNet, UNetConfig
+from tests.support.metering import GRADIENT_MODES, LAYERS, Call, Fire, Toy, count
 
 # The context manager.
 

@@ -11,9 +11,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from bench.cli import main
 from bench.data.grids import save_grid
 from bench.records.record import Record, write_records
 from bench.report.boards import make_report
@@ -22,6 +20,7 @@ from bench.report.samples import read_tiles
 from bench.report.sources import PUBLISHED, Sources, read_published, read_sources
 from bench.report.tables import literature
 from tests.support.browser import find_chromium, open_page
+from tests.support.calling import report as call
 from tests.support.records import CONVERSION_ROWS, HASHES, cell, conversion, failed, record
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +49,6 @@ def make_run(folder: Path) -> list[Record]:
     (folder / "run.json").write_text(json.dumps(run))
     write_records(folder / "records.jsonl", records)
     return records
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
 class Page(HTMLParser):

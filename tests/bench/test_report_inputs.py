@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_report import call
 
 from bench.records.record import write_records
+from tests.support.calling import report as call
 from tests.support.records import CONVERSION_ROWS, HASHES, cell, conversion
 
 PUBLISHED = (

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.records import MEASURED
+
 SUITE = """\
 name: tiny
 title: What a kill interrupts
@@ -33,12 +35,6 @@ presets:
     config:
       sddpm: {channels: 8, multipliers: [1, 2], blocks: 1}
 """
-MEASURED = (
-    "status", "system", "time_steps", "config", "config_hash", "training_hash", "seed", "dataset",
-    "train_steps", "train_images", "samples", "reference_images", "reference_hash", "extractor",
-    "metrics", "params_millions", "counts_per_evaluation", "counts_per_image", "energies",
-    "firing_rate",
-)  # fmt: skip
 
 
 class Tiny:

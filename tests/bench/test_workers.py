@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from test_run_resume import MEASURED
 
 from bench.cli import main
 from bench.plan.plan import Options, make_plan
 from bench.run.workers import TRAINING_FAILED, _told, parse_workers
 from tests.support.calling import refused
+from tests.support.records import MEASURED
 
 SUITE = """\
 name: tiny

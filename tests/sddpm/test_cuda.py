@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from test_contract import make, options
-from test_engine import GOLDEN, inputs, network
 from torch import Tensor
 
 from bench.energy.meter import Meter
@@ -26,6 +24,8 @@ from sddpm.protocol import ImageShape, Step
 from sddpm.published import load_published
 from sddpm.training import TrainConfig, fit
 from tests.support.images import GeneratedImages
+from tests.support.networks import GOLDEN, inputs, network
+from tests.support.systems import make, options
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

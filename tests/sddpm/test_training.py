@@ -22,25 +22,15 @@ from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
 from sddpm.protocol import ImageShape
 from sddpm.training import StepSampler, TrainConfig, fit
 from tests.support.images import GeneratedImages
-
-TINY = sddpm_system.Config(
-    time_steps=2, channels=4, multipliers=(1,), blocks=1, learning_rate=1e-2, warmup_steps=2,
-    ema_decay=0.9,
-)  # fmt: skip
-
-
-def tiny_system() -> Denoiser:
-    torch.manual_seed(0)
-    return sddpm_system.build(TINY, ImageShape(1, 8))
-
+from tests.support.systems import TINY, tiny_system
 
 SCRIPT = """
 import sys, time
-sys.path[:0] = [{tests!r}, {tests!r} + '/tests/sddpm']
+sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tests.support.images import GeneratedImages
-from test_training import tiny_system
+from tests.support.systems import tiny_system
 from sddpm.training import TrainConfig, fit
 
 class Slow(GeneratedImages):

@@ -13,6 +13,10 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def report(*arguments: object) -> Result:
+    return call("report", *arguments)
+
+
 def call_run(suite: Path, out: Path, *more: object) -> Result:
     return call("run", "--suite", suite, "--preset", "smoke", "--out", out, "--extractor",
                 "embedded", "--device", "cpu", *more)  # fmt: skip

@@ -37,6 +37,14 @@ VERSION_1 = (
     "}"
 )
 
+MEASURED = (
+    "status", "system", "time_steps", "config", "config_hash", "training_hash", "seed", "dataset",
+    "train_steps", "train_images", "samples", "reference_images", "reference_hash", "extractor",
+    "metrics", "params_millions", "counts_per_evaluation", "counts_per_image", "energies",
+    "firing_rate",
+)  # fmt: skip
+"""Fields of a record that two runs of one command must share: all but times and places."""
+
 
 def record(system: str = "sddpm", fd: float | None = 10.0, **changes: object) -> Record:
     """The stored record as another system's, with this Frechet distance and these changes."""
