@@ -18,11 +18,13 @@ not interleaved.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import torch
 from diffusers import UNet2DModel
 from safetensors import SafetensorError
@@ -59,12 +61,24 @@ class Config(UNetWidths, DenoiserTraining):
     """Share of features dropped in training."""
 
 
-SCHEDULE: dict[str, tuple[str | None, ...]] = {
+PROCESSES = (
+    "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler",
+    "PNDMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
+)  # fmt: skip
+"""diffusers' schedulers that sample DDPM's process; which of them does not matter to a network.
+Others are of another one: EDM, flow matching, score SDEs, consistency models."""
+SCHEDULE: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear",),
     "prediction_type": ("epsilon", "v_prediction"),
     "trained_betas": (None,),
+    "rescale_betas_zero_snr": (False, None),
+    "use_flow_sigmas": (False, None),
+    "thresholding": (False, None),
+    "clip_sample_range": (1.0, None),
 }
-"""Field of a diffusers scheduler -> what it may say, first what it says when it is not there."""
+"""Field of a diffusers scheduler -> what it may say."""
 
 
 class NoiseNet(NoiseNetwork):
@@ -133,15 +147,18 @@ def from_diffusers(folder: str | Path) -> Denoiser:
     """Load a diffusers DDPM folder, such as a download of google/ddpm-cifar10-32.
 
     Args:
-        folder: holds ``config.json`` and weights, or has them in ``unet/``.
+        folder: holds ``config.json`` and weights, or has them in ``unet/``, or averaged ones in
+            ``unet_ema/``, which are preferred.
 
     Raises:
         FileNotFoundError: no diffusers U-Net is there.
-        ValueError: it is not an unconditional noise network for square images, or has a noise
-            schedule whose betas do not rise linearly.
+        ValueError: it is not an unconditional noise network for square images, or its scheduler
+            is of another process than DDPM's with betas that rise linearly.
     """
     folder = Path(folder)
-    home = folder / "unet" if (folder / "unet" / "config.json").is_file() else folder
+    # Averaged weights, where a training left both.
+    homes = (folder / "unet_ema", folder / "unet")
+    home = next((home for home in homes if (home / "config.json").is_file()), folder)
     if not (home / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json here or in unet/ (a DDPM folder?)")
     try:
@@ -152,7 +169,7 @@ def from_diffusers(folder: str | Path) -> Denoiser:
         raise ValueError(f"{home / 'config.json'}: class {name!r}, expected 'UNet2DModel'")
     try:
         # safetensors, or a .bin that diffusers reads with weights_only: no pickled code runs.
-        unet = UNet2DModel.from_pretrained(home, local_files_only=True)
+        unet = UNet2DModel.from_pretrained(home, local_files_only=True, low_cpu_mem_usage=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{home}: weights cannot be loaded ({str(error)[:120]})") from error
     settings = unet.config
@@ -163,6 +180,11 @@ def from_diffusers(folder: str | Path) -> Denoiser:
         )
     if settings.get("num_class_embeds") or settings.get("class_embed_type"):
         raise ValueError(f"{home}: takes classes; expected an unconditional network")
+    if settings.get("time_embedding_type", "positional") != "positional":
+        raise ValueError(
+            f"{home}: time_embedding_type={settings.time_embedding_type!r}, expected 'positional': "
+            "it reads noise levels, not diffusion steps"
+        )
     shape = ImageShape(settings.in_channels, settings.sample_size)
     diffusion, prediction = _noise_schedule(folder)
     # The loaded weights sample as they are: they are already averaged ones.
@@ -175,29 +197,36 @@ def from_diffusers(folder: str | Path) -> Denoiser:
 
 def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
     """What the folder's scheduler says, and where it says nothing what diffusers assumes."""
-    default = DiffusionConfig()
     for path in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
-        if not path.is_file():
-            continue
-        try:
-            said = json.loads(path.read_text())
-            steps = int(said.get("num_train_timesteps", default.diffusion_steps))
-            start = float(said.get("beta_start", default.beta_start))
-            end = float(said.get("beta_end", default.beta_end))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: not a JSON configuration ({error})") from error
-        for name, legal in SCHEDULE.items():
-            found = said.get(name, legal[0])
-            if found not in legal:
-                expected = " or ".join(repr(value) for value in legal)
-                raise ValueError(f"{path}: {name}={found!r}, expected {expected}")
-        if steps < 1 or not 0 < start <= end < 1:
-            raise ValueError(
-                f"{path}: num_train_timesteps={steps}, betas from {start} to {end}; expected at "
-                "least one step, and betas between 0 and 1 that do not fall"
-            )
-        return DiffusionConfig(steps, start, end), said.get("prediction_type", "epsilon")
-    return default, "epsilon"
+        if path.is_file():
+            try:
+                return _read_schedule(json.loads(path.read_text()))
+            except (TypeError, AttributeError, json.JSONDecodeError) as error:
+                raise ValueError(f"{path}: not a JSON configuration ({error})") from error
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+    return DiffusionConfig(), "epsilon"
+
+
+def _read_schedule(said: dict[str, Any]) -> tuple[DiffusionConfig, Prediction]:
+    name = said.get("_class_name", "DDPMScheduler")
+    if name not in PROCESSES:
+        raise ValueError(
+            f"class {name!r} is of another process than DDPM's; expected one of "
+            f"{', '.join(PROCESSES)}"
+        )
+    assumed = inspect.signature(getattr(diffusers, name)).parameters
+    whole = {field: p.default for field, p in assumed.items()} | said
+    for field_name, legal in SCHEDULE.items():
+        found = whole.get(field_name, legal[0])
+        if found not in legal:
+            expected = " or ".join(repr(value) for value in legal if value is not None)
+            raise ValueError(f"{field_name}={found!r}, expected {expected or 'none'}")
+    steps, start, end = (whole[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
+    if type(steps) is not int or not all(isinstance(x, int | float) for x in (start, end)):
+        raise TypeError(f"num_train_timesteps={steps!r}, betas from {start!r} to {end!r}")
+    config = DiffusionConfig(steps, start, end, clip=bool(whole.get("clip_sample", True)))
+    return config, whole["prediction_type"]
 
 
 _MEASURED: dict[str, Any] = dict(middle_attention=False, initialisation="torch")

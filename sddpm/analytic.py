@@ -48,6 +48,7 @@ class JumpScheduler:
         spacing: ``uniform``, or ``quadratic`` (denser at low noise, up to 0.8 N).
         grey_levels: the last noisy jump's mean absolute noise stays below this many of 256
             grey levels; None leaves it.
+        clip_sample: clip the predicted image to [-1, 1].
         scheduler_options: the noise schedule, in the words of diffusers' schedulers.
     """
 
@@ -60,6 +61,7 @@ class JumpScheduler:
         eta: float = 0.0,
         spacing: Spacing = "uniform",
         grey_levels: float | None = None,
+        clip_sample: bool = True,
         **scheduler_options: Any,
     ) -> None:
         if form not in ("ddpm", "ddim"):
@@ -74,7 +76,7 @@ class JumpScheduler:
                 f"gamma has shape {tuple(gamma.shape)}, expected ({self.diffusion_steps + 1},)"
             )
         self._gamma = None if gamma is None else gamma.double().cpu()
-        self._form, self._eta = form, eta
+        self._form, self._eta, self._clip = form, eta, clip_sample
         self._spacing, self._grey_levels = spacing, grey_levels
         self._chosen: list[int] = []
         self.timesteps = torch.empty(0, dtype=torch.long)
@@ -108,7 +110,8 @@ class JumpScheduler:
         s = self._chosen[index - 1] if index else 0
         a_r = float(self._a[r])
         x0 = (sample - math.sqrt(1 - a_r) * model_output) / math.sqrt(a_r)
-        x0 = x0.clamp(-1, 1)
+        if self._clip:
+            x0 = x0.clamp(-1, 1)
         if s == 0:
             return StepOutput(x0, x0)
         mean_x0, mean_other, other = self._mean(r, s, model_output, sample)

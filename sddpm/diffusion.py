@@ -24,6 +24,9 @@ class DiffusionConfig:
     diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    clip: bool = True
+    """Whether samplers that clip the predicted image to [-1, 1] may; some foreign networks were
+    made to be sampled without."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.diffusion_steps <= MOST_DIFFUSION_STEPS:
@@ -39,6 +42,7 @@ class DiffusionConfig:
     def scheduler_options(self) -> dict[str, Any]:
         """The same schedule in the words of diffusers' schedulers."""
         options = asdict(self)
+        del options["clip"]
         return {
             "num_train_timesteps": options.pop("diffusion_steps"),
             "beta_schedule": "linear",

@@ -213,6 +213,8 @@ def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor
     settings = {**diffusion.scheduler_options(), **entry.settings}
     if entry.scheduler is JumpScheduler:
         settings["eta"] = sampling.eta
+    if not diffusion.clip and "clip_sample" in inspect.signature(entry.scheduler).parameters:
+        settings["clip_sample"] = False
     if entry.needs_gamma:
         if gamma is None:
             raise ValueError(

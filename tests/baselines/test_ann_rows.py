@@ -14,6 +14,7 @@ from sddpm import system as sddpm_system
 from sddpm.checkpoint import count_parameters
 from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape
+from sddpm.samplers import Sampling, sample
 
 SHAPE = ImageShape(3, 16)
 WIDTHS = dict(channels=8, multipliers=(1, 2), blocks=1)
@@ -97,6 +98,16 @@ def test_a_diffusers_folder_says_its_noise_schedule(tmp_path: Path) -> None:
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
         ({"num_train_timesteps": "many"}, "not a JSON configuration"),
         ({"beta_end": 2}, "betas"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
+        ({"clip_sample_range": 2.0}, r"clip_sample_range=2\.0, expected 1\.0"),
+        ({"thresholding": True}, "thresholding=True"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+        ({"_class_name": "EDMEulerScheduler"}, "'EDMEulerScheduler' is of another process"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "another process"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "another process"),
+        ({"_class_name": "ScoreSdeVpScheduler"}, "another process"),
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "another process"),
+        ({"_class_name": "LCMScheduler"}, "another process"),
         ([1], "not a JSON configuration"),
     ],
 )
@@ -104,6 +115,46 @@ def test_other_noise_schedules_are_refused(said: object, words: str, tmp_path: P
     UNet2DModel(**GOOGLE).save_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text(json.dumps(said))
     with pytest.raises(ValueError, match=rf"scheduler_config\.json.*{words}"):
+        ann_ddpm.from_diffusers(tmp_path)
+
+
+def test_a_scheduler_s_silence_is_what_diffusers_assumes(tmp_path: Path) -> None:
+    """Heun's class assumes betas from 0.00085 to 0.012 and no clip, DDPM's 1e-4 to 0.02."""
+    UNet2DModel(**GOOGLE).save_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text('{"_class_name": "HeunDiscreteScheduler"}')
+    assert ann_ddpm.from_diffusers(tmp_path).diffusion.config == DiffusionConfig(
+        1000, 0.00085, 0.012, clip=False
+    )
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "ddim_quadratic"])
+def test_a_network_that_is_not_clipped_is_sampled_so(sampler: str, tmp_path: Path) -> None:
+    """The only picture there is has values of 3: a clipped chain cannot reach it."""
+    UNet2DModel(**GOOGLE).save_pretrained(tmp_path)
+    DDPMScheduler(clip_sample=False).save_pretrained(tmp_path)
+    process = ann_ddpm.from_diffusers(tmp_path).diffusion
+    abar = process.alphas_cumprod
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        a = abar[t].view(-1, 1, 1, 1)
+        return (x - a.sqrt() * 3) / (1 - a).sqrt()
+
+    images = sample(denoise, SHAPE, [0], process.config, Sampling(sampler, 5))
+    assert (images - 3).abs().max() < 1e-3
+
+
+def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
+    for name, value in (("unet", 0.0), ("unet_ema", 1.0)):
+        unet = UNet2DModel(**GOOGLE)
+        unet.conv_out.bias.data.fill_(value)
+        unet.save_pretrained(tmp_path / name)
+    bias = ann_ddpm.from_diffusers(tmp_path).net.unet.conv_out.bias
+    assert bias.eq(1).all()
+
+
+def test_noise_levels_in_place_of_steps_are_refused(tmp_path: Path) -> None:
+    UNet2DModel(**GOOGLE, time_embedding_type="fourier").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="time_embedding_type='fourier'"):
         ann_ddpm.from_diffusers(tmp_path)
 
 
