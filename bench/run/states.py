@@ -66,7 +66,7 @@ def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = 
         return False
     stored = read_json(path, ("images", "per_image"))
     counts = stored["per_image"]
-    if stored["images"] != images or "traffic" not in counts:
+    if stored["images"] != images or not {"traffic", "macs_first_conv"} <= set(counts):
         return False
     real = sum(row["ops"] for row in counts["traffic"] if row["reads"] == "real" and row["taps"])
     return counts["macs_first_conv"] <= real * (1 + 1e-9) and made_at(stored, thresholds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from bench import registry
 from bench.plan.cells import Cell, Data, expand, plan_training
-from bench.plan.plan import Options, Plan
+from bench.plan.plan import DATA as DATA_FILE
+from bench.plan.plan import Options, Plan, data_facts, make_plan
 from bench.plan.sampling import choose_sampling, parse_sampler
 from bench.registry import SystemEntry
 from bench.run.states import stage_states
@@ -179,6 +181,22 @@ def test_a_hash_is_the_digest_of_the_facts(suite: Suite) -> None:
     assert training.name == f"plain-{training.hash[:8]}"
 
 
+def test_epochs_count_the_pictures_of_a_folder_that_an_earlier_version_made(tmp_path: Path) -> None:
+    text = TEXT.replace("[plain, spiking, converted]", "[vae]")
+    text = text.replace("train_steps: 30, batch_size: 4", "epochs: 2, batch_size: 100")
+    text = text[: text.index("    budgets:")] + text[text.index("    samples:") :]
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(text[: text.index("    config:")], encoding="utf-8")
+    options = Options(str(suite), "smoke", out=tmp_path / "out")
+    plan = make_plan(options)
+    assert [cell.training.steps for cell in plan.cells] == [30]  # 2 x 1,500 / 100
+    facts = data_facts(plan)
+    del facts["data"]["train_images"]  # which earlier versions did not write
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / DATA_FILE).write_text(json.dumps(facts), encoding="utf-8")
+    assert make_plan(options).cells == plan.cells
+
+
 def test_states_are_done_missing_or_blocked_by_a_parent(suite: Suite, tmp_path: Path) -> None:
     cells = expand(suite, "smoke", DATA, systems=["converted"], time_steps=[2], samplers=["ddim"])
     options = Options("mine", "smoke")
@@ -198,7 +216,9 @@ def test_states_are_done_missing_or_blocked_by_a_parent(suite: Suite, tmp_path: 
         (folder / name).touch()
     facts = '{"samples": 10, "seconds": 1.0, "peak_memory_mib": 1.0}'
     (folder / "samples.json").write_text(facts)
-    (folder / "energy.json").write_text('{"images": 1, "per_image": {"traffic": []}}')
+    (folder / "energy.json").write_text(
+        '{"images": 1, "per_image": {"traffic": [], "macs_first_conv": 0}}'
+    )
     state = stage_states(plan)[0]
     assert (state["sample"], state["energy"], state["score"]) == ("done", "done", "done (x)")
     (folder / "samples.json").write_text("{}")
