@@ -20,6 +20,7 @@ from sddpm.engine.convolutions import (
     spike_arithmetic,
 )
 from sddpm.kernels import neurons as kernels
+from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.neurons import Affine
 from sddpm.neurons import SpikingNeuron
 from sddpm.unet import Downsample, ResidualBlock, Upsample
@@ -107,7 +108,7 @@ class Activation:
         if self.dynamics is not None and kernels.usable(y):
             affine = None
             if per_image is not None:
-                affine = Affine(torch.ones(y.shape[1], dtype=torch.float32), per_image.contiguous())
+                affine = Affine(None, per_image.contiguous())
             spikes, sums = kernels.fire(
                 y, self.time_steps, self.dynamics, affine=affine, residual=residual,
                 keep_sum=keep_sum, constant=constant, spikes=out, dtype=dtype,
@@ -145,9 +146,9 @@ class Block:
 
     def __call__(
         self, spikes: Tensor, inputs: list[Tensor], per_image: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """``inputs``: the real tensors whose concatenation fired ``spikes``. Returns two tensors
-        whose sum is the block's output."""
+        whose sum is the block's output, or that output and None."""
         middle, _ = self.act2(self.conv1(spikes), per_image=per_image)
         residual = inputs[0]
         if self.shortcuts:
@@ -155,6 +156,9 @@ class Block:
             for shortcut, other in zip(self.shortcuts[1:], inputs[1:], strict=True):
                 shortcut.add_to(residual, other)
             residual = self.shortcut_scale(residual)
+            if isinstance(self.conv2, LookupConvolution):
+                self.conv2.add_to(residual, middle)
+                return residual, None
         return self.conv2(middle), residual
 
 

@@ -47,6 +47,13 @@ struct Buffer {  // page-aligned memory
 struct bf16 {
   uint16_t bits;
 };
+inline float load(float value) { return value; }
+inline float load(bf16 value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
 inline void store(float* to, float value) { *to = value; }
 inline void store(bf16* to, float value) {  // round to nearest, ties to even
   uint32_t bits;
@@ -181,9 +188,20 @@ void make_patterns(const uint8_t* spikes, int64_t channels, const Shape& shape, 
   }
 }
 
+// to [count] (+)= scale sums + bias.
+template <class Sum, class Out>
+void finish(const Sum* sums, const float* scale, const float* bias, int64_t count, bool add,
+            Out* to) {
+  if (add)
+    for (int64_t c = 0; c < count; c++)
+      store(to + c, float(sums[c]) * scale[c] + bias[c] + load(to[c]));
+  else
+    for (int64_t c = 0; c < count; c++) store(to + c, float(sums[c]) * scale[c] + bias[c]);
+}
+
 template <class Sum, class Out>
 void convolve(const uint8_t* patterns, const Sum* weights, const float* scale, const float* bias,
-              Out* y, const Shape& shape, int64_t flush, int threads) {
+              Out* y, const Shape& shape, int64_t flush, bool add, int threads) {
   const int64_t lanes = Row<Sum>::LANES, blocks = (shape.outputs + lanes - 1) / lanes;
   // Blocks of pixels: enough for all threads, as long as tables are repaid.
   int64_t most = PIXELS;
@@ -255,12 +273,9 @@ void convolve(const uint8_t* patterns, const Sum* weights, const float* scale, c
         }
         Out* to = y + at * shape.outputs + first;
         if (flushed)
-          for (int64_t c = 0; c < wide; c++)
-            store(to + c, float(totals[pixel * lanes + c]) * scales[c] + biases[c]);
-        else {
-          const Sum* sum = (const Sum*)(sums + pixel);
-          for (int64_t c = 0; c < wide; c++) store(to + c, float(sum[c]) * scales[c] + biases[c]);
-        }
+          finish(totals + pixel * lanes, scales, biases, wide, add, to);
+        else
+          finish((const Sum*)(sums + pixel), scales, biases, wide, add, to);
       }
     }
   }
@@ -287,11 +302,13 @@ int64_t sddpm_lookup_patterns_size(int64_t images, int64_t height, int64_t width
 // spikes: [images, height, width, channels], bytes 0 or 1. weights: [phases, blocks of outputs,
 // kernel, kernel, channels in fours, 4, lanes], int16, or int32 if `wide`. flush: chunks whose
 // sums stay in the type. doubling: of the image doubled in height and width, four phases of a
-// 2x2 kernel. Otherwise the padding is kernel / 2; kernel is 1 or 3. brief: y is bfloat16.
+// 2x2 kernel. Otherwise the padding is kernel / 2; kernel is 1 or 3. brief: y is bfloat16. add: to what
+// y holds.
 void sddpm_lookup(const uint8_t* spikes, const void* weights, const float* scale,
                   const float* bias, void* y, uint8_t* patterns, int64_t images, int64_t height,
                   int64_t width, int64_t channels, int64_t outputs, int64_t kernel,
-                  int64_t stride, int64_t flush, int doubling, int wide, int brief, int threads) {
+                  int64_t stride, int64_t flush, int doubling, int wide, int brief, int add,
+                  int threads) {
   const Shape shape{images,
                     height,
                     width,
@@ -304,12 +321,12 @@ void sddpm_lookup(const uint8_t* spikes, const void* weights, const float* scale
                     doubling ? 4 : 1};
   make_patterns(spikes, channels, shape, patterns, threads);
   if (wide && brief)
-    convolve(patterns, (const int32_t*)weights, scale, bias, (bf16*)y, shape, flush, threads);
+    convolve(patterns, (const int32_t*)weights, scale, bias, (bf16*)y, shape, flush, add, threads);
   else if (wide)
-    convolve(patterns, (const int32_t*)weights, scale, bias, (float*)y, shape, flush, threads);
+    convolve(patterns, (const int32_t*)weights, scale, bias, (float*)y, shape, flush, add, threads);
   else if (brief)
-    convolve(patterns, (const int16_t*)weights, scale, bias, (bf16*)y, shape, flush, threads);
+    convolve(patterns, (const int16_t*)weights, scale, bias, (bf16*)y, shape, flush, add, threads);
   else
-    convolve(patterns, (const int16_t*)weights, scale, bias, (float*)y, shape, flush, threads);
+    convolve(patterns, (const int16_t*)weights, scale, bias, (float*)y, shape, flush, add, threads);
 }
 }

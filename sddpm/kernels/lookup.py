@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL | None:
     if loaded is None:
         return None
     i32, i64, p = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-    loaded.sddpm_lookup.argtypes = (*(p,) * 6, *(i64,) * 8, *(i32,) * 4)
+    loaded.sddpm_lookup.argtypes = (*(p,) * 6, *(i64,) * 8, *(i32,) * 5)
     loaded.sddpm_lookup.restype = None
     loaded.sddpm_lookup_patterns_size.argtypes = (i64,) * 4
     for name in ("lanes", "chunk", "patterns_size"):
@@ -149,17 +149,26 @@ class LookupConvolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[batch, inputs, H, W]``, uint8, to ``[batch, outputs, H', W']``, channels last."""
-        loaded = _loaded()
-        x = kernels.channels_last(x)
-        images, inputs, height, width = x.shape
+        height, width = x.shape[2:]
         size = (
             (2 * height, 2 * width)
             if self.doubling
             else ((height - 1) // self.stride + 1, (width - 1) // self.stride + 1)
         )
         y = torch.empty(
-            (images, self.outputs, *size), dtype=self.dtype, memory_format=torch.channels_last
+            (len(x), self.outputs, *size), dtype=self.dtype, memory_format=torch.channels_last
         )
+        self._run(x, y, add=False)
+        return y
+
+    def add_to(self, sums: Tensor, x: Tensor) -> None:
+        """Add the convolution of ``x`` to ``sums``, of the result's shape, type and order."""
+        self._run(x, sums, add=True)
+
+    def _run(self, x: Tensor, y: Tensor, *, add: bool) -> None:
+        loaded = _loaded()
+        x = kernels.channels_last(x)
+        images, inputs, height, width = x.shape
         patterns = torch.empty(
             loaded.sddpm_lookup_patterns_size(images, height, width, inputs), dtype=torch.uint8
         )
@@ -167,9 +176,9 @@ class LookupConvolution:
         loaded.sddpm_lookup(
             *(tensor.data_ptr() for tensor in tensors),
             *(images, height, width, inputs, self.outputs, self.kernel, self.stride, self.flush),
-            *(self.doubling, self.wide, self.dtype == torch.bfloat16, torch.get_num_threads()),
+            *(self.doubling, self.wide, self.dtype == torch.bfloat16, add),
+            torch.get_num_threads(),
         )
-        return y
 
 
 def _pack(values: Tensor, phases: int) -> Tensor:

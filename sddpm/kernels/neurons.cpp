@@ -79,6 +79,61 @@ inline void charge(int neuron, float leak, float* v, const float* x, int64_t cou
     SIMD for (int64_t i = 0; i < count; i++) v[i] = v[i] + (x[i] - v[i]) * leak;
 }
 
+inline void store_spike(float* to, bool fired) { *to = fired ? 1.0f : 0.0f; }
+inline void store_spike(bf16* to, bool fired) { to->bits = fired ? 0x3f80 : 0; }
+inline void store_spike(uint8_t* to, bool fired) { *to = fired; }
+
+// Charge, fire and reset in one pass; v as in `charge`, but reset where there is a spike.
+template <int NEURON, class Out>
+void emit_as(float leak, float theta, float* v, const float* x, Out* spikes, int64_t count) {
+  SIMD for (int64_t i = 0; i < count; i++) {
+    const float h = NEURON == 0   ? v[i] + x[i]
+                    : NEURON == 1 ? v[i] + (x[i] - v[i]) / leak
+                                  : v[i] + (x[i] - v[i]) * leak;
+    const bool fired = h >= theta;
+    v[i] = fired ? 0.0f : h;
+    store_spike(spikes + i, fired);
+  }
+}
+
+template <class Out>
+void emit(int neuron, float leak, float theta, float* v, const float* x, Out* spikes,
+          int64_t count) {
+  if (neuron == 0)
+    emit_as<0>(leak, theta, v, x, spikes, count);
+  else if (neuron == 1)
+    emit_as<1>(leak, theta, v, x, spikes, count);
+  else
+    emit_as<2>(leak, theta, v, x, spikes, count);
+}
+
+inline const float* where(const float* from) { return from; }
+inline const float* where(const bf16*) { return nullptr; }
+
+// scale from + shift + residual, each but `from` may be null: in `to`, or where `from` stands if
+// there is nothing to compute.
+template <class In>
+const float* gather(const In* from, const float* scale, const float* shift, const In* residual,
+                    float* to, int64_t count) {
+  if (!scale && !shift && !residual && where(from)) return where(from);
+  if (scale)
+    SIMD for (int64_t i = 0; i < count; i++) to[i] = load(from[i]) * scale[i];
+  else if (shift && residual)
+    SIMD for (int64_t i = 0; i < count; i++)
+      to[i] = load(from[i]) + shift[i] + load(residual[i]);
+  else if (shift)
+    SIMD for (int64_t i = 0; i < count; i++) to[i] = load(from[i]) + shift[i];
+  else if (residual)
+    SIMD for (int64_t i = 0; i < count; i++) to[i] = load(from[i]) + load(residual[i]);
+  else
+    SIMD for (int64_t i = 0; i < count; i++) to[i] = load(from[i]);
+  if (scale && shift)
+    SIMD for (int64_t i = 0; i < count; i++) to[i] += shift[i];
+  if (scale && residual)
+    SIMD for (int64_t i = 0; i < count; i++) to[i] += load(residual[i]);
+  return to;
+}
+
 template <class In, class Out>
 void fire(const In* y, const In* residual, In* sum, Out* spikes, const Shape shape, Affine affine,
           int64_t y_step, int64_t spikes_pixel, int neuron, float leak, float theta, int threads) {
@@ -99,25 +154,19 @@ void fire(const In* y, const In* residual, In* sum, Out* spikes, const Shape sha
       for (int64_t s = 0; s < shape.steps; s++) {
         const In* from = y + s * y_step + start;
         const int64_t at = s * shape.step() + start;
-        SIMD for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
-        affine.apply(x, scales, shifts, count);
-        if (residual)
-          SIMD for (int64_t i = 0; i < count; i++) x[i] += load(residual[at + i]);
+        const float* currents =
+            gather(from, affine.scale ? scales : nullptr, affine.shift ? shifts : nullptr,
+                   residual ? residual + at : nullptr, x, count);
         if (sum)
-          SIMD for (int64_t i = 0; i < count; i++) store(sum + at + i, x[i]);
+          SIMD for (int64_t i = 0; i < count; i++) store(sum + at + i, currents[i]);
         if (!spikes) continue;
-        charge(neuron, leak, v, x, count);
-        SIMD for (int64_t i = 0; i < count; i++) {
-          x[i] = v[i] >= theta ? 1.0f : 0.0f;
-          v[i] = v[i] >= theta ? 0.0f : v[i];
-        }
         Out* to = spikes + ((s * shape.images + image) * shape.pixels + pixel) * spikes_pixel;
-        if (spikes_pixel == shape.channels)
-          SIMD for (int64_t i = 0; i < count; i++) store(to + i, x[i]);
-        else
-          for (int64_t row = 0; row < here; row++)
-            SIMD for (int64_t c = 0; c < shape.channels; c++)
-              store(to + row * spikes_pixel + c, x[row * shape.channels + c]);
+        const int64_t pieces = spikes_pixel == shape.channels ? 1 : here, piece = count / pieces;
+        for (int64_t row = 0; row < pieces; row++) {
+          const int64_t start_of = row * piece;
+          emit(neuron, leak, theta, v + start_of, currents + start_of, to + row * spikes_pixel,
+               piece);
+        }
       }
     }
   }

@@ -34,8 +34,8 @@ class Dynamics:
 class Affine:
     """Map in front of a neuron: ``current = scale y + shift``."""
 
-    scale: Tensor
-    """``[channels]``, float32."""
+    scale: Tensor | None
+    """``[channels]``, float32; None for 1, which :func:`fire` alone takes."""
     shift: Tensor
     """``[images, channels]``, or ``[channels]`` for all images; float32."""
 
@@ -268,7 +268,8 @@ def _affine(affine: Affine | None) -> tuple[int | None, int | None, int]:
     if affine is None:
         return None, None, 0
     shift = affine.shift
-    return affine.scale.data_ptr(), shift.data_ptr(), shift.shape[1] if shift.ndim == 2 else 0
+    stride = shift.shape[1] if shift.ndim == 2 else 0
+    return _pointer(affine.scale), shift.data_ptr(), stride
 
 
 def _pointer(x: Tensor | None) -> int | None:
