@@ -38,7 +38,7 @@ def summarise(features: Tensor) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MetricValue:
     """A metric's figure."""
 
     value: float
@@ -74,22 +74,22 @@ class ImageSets:
         return found
 
 
-def frechet_distance(sets: ImageSets) -> Estimate:
+def frechet_distance(sets: ImageSets) -> MetricValue:
     """Frechet distance of the normal distributions fitted to both sets' features."""
     moments = (
         {"mu": one.mean.numpy(), "sigma": one.covariance.numpy()}
         for one in (sets.samples, sets.reference)
     )
-    return Estimate(fid_statistics_to_metric(*moments, False)["frechet_inception_distance"])
+    return MetricValue(fid_statistics_to_metric(*moments, False)["frechet_inception_distance"])
 
 
-def inception_score(sets: ImageSets) -> Estimate:
+def inception_score(sets: ImageSets) -> MetricValue:
     """Inception score of the samples' class probabilities, a mean over ten splits."""
     found = isc_features_to_metric(sets.logits)
-    return Estimate(found["inception_score_mean"], found["inception_score_std"])
+    return MetricValue(found["inception_score_mean"], found["inception_score_std"])
 
 
-def kernel_distance(sets: ImageSets) -> Estimate:
+def kernel_distance(sets: ImageSets) -> MetricValue:
     """Squared maximum mean discrepancy with a cubic kernel, a mean over subsets.
 
     A subset holds at most the smaller of the two sets. Where one subset is both sets entire, all
@@ -105,14 +105,14 @@ def kernel_distance(sets: ImageSets) -> Estimate:
         verbose=False,
     )
     spread = found["kernel_inception_distance_std"] if subsets > 1 else None
-    return Estimate(found["kernel_inception_distance_mean"], spread)
+    return MetricValue(found["kernel_inception_distance_mean"], spread)
 
 
-def precision(sets: ImageSets) -> Estimate:
+def precision(sets: ImageSets) -> MetricValue:
     """Share of the samples that lie among the references' nearest neighbours."""
-    return Estimate(sets.neighbours["precision"])
+    return MetricValue(sets.neighbours["precision"])
 
 
-def recall(sets: ImageSets) -> Estimate:
+def recall(sets: ImageSets) -> MetricValue:
     """Share of the references that lie among the samples' nearest neighbours."""
-    return Estimate(sets.neighbours["recall"])
+    return MetricValue(sets.neighbours["recall"])

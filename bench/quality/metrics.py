@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.quality.formulas import Estimate, ImageSets
+    from bench.quality.formulas import ImageSets, MetricValue
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Metric:
         """Which way is better."""
         return "↓" if self.lower_is_better else "↑"
 
-    def load(self) -> Callable[[ImageSets], Estimate]:
+    def load(self) -> Callable[[ImageSets], MetricValue]:
         """The formula; ValueError for an entry without."""
         if self.formula is None:
             raise ValueError(f"metric {self.key}: has no formula of its own")
         module, _, function = self.formula.partition(":")
-        formula: Callable[[ImageSets], Estimate] = getattr(import_module(module), function)
+        formula: Callable[[ImageSets], MetricValue] = getattr(import_module(module), function)
         return formula
 
 

@@ -43,8 +43,8 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
     table = pd.DataFrame([*rows, *map(dict, missing)])
     if table.empty:
         return table
-    keys = ["dataset", ranking_column(map(str, table)), "title", "time_steps", "solver", "seed"]
-    keys = [key for key in keys if key is not None and key in table]
+    order = ("dataset", ranking_column(map(str, table)), "title", "time_steps", "solver", "seed")
+    keys = [key for key in order if key is not None and key in table]
     return table.sort_values(keys, na_position="last", kind="stable", ignore_index=True)
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.quality import fidelity
-from bench.quality.formulas import Estimate, ImageSets
+from bench.quality.formulas import ImageSets, MetricValue
 from bench.quality.metrics import METRICS, Metric, Tolerance
 from bench.records.record import read_records, write_records
 from bench.report.boards import make_report
@@ -23,9 +23,9 @@ from bench.tables.table import display, frame
 from tests.support.records import cell
 
 
-def mean_gap(sets: ImageSets) -> Estimate:
+def mean_gap(sets: ImageSets) -> MetricValue:
     """A formula of a test's own: the distance of the features' means."""
-    return Estimate(float((sets.samples.mean - sets.reference.mean).abs().sum()), 0.25)
+    return MetricValue(float((sets.samples.mean - sets.reference.mean).abs().sum()), 0.25)
 
 
 @pytest.fixture(autouse=True)
