@@ -68,9 +68,10 @@ def load_published(path: str | Path, time_steps: int | None = None, threshold: f
     ):
         raise ValueError(f"{path}: no state dict under 'net_model', the published format's key")
     for key, value in state.items():
-        # A few stored numbers can be declared a tensor of any size.
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {key} declares shape {tuple(value.shape)}, holds less")
+        try:
+            _check(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {key} {error}") from error
     # Multi-GPU checkpoints of the published code carry DataParallel's prefix.
     renamed = {_rename(key.removeprefix("module.")): value for key, value in state.items()}
     weight = renamed.get("head.temporal_conv.weight")
@@ -99,6 +100,21 @@ def load_published(path: str | Path, time_steps: int | None = None, threshold: f
     net = UNet(config)
     net.load_state_dict({**net.state_dict(), **renamed}, strict=True)
     return net.eval()
+
+
+def _check(value: Tensor) -> None:
+    """Raise ValueError if a tensor cannot be weights, or whole numbers beside them."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        kind = "quantised" if value.is_quantized else "meta" if value.is_meta else "sparse"
+        raise ValueError(f"is a {kind} tensor, expected plain numbers")
+    # A few stored numbers can be declared a tensor of any size.
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"declares shape {tuple(value.shape)}, holds less")
+    if value.dtype == torch.bool or value.is_complex():
+        raise ValueError(f"holds {value.dtype}, expected real numbers")
+    odd = 0 if value.isfinite().all() else int((~value.isfinite()).sum())
+    if odd:
+        raise ValueError(f"holds {odd} of {value.numel()} numbers that are NaN or infinite")
 
 
 def _rename(key: str) -> str:

@@ -181,6 +181,27 @@ def test_a_flipped_byte_is_a_bad_file_or_harmless(seed: int, tmp_path: Path) -> 
         torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
 
 
+ODD = {
+    "sparse": lambda x: x.to_sparse(),
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "meta": lambda x: x.to("meta"),
+    r"torch\.bool": lambda x: x.bool(),
+    r"torch\.complex64": lambda x: x.to(torch.complex64),
+    "NaN": lambda x: x / 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_cannot_be_weights_are_named(kind: str, tmp_path: Path) -> None:
+    content = torch.load(GOLDEN, weights_only=True)
+    state = content["net_model"]
+    torch.save({"net_model": {**state, "conv.weight": ODD[kind](state["conv.weight"])}},
+               tmp_path / "bad.pt")  # fmt: skip
+    with pytest.raises(ValueError, match=rf"bad\.pt: (conv\.weight.*{kind}|not a complete)"):
+        sddpm.load_published(tmp_path / "bad.pt")
+
+
 def test_missing_file() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         sddpm.load_published("nowhere.pt")
