@@ -17,21 +17,15 @@ from bench.energy.meter import Meter
 from bench.plan.cells import Data, expand
 from bench.suites.reading import load_suite
 from sddpm.protocol import ImageShape
+from tests.support.pages import FENCE, ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "results").glob("*.md")),
 ]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return [body for kind, body in FENCE.findall(text) if kind == language]
 
 
 def console_lines(page: Path) -> Iterator[list[str]]:

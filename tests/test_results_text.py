@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import statistics
 from pathlib import Path
@@ -108,18 +107,3 @@ def test_the_demo_of_the_readme_is_its_records() -> None:
     table = tables(demo)[0]
     assert len(table) == 5
     assert not wrong(table, "demo")
-
-
-def test_the_speed_of_the_readme_is_the_measured_one() -> None:
-    expected = {}
-    with (ROOT / "results/speed.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["table"] == "ratios":
-                ratio, low, high = (float(row[k]) for k in ("ratio", "ratio_25", "ratio_75"))
-                expected[row["what"], row["ours"]] = f"{ratio:.2f} ({low:.2f} to {high:.2f})"
-            elif row["peak ratio"]:
-                expected["peak memory of a training step", row["ours"]] = row["peak ratio"]
-    shown = tables(README.partition("\n## Speed\n")[2])[0]
-    assert len(shown) == 13
-    for what, prepared, figure in shown[1:]:
-        assert figure == expected[what, prepared], (what, prepared)

@@ -26,7 +26,7 @@ from sddpm.neurons import MembraneReadout, trained_with
 from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape, to_uint8
 from sddpm.samplers import Sampling, sample
-from tests.sddpm.test_pretrained import model
+from tests.support.systems import model
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,7 +238,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tests.sddpm.test_pretrained import model
+from tests.support.systems import model
 calls = []
 real = Path.rename
 def rename(self, target):

@@ -13,19 +13,9 @@ from sddpm import system, tsm
 from sddpm.checkpoint import shipped_checkpoints
 from sddpm.guidance import GUIDANCE
 from sddpm.pretrained import SDDPM
-from sddpm.protocol import ImageShape
+from tests.support.systems import model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unet_small.pt"
-WIDTHS = dict(time_steps=2, channels=4, multipliers=(1, 2), blocks=1)
-
-
-def model(module=system, name: str = "sddpm") -> SDDPM:
-    torch.manual_seed(0)
-    config = module.Config(**WIDTHS)
-    denoiser = module.build(config, ImageShape(1, 8))
-    torch.nn.init.normal_(denoiser.net.head.conv.weight)
-    facts = {"system": name, "config": dict(vars(config)), "shape": {"channels": 1, "size": 8}}
-    return SDDPM(denoiser, facts)
 
 
 @pytest.mark.parametrize(("module", "name"), [(system, "sddpm"), (tsm, "sddpm_tsm")])

@@ -7,6 +7,7 @@ import torch
 from bench.registry import SYSTEMS, SystemEntry, load_module
 from sddpm import system as sddpm_system
 from sddpm.denoising import Denoiser
+from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape, System
 
 
@@ -36,3 +37,16 @@ TINY = sddpm_system.Config(
 def tiny_system() -> Denoiser:
     torch.manual_seed(0)
     return sddpm_system.build(TINY, ImageShape(1, 8))
+
+
+WIDTHS = dict(time_steps=2, channels=4, multipliers=(1, 2), blocks=1)
+
+
+def model(module=sddpm_system, name: str = "sddpm") -> SDDPM:
+    """An untrained network as ``from_pretrained`` opens one."""
+    torch.manual_seed(0)
+    config = module.Config(**WIDTHS)
+    denoiser = module.build(config, ImageShape(1, 8))
+    torch.nn.init.normal_(denoiser.net.head.conv.weight)
+    facts = {"system": name, "config": dict(vars(config)), "shape": {"channels": 1, "size": 8}}
+    return SDDPM(denoiser, facts)
