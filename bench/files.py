@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sddpm.checkpoint import atomic_write
+from sddpm.replacing import atomic_write, sweep_folder, sweep_unfinished, temporary_path
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,7 +43,7 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
 def check_file(option: str, path: Path) -> None:
     """Check that a file can be written at ``path``, before the work that it is for.
 
-    Nothing is left behind.
+    Nothing is left behind, by this process or by a killed one.
 
     Args:
         option: names where the path was given, for the message.
@@ -56,15 +54,17 @@ def check_file(option: str, path: Path) -> None:
     """
     if path.is_dir():
         raise ValueError(f"{option} {path}: is a folder, expected a file")
-    # As atomic_write names what it begins with.
-    _try_write(option, path, path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+    sweep_unfinished(path)
+    _try_write(option, path, temporary_path(path))
 
 
 def check_folder(option: str, path: Path) -> None:
     """Check that files can be written in the folder ``path``, as :func:`check_file` does."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{option} {path}: is a file, expected a folder")
-    _try_write(option, path, path / f".{os.getpid()}.tmp")
+    probe = path / "writable"
+    sweep_unfinished(probe)
+    _try_write(option, path, temporary_path(probe))
 
 
 def _try_write(option: str, path: Path, probe: Path) -> None:
@@ -112,14 +112,10 @@ def lock_folder(root: Path, first: bool) -> Iterator[None]:
 
 
 def sweep(root: Path) -> None:
-    """Remove the unfinished files of a killed run or training in ``root``.
+    """Remove what killed processes left unfinished in the run's or training's folder ``root``.
 
     Only this run's own folders are searched: a run in another folder below may be at work.
     """
-    places = ("trainings", "cells", "steps", "parents")
-    below = [path for place in places for path in (root / place).rglob(".*.tmp")]
-    for path in (*root.glob(".*.tmp"), *below):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    sweep_folder(root)
+    for place in ("trainings", "cells", "steps", "parents"):
+        sweep_folder(root / place, below=True)

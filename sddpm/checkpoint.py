@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sddpm.protocol import System
-from sddpm.replacing import recover_folder, replace_folder, sweep_unfinished
+from sddpm.replacing import atomic_directory, recover_folder
 
 FORMAT = 1
 CONFIG, MODEL, TRAINER = "config.json", "model.safetensors", "trainer.safetensors"
@@ -33,58 +33,6 @@ WHOLE = {"I64", "I32", "I16", "I8", "U8"}
 """The same of whole numbers."""
 TensorFacts = tuple[tuple[int, ...], str]
 """Shape and type."""
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes ``path``'s place in one step,
-    on failure (a full disk, a kill) ``path`` is as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep_unfinished(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _name_path(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block succeeds.
-    An existing ``path`` is replaced."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(path)
-    sweep_unfinished(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        replace_folder(path, temporary)
-    except OSError as error:
-        raise _name_path(error, path) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _name_path(error: OSError, path: Path) -> OSError:
-    """``error`` by the name that was asked for, where it tells the temporary one."""
-    if error.errno == errno.ENOSPC:
-        return OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if error.errno is not None and str(error.filename).startswith(str(temporary)):
-        return OSError(error.errno, error.strerror, str(path))
-    return error
 
 
 def save_checkpoint(

@@ -1,28 +1,77 @@
-"""Folders that are replaced whole, and what a process that was killed in between leaves.
+"""Files and folders that are written whole or not at all, and what killed processes leave.
 
-A file system swaps no two folders in one step: the old one moves to ``.NAME.PID.old``, the new
-one from ``.NAME.PID.tmp`` to its name, then the old one is removed. A kill between the first two
-leaves nothing under the name, but both folders complete.
+A file or folder called NAME is made as ``.NAME.PID@HOST.tmp`` beside it and takes its name in one
+step. A file system swaps no two folders in one step: the old one moves to ``.NAME.PID@HOST.old``
+first, and is removed last. A kill between the two moves leaves nothing under the name, but both
+folders complete.
+
+What a killed process left is removed before the same name is written again. What a process at
+work is writing is never touched.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+STALE_SECONDS = 86400.0
+"""Age of another machine's unfinished file from which on no process is taken to work on it."""
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:@(?P<host>.*))?\.(?P<ending>tmp|old)")
+# Names without a host are of older versions.
 
-def replace_folder(path: Path, new: Path) -> None:
-    """Put the complete folder ``new``, a ``.NAME.PID.tmp`` of ``path``, in its place."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = new.with_suffix(".old")
-    path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old)
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes ``path``'s place in one step,
+    on failure (a full disk, a kill) ``path`` is as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_unfinished(path)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _name_path(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block succeeds.
+    An existing ``path`` is replaced."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
+    sweep_unfinished(path)
+    temporary = temporary_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        _replace_folder(path, temporary)
+    except OSError as error:
+        raise _name_path(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where this process makes what is to become ``path``."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
 
 
 def recover_folder(path: Path) -> None:
@@ -40,21 +89,61 @@ def recover_folder(path: Path) -> None:
 def sweep_unfinished(path: Path) -> None:
     """Remove what killed processes left of a file or folder that was to become ``path``."""
     for left in _left(path, "tmp"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        _remove(left)
+
+
+def sweep_folder(folder: Path, *, below: bool = False) -> None:
+    """Remove what killed processes left unfinished in ``folder``.
+
+    Args:
+        below: search the folders inside as well.
+    """
+    for found in list(folder.rglob(".*.tmp") if below else folder.glob(".*.tmp")):
+        match = _UNFINISHED.fullmatch(found.name)
+        if match and _is_abandoned(found, match):
+            _remove(found)
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Put the complete folder ``new``, the temporary one of ``path``, in its place."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        with suppress(OSError):  # another process's sweep, or a folder that cannot be written
+            left.unlink()
 
 
 def _left(path: Path, ending: str) -> Iterator[Path]:
-    """The ``.NAME.PID.ending`` beside ``path`` whose process is no more."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.{ending}")
+    """What killed processes left beside ``path``, of this ending."""
     if not path.parent.is_dir():
         return
     for found in sorted(path.parent.iterdir()):
-        match = pattern.fullmatch(found.name)
-        if match and not _alive(int(match[1])):
+        match = _UNFINISHED.fullmatch(found.name)
+        ours = match and (match["name"], match["ending"]) == (path.name, ending)
+        if match and ours and _is_abandoned(found, match):
             yield found
+
+
+def _is_abandoned(found: Path, match: re.Match[str]) -> bool:
+    """Whether no process works on a file or folder whose name matched."""
+    if match["host"] in (None, platform.node()):
+        return not _alive(int(match["process"]))
+    inside = found.iterdir() if found.is_dir() else ()
+    try:
+        changed = max(place.stat().st_mtime for place in (found, *inside))
+    except OSError:  # it is finished, or swept, meanwhile
+        return False
+    return time.time() - changed > STALE_SECONDS
 
 
 def _alive(process: int) -> bool:
@@ -64,4 +153,18 @@ def _alive(process: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    try:
+        # A killed process whose parent has not asked after it yet writes no more.
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or ended meanwhile
+        return True
+    return state.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _name_path(error: OSError, path: Path) -> OSError:
+    """``error`` by the name that was asked for, where it tells the temporary one."""
+    if error.errno == errno.ENOSPC:
+        return OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path))
+    if error.errno is not None and str(error.filename).startswith(str(temporary_path(path))):
+        return OSError(error.errno, error.strerror, str(path))
+    return error

@@ -13,6 +13,7 @@ from bench.files import read_json, write_json
 from bench.machine import DeviceName
 from bench.records.conversions import Times
 from sddpm.checkpoint import CONFIG
+from sddpm.replacing import sweep_unfinished
 
 CLAIM = "conversion.json"
 
@@ -77,8 +78,12 @@ def claim_folder(request: ConvertRequest) -> None:
 
 
 def check_folder(request: ConvertRequest) -> None:
-    """Raise ValueError if ``--out`` holds something else than this very conversion."""
+    """Raise ValueError if ``--out`` holds something else than this very conversion.
+
+    What a conversion that was killed in its first write left there is removed.
+    """
     out, path = request.out, request.out / CLAIM
+    sweep_unfinished(path)
     if path.is_file():
         theirs, ours = read_json(path), json.loads(json.dumps(request.identity()))
         odd = [key for key in ours if theirs.get(key) != ours[key]]

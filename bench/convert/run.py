@@ -61,8 +61,8 @@ def run_convert(request: ConvertRequest, say: Callable[[str], None]) -> Conversi
     """
     choose("energy table", request.energy_table, TABLES)
     sampling = read_sampler(request.sampler, request.engine)
-    check_folder(request)
     files.check_folder("--out", request.out)
+    check_folder(request)
     machine = Machine(request.device)
     name, module = load_hook("convert")
     parent = open_parent(request, machine)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sddpm.checkpoint import atomic_write
+from sddpm.replacing import atomic_write
 
 SIDE = 8
 """Images across and down."""

@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sddpm.checkpoint import atomic_write
 from sddpm.progress import progress_bar
 from sddpm.protocol import ImageShape
+from sddpm.replacing import atomic_write
 
 RAM_LIMIT_BYTES = 2 * 1024**3
 """A set that is larger than this once decoded is decoded batch by batch instead."""

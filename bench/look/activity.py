@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.registry import choose, load_module
-from sddpm.checkpoint import atomic_write
 from sddpm.protocol import System
+from sddpm.replacing import atomic_write
 
 LOG = "log"
 """Folder beside a checkpoint that holds its TensorBoard log."""

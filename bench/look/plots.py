@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.look.trace import STRIP_COLUMNS, moments
-from sddpm.checkpoint import atomic_write
+from sddpm.replacing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.grids import grid
-from sddpm.checkpoint import atomic_write
 from sddpm.protocol import ImageShape, to_uint8
+from sddpm.replacing import atomic_write
 from sddpm.rng import ImageStreams
 from sddpm.samplers import OnStep
 

@@ -22,8 +22,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from sddpm.checkpoint import atomic_write
 from sddpm.progress import progress_bar
+from sddpm.replacing import atomic_write
 
 FETCH_TIMEOUT_S = 5.0
 """How long the Inception weights' host may stay silent."""

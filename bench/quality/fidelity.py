@@ -31,8 +31,8 @@ from bench.quality.formulas import (
     summarise,
 )
 from bench.quality.metrics import METRICS, spread_column
-from sddpm.checkpoint import atomic_write
 from sddpm.progress import progress_bar
+from sddpm.replacing import atomic_write
 
 MIN_IMAGES = 10
 """Fewest samples or references: the Inception score is a mean over ten splits."""

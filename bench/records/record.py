@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bench.records.identity import replaced_by
 from bench.records.upgrade import upgrade
+from sddpm.replacing import atomic_write
 
 SCHEMA_VERSION = 2
 """2: energies by accounting; ``published`` and ``simple_memory`` as they are counted since."""
@@ -188,8 +189,6 @@ def read_records(path: Path) -> list[Record]:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace ``path`` by these records, one JSON line each, atomically."""
-    from sddpm.checkpoint import atomic_write
-
     with atomic_write(path) as temporary:
         lines = [record.model_dump_json() + "\n" for record in records]
         temporary.write_text("".join(lines), encoding="utf-8")

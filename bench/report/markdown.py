@@ -18,6 +18,8 @@ from bench.report.tables import (
     ranking,
 )
 
+TITLE = "# Spiking generative models, measured"
+"""First line of every report."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 
 
@@ -39,7 +41,7 @@ def to_markdown(
         reasons: why a figure is missing, by board name.
         samples: a board's sample pictures.
     """
-    parts = ["# Spiking generative models, measured", table_text(glance(report))]
+    parts = [TITLE, table_text(glance(report))]
     for section in report.sections:
         parts.append(f"## {escape(section.dataset)}")
         for board in section.boards:

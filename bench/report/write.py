@@ -12,13 +12,14 @@ from bench.report.boards import Report, make_report
 from bench.report.figures import draw
 from bench.report.html import to_html
 from bench.report.latex import to_latex
-from bench.report.markdown import to_markdown
+from bench.report.markdown import TITLE, to_markdown
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.samples import draw_samples, read_samples
 from bench.report.sources import read_published, read_sources
 from bench.report.style import Drawing
 from bench.report.tables import TableText, conversion_table, energies, literature, ranking
 from sddpm.progress import progress_bar
+from sddpm.replacing import atomic_write, sweep_folder
 
 PAGE, MARKDOWN, FIGURES, TABLES = "index.html", "report.md", "figures", "tables"
 DPI = 200
@@ -105,21 +106,35 @@ def _tables(report: Report) -> list[TableText]:
 
 
 def _replaceable(out: Path) -> bool:
-    """Whether ``out`` is an empty folder or holds an earlier report."""
+    """Whether ``out`` is an empty folder, or holds an earlier report or one that was killed while
+    it was written."""
     if not out.is_dir():
         return False
+    sweep_folder(out)
     names = {path.name for path in out.iterdir()}
-    return not names or names >= {PAGE, MARKDOWN}
+    if not names or names >= {PAGE, MARKDOWN}:
+        return True
+    if not {MARKDOWN} <= names <= {MARKDOWN, FIGURES, TABLES}:
+        return False
+    begins = f"{TITLE}\n".encode()
+    with (out / MARKDOWN).open("rb") as file:
+        return file.read(len(begins)) == begins
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file whole or not at all, the page last; then remove what an earlier report
-    had and this one has not."""
-    from sddpm.checkpoint import atomic_write
+    """Write every file whole or not at all, then remove what an earlier report had and this one
+    has not.
 
-    for name, content in files.items():
+    The Markdown file is written first: by it the report is known if this is stopped. The page,
+    which shows the others, is written last.
+    """
+    order = sorted(files, key=lambda name: (name != MARKDOWN, name == PAGE))
+    for name in order:
         with atomic_write(out / name) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(files[name])
+    for folder in (FIGURES, TABLES):
+        if (out / folder).is_dir():
+            sweep_folder(out / folder)
     for folder, endings in ((FIGURES, (".svg", ".pdf", ".png")), (TABLES, (".tex",))):
         for path in (out / folder).glob("*"):
             if path.suffix in endings and f"{folder}/{path.name}" not in files:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.run.states import MADE_AT, made_at
-from sddpm.checkpoint import atomic_write
 from sddpm.guidance import Thresholds
+from sddpm.replacing import atomic_write
 
 
 def shard_path(folder: Path, start: int, stop: int) -> Path:

@@ -18,7 +18,6 @@ from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.files import write_json
 from sddpm.analytic import estimate_gamma
-from sddpm.checkpoint import atomic_write
 from sddpm.guidance import (
     GUIDANCE,
     HeldOut,
@@ -32,6 +31,7 @@ from sddpm.guidance import (
 )
 from sddpm.progress import progress_bar
 from sddpm.protocol import to_float
+from sddpm.replacing import atomic_write
 from sddpm.samplers import SAMPLERS
 
 GUIDED = "guided"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from sddpm.checkpoint import atomic_write, save_checkpoint
+from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape
+from sddpm.replacing import atomic_write
 from sddpm.system import Config, build
 from tests.support.calling import call, refused
 

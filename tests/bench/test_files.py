@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import lock_folder
+from bench.files import check_file, check_folder, lock_folder
 
 HOLD = """
 import sys
@@ -39,3 +39,12 @@ def test_a_folder_is_one_processs_until_that_process_dies(tmp_path: Path) -> Non
         holder.communicate()
     with lock_folder(tmp_path, first=True):
         pass
+
+
+def test_trying_an_output_clears_up_after_a_killed_command(tmp_path: Path) -> None:
+    dead = 999_999_999
+    for name in (f".grid.png.{dead}.tmp", f".writable.{dead}.tmp"):
+        (tmp_path / name).touch()
+    check_file("--grid", tmp_path / "grid.png")
+    check_folder("--out", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ noticed, and a damaged file stops its own cell alone."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -367,9 +368,12 @@ def test_a_damaged_memory_of_the_data_is_named(
 
 
 def test_a_run_below_keeps_what_it_is_writing(tmp_path: Path) -> None:
-    own = [".run.json.1.tmp", "cells/a/shards/.0.npz.1.tmp", "trainings/b/.checkpoint.1.tmp/x",
-           "trainings/b/checkpoint/.guidance.json.1.tmp"]  # fmt: skip
-    others = ["below/.run.json.2.tmp", "below/cells/a/shards/.0.npz.2.tmp"]
+    dead = 999_999_999  # more than a process can be numbered
+    own = [f".run.json.{dead}.tmp", f"cells/a/shards/.0.npz.{dead}.tmp",
+           f"trainings/b/.checkpoint.{dead}.tmp/x",
+           f"trainings/b/checkpoint/.guidance.json.{dead}.tmp"]  # fmt: skip
+    others = [f"below/.run.json.{dead}.tmp", f"below/cells/a/shards/.0.npz.{dead}.tmp",
+              f"trainings/b/checkpoint/.guidance.json.{os.getppid()}.tmp"]  # fmt: skip
     for name in (*own, *others):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

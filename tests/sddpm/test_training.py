@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from baselines import pixel_gaussian
 from sddpm import checkpoint, training
 from sddpm import system as sddpm_system
-from sddpm.checkpoint import atomic_directory, load_generator, read_config, save_checkpoint
+from sddpm.checkpoint import load_generator, read_config, save_checkpoint
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
 from sddpm.protocol import ImageShape
+from sddpm.replacing import atomic_directory
 from sddpm.training import StepSampler, TrainConfig, fit
 from tests.support.images import GeneratedImages
 from tests.support.systems import TINY, tiny_system
