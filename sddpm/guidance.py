@@ -23,6 +23,7 @@ from sddpm.diffusion import Diffusion
 from sddpm.neurons import SpikingNeuron, check_threshold
 from sddpm.rng import mix
 from sddpm.soft_neurons import IntegerIF
+from sddpm.user_state import state_folder
 
 GUIDANCE = "guidance.json"
 """File beside a checkpoint's weights that holds the thresholds chosen for it."""
@@ -266,7 +267,8 @@ def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
     """Time steps -> the guidance file whose thresholds were chosen with so many.
 
     One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
-    the weights, the others are in a folder each. A file that does not say is of the former.
+    the weights, the others are in a folder each. A file that does not say is of the former. What
+    a user chose for a shipped checkpoint (:func:`sddpm.user_state.state_folder`) comes first.
 
     Args:
         folder: of the checkpoint.
@@ -276,7 +278,8 @@ def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
         ValueError: a file is damaged.
     """
     found: dict[Any, Path] = {}
-    for home in (folder, *sorted(folder.glob("T*"))):
+    roots = dict.fromkeys((state_folder(folder), folder))
+    for home in (home for root in roots for home in (root, *sorted(root.glob("T*")))):
         if read_guidance(home) is not None:
             path = home / GUIDANCE
             found.setdefault(json.loads(path.read_text()).get("time_steps", own), path)

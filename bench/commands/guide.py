@@ -28,6 +28,9 @@ from bench.commands.terminal import print_table, say
               help="Resamplings behind an interval.")  # fmt: skip
 @click.option("--confirm/--no-confirm", default=True, show_default=True,
               help="Draw what won by its images again, from other noise.")  # fmt: skip
+@click.option("--keep", is_flag=True,
+              help="Use the pick even where it cannot be told from the trained "
+              "threshold.")  # fmt: skip
 @options.references
 @options.sampler
 @options.engine
@@ -37,14 +40,16 @@ from bench.commands.terminal import print_table, say
 @options.data_root
 @options.device
 @click.option("--out", type=options.PATH, metavar="DIR",
-              help="Report, plot and kept results. [default: the checkpoint's folder]")  # fmt: skip
+              help="Report, plot and kept results. [default: the checkpoint's folder, or for a "
+              "shipped checkpoint a folder of the user]")  # fmt: skip
 @click.pass_context
 def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -> None:
     """Find the firing threshold that samples best, and keep it with the checkpoint.
 
-    Draws the same noise at every threshold and says with an interval what differs. Writes
-    guidance.json beside the weights, where sample and run find it; guidance.md, guidance.csv and
-    guidance.png to --out. A killed search goes on where it stopped.
+    Draws the same noise at every threshold and says with an interval what differs. Where that
+    decides, or with --keep, guidance.json is written beside the weights (for a shipped
+    checkpoint, in ~/.local/state/sddpm-bench), where sample and run find it. guidance.md,
+    guidance.csv and guidance.png go to --out. A killed search goes on where it stopped.
 
     \b
     Examples:
@@ -60,13 +65,14 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
     from bench.checkpoints import Checkpoint
     from bench.files import check_folder
     from bench.guide.run import GuideOptions, run_guide
+    from sddpm.user_state import state_folder
 
     opened = Checkpoint.find(checkpoint)
-    folder = opened.folder
-    check_folder("--ckpt", folder)  # where guidance.json goes
-    check_folder("--out", out or folder)
+    home = state_folder(opened.folder)
+    check_folder("--ckpt", home)  # where guidance.json goes
+    check_folder("--out", out or home)
     given = {name: value for name, value in given.items() if value is not None}
-    request = GuideOptions(opened, out or folder, command=options.command_line(ctx), **given)
+    request = GuideOptions(opened, out or home, command=options.command_line(ctx), **given)
     found = run_guide(request, say=say)
     print_table(found.headings, found.cells, repeat=2)
     for line in (*found.costs, found.sentence):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.checkpoints import Checkpoint
 from bench.files import write_text
+from bench.guide.drawn import DrawnScores
 from bench.guide.plots import plot_guidance
 from bench.guide.scores import Ledger, Scorer
 from bench.guide.search import (
@@ -28,8 +29,10 @@ from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
 from bench.registry import SYSTEMS
 from bench.run.drawing import DrawOptions, open_to_draw
+from sddpm.guidance import GUIDANCE
 from sddpm.progress import progress_bar
 from sddpm.samplers import SAMPLERS
+from sddpm.user_state import state_folder
 
 ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv", "guidance.png"
 
@@ -47,6 +50,7 @@ class GuideOptions:
     held_out: int = 512
     bootstrap: int = 20
     confirm: bool = True
+    keep: bool = False
     references: int = 10000
     sampler: str | None = None
     engine: str | None = None
@@ -112,11 +116,14 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
     images = progress_bar("images drawn", None, "images")
     losses = progress_bar("held-out losses", len(values) + 1 + len(STEPS), "candidates")
     with images as drawn, losses as measured:
-        scorer = Scorer(
+        scores = DrawnScores(
             system, machine, references, extractor,
             sampling=sampling, samples=request.samples, seed=request.seed,
-            bootstrap=request.bootstrap, batch=request.batch, ledger=ledger, weights=weights,
-            on_images=drawn.advance,
+            bootstrap=request.bootstrap, batch=request.batch, on_images=drawn.advance,
+        )  # fmt: skip
+        scorer = Scorer(
+            system, scores.score, steps=sampling["steps"], samples=request.samples,
+            made_from={"weights": weights, **scores.made_from}, ledger=ledger,
         )  # fmt: skip
         search = Search(
             scorer,
@@ -124,6 +131,7 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             values,
             request.method,
             confirm=request.confirm,
+            keep=request.keep,
             ledger=ledger,
             made_from={
                 "weights": weights, "held_out": len(test), "images": test.fingerprint,
@@ -154,6 +162,9 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
         "commit": git_commit(),
     }
     files = _write(request, findings, names, distance, facts)
+    home = state_folder(folder)
+    if findings.undecided and not request.keep and (home / GUIDANCE).is_file():
+        say(f"{home / GUIDANCE}: is of an earlier search, and stays")
     shown = [cells(row) for row in findings.rows]
     for row in findings.confirmations:
         method, *rest = cells(row)
@@ -170,11 +181,14 @@ def _write(
     distance: str,
     facts: dict[str, object],
 ) -> list[Path]:
-    """Everything that a search leaves; guidance.json last, since sampling reads it."""
+    """Everything that a search leaves; guidance.json last, since sampling reads it, and not for
+    a null result unless it is to be kept."""
     report, table, plot = (request.out / name for name in (REPORT, TABLE, PLOT))
     write_text(report, to_markdown(findings, names, facts))
     write_text(table, to_csv(findings))
     plot_guidance(findings, distance, plot)
+    if findings.undecided and not findings.keep:
+        return [report, table, plot]
     checkpoint = request.checkpoint
-    kept = write_guidance(checkpoint.folder, findings, facts, checkpoint.time_steps)
-    return [report, table, plot, kept]
+    home = state_folder(checkpoint.folder)
+    return [report, table, plot, write_guidance(home, findings, facts, checkpoint.time_steps)]

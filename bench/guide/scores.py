@@ -1,4 +1,4 @@
-"""Scores thresholds of one checkpoint with common random numbers, and keeps what is scored.
+"""Compares thresholds of one checkpoint with common random numbers, and keeps what is scored.
 
 Every threshold draws the same images' noise and is scored on the same resampled images, so
 the confidence interval of a difference is far narrower than that of either distance.
@@ -8,32 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from bench.data.pictures import Images, cache_folder
 from bench.files import write_text
-from bench.look.activity import firing_rate
-from bench.machine import Machine
-from bench.quality.extractors import Extractor, build
-from bench.quality.fidelity import (
-    compute,
-    extract,
-    reference_hash,
-    reference_statistics,
-    summarise,
-)
 from sddpm.guidance import Thresholds, read_thresholds, simplify
-from sddpm.protocol import System, to_uint8
-from sddpm.rng import image_seeds
+from sddpm.protocol import System
 
-RATE_IMAGES = 4
-"""Images behind a firing rate."""
 NORMAL_95 = 1.959964
 """Half of a 95 % interval, in standard errors."""
 RESULTS_VERSION = 1
@@ -114,54 +99,31 @@ class Ledger:
 
 
 class Scorer:
-    """Scores thresholds of one system against one reference.
+    """Compares thresholds of one system by the images that they make.
 
     Args:
         system: a denoiser with spiking neurons.
-        sampling: solver options.
+        score: thresholds and the number of the first image -> Frechet ``distances`` (of all
+            ``samples`` images, then of each resample), ``kid`` and ``firing_rate``, JSON-ready;
+            :meth:`bench.guide.drawn.DrawnScores.score` draws for it.
+        steps: denoising steps of an image.
         samples: images drawn per setting.
-        bootstrap: resamplings behind an interval; 0 for none.
+        made_from: everything else that decides a score, JSON-ready, for the ledger.
         ledger: keeps what is scored.
-        weights: hash of the system's weights and configuration, for the ledger.
-        on_images: called with the number of images drawn.
     """
 
     def __init__(
         self,
         system: System,
-        machine: Machine,
-        references: Images,
-        extractor: Extractor,
+        score: Callable[[Thresholds, int], dict[str, Any]],
         *,
-        sampling: Mapping[str, Any],
+        steps: int,
         samples: int,
-        seed: int = 0,
-        bootstrap: int = 20,
-        batch: int = 100,
+        made_from: Mapping[str, Any] | None = None,
         ledger: Ledger | None = None,
-        weights: str = "",
-        on_images: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.system, self.machine, self.extractor = system, machine, extractor
-        self.sampling, self.samples, self.seed, self.batch = sampling, samples, seed, batch
-        self.on_images, self._ledger = on_images, ledger or Ledger(None)
-        self.network = build(extractor, machine.device)
-        self.reference = reference_statistics(
-            references, self.network, extractor, cache_folder() / "references", 64, machine.device
-        )
-        self._covariance = self.reference.covariance.double()
-        rng = torch.Generator().manual_seed(seed)
-        self._resamples = [
-            torch.randint(samples, (samples,), generator=rng) for _ in range(bootstrap)
-        ]
-        self._made_from = {
-            "weights": weights,
-            "sampling": dict(sampling),
-            "samples": samples,
-            "seed": seed,
-            "bootstrap": bootstrap,
-            "references": reference_hash(references, extractor),
-        }
+        self.system, self.score, self.steps, self.samples = system, score, steps, samples
+        self._made_from, self._ledger = dict(made_from or {}), ledger or Ledger(None)
 
     def row(
         self,
@@ -205,55 +167,6 @@ class Scorer:
         first = self.samples if confirmation else 0
         made_from = {**self._made_from, "first": first, "thresholds": thresholds}
         result: dict[str, Any] = self._ledger.recall(
-            made_from, lambda: self._score(thresholds, first)
+            made_from, lambda: self.score(thresholds, first)
         )
         return result
-
-    def _score(self, thresholds: Thresholds, first: int) -> dict[str, Any]:
-        options = {**self.sampling, "threshold": thresholds}
-        parts = []
-        for start in range(first, first + self.samples, self.batch):
-            seeds = image_seeds(self.seed, start, min(start + self.batch, first + self.samples))
-            parts.append(to_uint8(self.system.sample(seeds, options)))
-            self.on_images(len(seeds))
-        images = torch.cat(parts)
-        layers = extract(
-            lambda start, stop: images[start:stop],
-            len(images), self.network, 64, self.machine.device, "features of the samples",
-        )  # fmt: skip
-        features = layers[self.extractor.feature_layer]
-        metrics = compute(summarise(features), self.reference, layers[self.extractor.logit_layer])
-        rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
-        return {
-            "distances": [metrics["fid"], *self.distances(features, self._resamples)],
-            "kid": metrics["kid"],
-            "firing_rate": firing_rate(self.system, rate_seeds, options),
-        }
-
-    def distances(self, features: Tensor, resamples: Sequence[Tensor]) -> list[float]:
-        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats.
-
-        tr sqrt(A B) is the sum of the roots of AB's eigenvalues. With A = X'X / (n - 1) they
-        are those of X B X' / (n - 1), whose rows are images: one product with B serves every
-        resample, and images that a resample holds twice enter once, weighted.
-        """
-        features = features.double()
-        gram = features @ self._covariance @ features.T if resamples else None
-        found = []
-        for index in resamples:
-            assert gram is not None
-            rows, counts = index.unique(return_counts=True)
-            x, weight = features[rows], counts.double()
-            n = float(weight.sum())
-            mean = weight @ x / n
-            g = gram[rows][:, rows]
-            # Centre with the weighted mean on either side.
-            g = g - (weight @ g / n)[None]
-            g = g - (g @ weight / n)[:, None]
-            root = weight.sqrt()
-            g = root[:, None] * g * root[None] / (n - 1)
-            cross = torch.linalg.eigvalsh((g + g.T) / 2).clamp(min=0).sqrt().sum()
-            trace = (weight @ (x - mean).square().sum(1)) / (n - 1)
-            shift = (mean - self.reference.mean.double()).square().sum()
-            found.append(float(shift + trace + self._covariance.trace() - 2 * cross))
-        return found

@@ -56,11 +56,20 @@ class Findings:
     """What the method picks."""
     judged: ScoredThresholds
     """The row that says whether the pick helps: its confirmation where there is one."""
+    keep: bool = False
+    """Whether a pick that cannot be told from the trained thresholds is used all the same."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the pick is another setting that cannot be told from the trained one."""
+        return self.picked.thresholds != self.trained and self.judged.verdict == "undecided"
 
     @property
     def chosen(self) -> Thresholds:
-        """What sampling should use: the pick, unless it is distinguishably worse."""
-        return self.trained if self.judged.verdict == "worse" else self.picked.thresholds
+        """What sampling should use: the pick where it is distinguishably better, or where it is
+        undecided and to be kept; else the trained thresholds."""
+        used = self.judged.verdict == "better" or (self.undecided and self.keep)
+        return self.picked.thresholds if used else self.trained
 
     def sentence(self, distance: str) -> str:
         """The result in words; ``distance`` names the Frechet distance."""
@@ -79,9 +88,14 @@ class Findings:
             return f"{name} is better than the trained one: {facts}."
         if row.verdict == "worse":
             return f"{name} is worse than the trained one, which is kept: {facts}."
+        null = (
+            "and is used all the same, as --keep asks"
+            if self.keep
+            else "so the trained one is used (--keep uses this one)"
+        )
         return (
             f"{name} cannot be told from the trained one: {facts}. "
-            "A null result: more samples may decide it."
+            f"A null result, {null}; more samples may decide it."
         )
 
 
@@ -116,10 +130,11 @@ class Search:
     """Finds thresholds by a method, and scores what it finds.
 
     Args:
-        scorer: draws and scores.
+        scorer: compares settings by their images.
         noised: held-out images for the choices that draw none.
         values: the grid.
         confirm: draw finalists that were picked by their own images again.
+        keep: use a pick that cannot be told from the trained thresholds.
         made_from: hash of the weights and the held-out images, for the ledger.
         on_candidate: called after each threshold whose held-out loss was measured.
     """
@@ -132,13 +147,14 @@ class Search:
         method: Method,
         *,
         confirm: bool = True,
+        keep: bool = False,
         ledger: Ledger | None = None,
         made_from: Mapping[str, Any] | None = None,
         on_candidate: Callable[[], None] = lambda: None,
     ) -> None:
         self.scorer, self.noised, self.values, self.method = scorer, noised, list(values), method
         self.picks_by_images = method in ("grid", "best")
-        self.confirm = confirm and self.picks_by_images
+        self.confirm, self.keep = confirm and self.picks_by_images, keep
         self.ledger, self.made_from = ledger or Ledger(None), dict(made_from or {})
         self.on_candidate = on_candidate
         self.net = scorer.system.generator.eval()
@@ -159,7 +175,7 @@ class Search:
 
     def run(self) -> Findings:
         """Score what the method finds, and judge its pick."""
-        images = self.scorer.samples * self.scorer.sampling["steps"]
+        images = self.scorer.samples * self.scorer.steps
         losses = self._choice("loss") if self.method != "gradient" else None
         measured = zip(self.candidates, losses.curve, strict=True) if losses else ()
         curve = {json.dumps(setting): row for setting, row in measured}
@@ -186,7 +202,7 @@ class Search:
         finalists = [best_of_grid, *chosen] if self.confirm else []
         confirmations = self._confirm(finalists)
         judged = next((r for r in confirmations if r.thresholds == picked.thresholds), picked)
-        return Findings(self.trained, rows, confirmations, choices, picked, judged)
+        return Findings(self.trained, rows, confirmations, choices, picked, judged, self.keep)
 
     def _confirm(self, finalists: Sequence[ScoredThresholds]) -> list[ScoredThresholds]:
         """The finalists that are not the trained thresholds, from other noise."""
@@ -223,10 +239,10 @@ def weights_hash(checkpoint: Path) -> str:
 
 
 def write_guidance(
-    checkpoint: Path, findings: Findings, facts: Mapping[str, Any], time_steps: int | None
+    folder: Path, findings: Findings, facts: Mapping[str, Any], time_steps: int | None
 ) -> Path:
-    """Write the chosen thresholds beside the weights, where sampling finds them, with how they
-    were found and the spiking time steps they were chosen at."""
+    """Write the chosen thresholds to ``folder``, where sampling finds them, with how they were
+    found and the spiking time steps they were chosen at."""
     kept = findings.chosen == findings.trained
     content = {
         "thresholds": findings.chosen,
@@ -238,6 +254,6 @@ def write_guidance(
         "confirmations": [asdict(row) for row in findings.confirmations],
         "curves": {choice.method: choice.curve for choice in findings.choices},
     }
-    path = checkpoint / GUIDANCE
+    path = folder / GUIDANCE
     write_json(path, content)
     return path

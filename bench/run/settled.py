@@ -33,6 +33,7 @@ from sddpm.progress import progress_bar
 from sddpm.protocol import to_float
 from sddpm.replacing import atomic_write
 from sddpm.samplers import SAMPLERS
+from sddpm.user_state import state_folder
 
 GUIDED = "guided"
 """In place of a threshold: the one that guidance chose for this checkpoint."""
@@ -109,9 +110,9 @@ def guided_thresholds(
         "network_evaluations": choice.network_evaluations,
         "curve": choice.curve,
     }
-    own = time_steps == checkpoint.time_steps
-    home = checkpoint.folder if own else checkpoint.folder / f"T{time_steps}"
-    write_json(home / GUIDANCE, content)
+    own, home = time_steps == checkpoint.time_steps, state_folder(checkpoint.folder)
+    path = (home if own else home / f"T{time_steps}") / GUIDANCE
+    _keep(path, lambda: write_json(path, content), say)
     return choice.thresholds
 
 
@@ -126,12 +127,12 @@ def gamma_of(
     """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``.
 
     Args:
-        folder: of the checkpoint, which keeps them.
+        folder: of the checkpoint; they are kept in its :func:`sddpm.user_state.state_folder`.
         time_steps: that ``model`` runs with: at another number it is another network.
     """
     facts = [thresholds, GAMMA_IMAGES, *([] if time_steps is None else [time_steps])]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
-    path = folder / f"gamma-{key}.safetensors"
+    path = state_folder(folder) / f"gamma-{key}.safetensors"
     abar = model.diffusion.alphas_cumprod
     if path.is_file():
         try:
@@ -148,9 +149,22 @@ def gamma_of(
         gamma = estimate_gamma(
             model.prepared("exact"), pictures, abar, on_step=lambda n, total: bar.update(done=n)
         )
-    with atomic_write(path) as temporary:
-        save_file({"gamma": gamma}, temporary)
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            save_file({"gamma": gamma}, temporary)
+
+    _keep(path, write, say)
     return gamma
+
+
+def _keep(path: Path, write: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Write what was measured; where that fails, as in a read-only folder, say so and go on."""
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        say(f"  warning: {path}: cannot be written ({why}); the next command measures it again")
 
 
 def _pictures(model: Any, images: Images, count: int) -> torch.Tensor:

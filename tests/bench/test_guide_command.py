@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from bench.checkpoints import Checkpoint
+from bench.guide.drawn import DrawnScores
 from bench.guide.scores import Ledger, ScoredThresholds, Scorer
-from bench.guide.search import Findings, Search, grid_values, held_out
+from bench.guide.search import Findings, Search, grid_values
 from bench.guide.tables import costs, headings, to_csv, to_markdown
 from bench.quality.extractors import EMBEDDED
 from bench.quality.fidelity import Statistics, compute, summarise
 from bench.run.drawing import DrawOptions, open_to_draw
-from sddpm.guidance import GUIDANCE, read_guidance, read_thresholds, simplify
+from sddpm.denoising import Denoiser
+from sddpm.guidance import GUIDANCE, HeldOut, read_guidance, read_thresholds, simplify
+from sddpm.protocol import ImageShape
+from sddpm.system import Config, build
 from tests.support.calling import call
 
 SUITE = """\
@@ -68,16 +72,16 @@ def test_guide_is_killed_goes_on_and_sample_uses_what_it_chose(
 ) -> None:
     checkpoint = trained(tmp_path)
     scored: list[tuple[Any, int]] = []
-    really = Scorer._score
 
-    def score(scorer: Scorer, thresholds: Any, first: int) -> dict[str, Any]:
-        if len(scored) == 2 and stop:
-            raise KeyboardInterrupt
-        scored.append((thresholds, first))
-        return really(scorer, thresholds, first)
+    class Interrupted(DrawnScores):
+        def score(self, thresholds: Any, first: int) -> dict[str, Any]:
+            if len(scored) == 2 and stop:
+                raise KeyboardInterrupt
+            scored.append((thresholds, first))
+            return super().score(thresholds, first)
 
     stop = True
-    monkeypatch.setattr(Scorer, "_score", score)
+    monkeypatch.setattr("bench.guide.run.DrawnScores", Interrupted)
     killed = call("guide", "--ckpt", checkpoint, *SEARCH)
     assert killed.exit_code == 130
     assert scored == [(1.0, 0), (0.8, 0)]
@@ -92,7 +96,7 @@ def test_guide_is_killed_goes_on_and_sample_uses_what_it_chose(
     assert again.exit_code == 0
     assert len(scored) == before, "a finished search was redone"
     assert call("guide", "--ckpt", checkpoint, *SEARCH, "--seed", "1", "--method", "loss",
-                "--no-confirm", "--out", tmp_path / "other").exit_code == 0  # fmt: skip
+                "--no-confirm", "--keep", "--out", tmp_path / "other").exit_code == 0  # fmt: skip
     assert len(scored) > before, "another seed is another search"
 
     # The last search was by loss: one value, chosen without images, scored beside the trained.
@@ -139,16 +143,12 @@ def test_what_cannot_be_guided_is_refused_in_one_line(tmp_path: Path) -> None:
 # The scorer.
 
 
-@pytest.fixture
-def scorer(tmp_path: Path) -> Scorer:
+def test_distances_of_resamples_are_torch_fidelitys(tmp_path: Path) -> None:
     checkpoint = Checkpoint.read(trained(tmp_path))
     drawing = open_to_draw(checkpoint, DrawOptions(sampler="ddim:2:1", device="cpu"))
     references = checkpoint.images("train", None, 40)
-    return Scorer(drawing.system, drawing.machine, references, EMBEDDED,
-                  sampling=drawing.sampling or {}, samples=12, bootstrap=3)  # fmt: skip
-
-
-def test_distances_of_resamples_are_torch_fidelitys(scorer: Scorer) -> None:
+    scorer = DrawnScores(drawing.system, drawing.machine, references, EMBEDDED,
+                         sampling=drawing.sampling or {}, samples=12, bootstrap=3)  # fmt: skip
     rng = torch.Generator().manual_seed(0)
     dimensions = scorer.reference.features.shape[1]
     features = torch.rand(50, dimensions, generator=rng)
@@ -165,14 +165,19 @@ def test_distances_of_resamples_are_torch_fidelitys(scorer: Scorer) -> None:
     scorer.reference = Statistics(
         torch.zeros(1, 2), torch.zeros(2), torch.diag(torch.tensor([4.0, 9.0])).double()
     )
-    scorer._covariance = scorer.reference.covariance
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) * 3**0.5 / 2 + mean
     (found,) = scorer.distances(x, [torch.arange(4)])
     # Covariance 1 in both: |m|^2 + (1 - 2)^2 + (1 - 3)^2.
     assert found == pytest.approx(5 + 1 + 4)
 
 
-def test_search_compares_pairs_and_shares_rows(scorer: Scorer, tmp_path: Path) -> None:
+@pytest.fixture
+def network() -> Denoiser:
+    torch.manual_seed(0)
+    return build(Config(2, channels=8, multipliers=(1, 2), blocks=1), ImageShape(1, 8)).eval()
+
+
+def test_search_compares_pairs_and_shares_rows(network: Denoiser) -> None:
     calls: list[Any] = []
 
     def score(thresholds: Any, first: int) -> dict[str, Any]:
@@ -185,9 +190,9 @@ def test_search_compares_pairs_and_shares_rows(scorer: Scorer, tmp_path: Path) -
             "distances": [50 + away + n for n in noise], "kid": 0.1, "firing_rate": 0.3 / level
         }  # fmt: skip
 
-    scorer._score = score  # type: ignore[method-assign]
-    images = Checkpoint.read(tmp_path / "sddpm" / "checkpoint").images("test", None, 16)
-    noised = held_out(images, scorer.system, scorer.machine, 16, 0)
+    scorer = Scorer(network, score, steps=2, samples=12)
+    pictures = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noised = HeldOut.draw(pictures, network.diffusion)
     search = Search(scorer, noised, grid_values(scorer.system, [0.9, 1.2, 1.0]), "best")
     found = search.run()
     assert search.values == [0.9, 1.2], "the trained threshold is a row of its own"
@@ -207,11 +212,13 @@ def test_search_compares_pairs_and_shares_rows(scorer: Scorer, tmp_path: Path) -
     ), "the network is left as it was trained"
 
 
-def test_intervals_come_from_paired_resamples(scorer: Scorer) -> None:
+def test_intervals_come_from_paired_resamples(network: Denoiser) -> None:
     values = {1.0: [10.0, 11.0, 9.0, 10.0], 0.9: [9.0, 10.5, 8.5, 8.0]}
-    scorer._score = lambda thresholds, first: {  # type: ignore[method-assign]
-        "distances": values[thresholds], "kid": 0.0, "firing_rate": 0.1
-    }  # fmt: skip
+
+    def score(thresholds: Any, first: int) -> dict[str, Any]:
+        return {"distances": values[thresholds], "kid": 0.0, "firing_rate": 0.1}
+
+    scorer = Scorer(network, score, steps=2, samples=12)
     row = scorer.row("grid", 0.9, 0)
     error = np.std([-0.5, -0.5, -2.0], ddof=1)
     assert row.difference == -1
@@ -236,7 +243,7 @@ def findings(low: float, high: float, picked: float = 0.9) -> Findings:
     ("low", "high", "words", "chosen"),
     [
         (-2.0, -0.1, "is better than the trained one", 0.9),
-        (-2.0, 0.5, "null result", 0.9),
+        (-2.0, 0.5, "A null result, so the trained one is used (--keep uses this one)", 1.0),
         (0.2, 0.5, "is worse than the trained one, which is kept", 1.0),
     ],
 )
@@ -248,6 +255,13 @@ def test_a_result_is_called_what_it_is(low: float, high: float, words: str, chos
     assert found.sentence("FD") in report
     assert f"{low:+.2f} to {high:+.2f}" in report
     assert to_csv(found).splitlines()[0].startswith("method,threshold,distance")
+
+
+def test_a_null_result_is_used_only_if_that_is_asked_for() -> None:
+    asked = replace(findings(-2.0, 0.5), keep=True)
+    assert asked.chosen == 0.9
+    assert "null result, and is used all the same" in asked.sentence("FD")
+    assert replace(findings(0.2, 0.5), keep=True).chosen == 1.0, "what is worse is never used"
 
 
 def test_nothing_better_is_said_too() -> None:
@@ -274,7 +288,7 @@ def test_equal_thresholds_are_one_number() -> None:
 def test_the_file_that_guide_writes_is_read_by_sampling(tmp_path: Path) -> None:
     from bench.guide.search import write_guidance
 
-    write_guidance(tmp_path, findings(-2, 0.5), {"command": "x"}, 4)
+    write_guidance(tmp_path, replace(findings(-2, 0.5), keep=True), {"command": "x"}, 4)
     assert read_guidance(tmp_path) == 0.9
     content = json.loads((tmp_path / GUIDANCE).read_text())
     assert content["time_steps"] == 4

@@ -1,0 +1,128 @@
+"""Draws images at a setting of the thresholds and scores them: distances, KID and firing rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.data.pictures import Images, cache_folder
+from bench.look.activity import firing_rate
+from bench.machine import Machine
+from bench.quality.extractors import Extractor, build
+from bench.quality.fidelity import (
+    compute,
+    extract,
+    reference_hash,
+    reference_statistics,
+    summarise,
+)
+from sddpm.guidance import Thresholds
+from sddpm.protocol import System, to_uint8
+from sddpm.rng import image_seeds
+
+RATE_IMAGES = 4
+"""Images behind a firing rate."""
+
+
+class DrawnScores:
+    """Scores of drawn images against one reference.
+
+    Args:
+        system: a denoiser with spiking neurons.
+        sampling: solver options.
+        samples: images drawn per setting.
+        bootstrap: resamplings behind an interval; 0 for none.
+        on_images: called with the number of images drawn.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        machine: Machine,
+        references: Images,
+        extractor: Extractor,
+        *,
+        sampling: Mapping[str, Any],
+        samples: int,
+        seed: int = 0,
+        bootstrap: int = 20,
+        batch: int = 100,
+        on_images: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.system, self.machine, self.extractor = system, machine, extractor
+        self.sampling, self.samples, self.seed, self.batch = sampling, samples, seed, batch
+        self.on_images = on_images
+        self.network = build(extractor, machine.device)
+        self.reference = reference_statistics(
+            references, self.network, extractor, cache_folder() / "references", 64, machine.device
+        )
+        rng = torch.Generator().manual_seed(seed)
+        self._resamples = [
+            torch.randint(samples, (samples,), generator=rng) for _ in range(bootstrap)
+        ]
+        self.made_from: dict[str, Any] = {
+            "sampling": dict(sampling),
+            "samples": samples,
+            "seed": seed,
+            "bootstrap": bootstrap,
+            "references": reference_hash(references, extractor),
+        }
+        """What decides a score besides the system's weights, JSON-ready."""
+
+    def score(self, thresholds: Thresholds, first: int) -> dict[str, Any]:
+        """Distances (of all images, then of each resample), KID and firing rate.
+
+        Args:
+            first: number of the first image among those of the seed.
+        """
+        options = {**self.sampling, "threshold": thresholds}
+        parts = []
+        for start in range(first, first + self.samples, self.batch):
+            seeds = image_seeds(self.seed, start, min(start + self.batch, first + self.samples))
+            parts.append(to_uint8(self.system.sample(seeds, options)))
+            self.on_images(len(seeds))
+        images = torch.cat(parts)
+        layers = extract(
+            lambda start, stop: images[start:stop],
+            len(images), self.network, 64, self.machine.device, "features of the samples",
+        )  # fmt: skip
+        features = layers[self.extractor.feature_layer]
+        metrics = compute(summarise(features), self.reference, layers[self.extractor.logit_layer])
+        rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
+        return {
+            "distances": [metrics["fid"], *self.distances(features, self._resamples)],
+            "kid": metrics["kid"],
+            "firing_rate": firing_rate(self.system, rate_seeds, options),
+        }
+
+    def distances(self, features: Tensor, resamples: Sequence[Tensor]) -> list[float]:
+        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats.
+
+        tr sqrt(A B) is the sum of the roots of AB's eigenvalues. With A = X'X / (n - 1) they
+        are those of X B X' / (n - 1), whose rows are images: one product with B serves every
+        resample, and images that a resample holds twice enter once, weighted.
+        """
+        features = features.double()
+        covariance = self.reference.covariance.double()
+        gram = features @ covariance @ features.T if resamples else None
+        found = []
+        for index in resamples:
+            assert gram is not None
+            rows, counts = index.unique(return_counts=True)
+            x, weight = features[rows], counts.double()
+            n = float(weight.sum())
+            mean = weight @ x / n
+            g = gram[rows][:, rows]
+            # Centre with the weighted mean on either side.
+            g = g - (weight @ g / n)[None]
+            g = g - (g @ weight / n)[:, None]
+            root = weight.sqrt()
+            g = root[:, None] * g * root[None] / (n - 1)
+            cross = torch.linalg.eigvalsh((g + g.T) / 2).clamp(min=0).sqrt().sum()
+            trace = (weight @ (x - mean).square().sum(1)) / (n - 1)
+            shift = (mean - self.reference.mean.double()).square().sum()
+            found.append(float(shift + trace + covariance.trace() - 2 * cross))
+        return found
