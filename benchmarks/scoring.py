@@ -10,7 +10,8 @@ from torch.nn.functional import interpolate
 
 from bench.data.datasets import Images
 from bench.quality import fidelity
-from bench.quality.extractors import EFFICIENTNET_SIZE, EMBEDDED, build, load_efficientnet_lite0
+from bench.quality.extractors import EFFICIENTNET_SIZE, build, load_efficientnet_lite0
+from bench.quality.registry import EMBEDDED
 
 
 class PlainScoring:

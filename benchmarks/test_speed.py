@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from bench.data.datasets import load
-from bench.quality.extractors import EMBEDDED
 from bench.quality.fidelity import score
+from bench.quality.registry import EMBEDDED
 from benchmarks.measuring import Comparison, inputs, network, training_step
 from benchmarks.memory import peak_bytes
 from benchmarks.reference import ReferenceNeuron, ReferenceUNet

@@ -7,21 +7,28 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import numpy
 import pytest
+import scipy.linalg
 import torch
 from diffusers import DEISMultistepScheduler
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench import registry
 from bench.cli import main
 from bench.data import datasets
 from bench.data.datasets import DatasetSpec
 from bench.plan.cells import Data, expand
+from bench.quality.extractors import choose_extractor
+from bench.quality.fidelity import score
+from bench.quality.registry import EXTRACTORS, Extractor
 from bench.registry import SystemEntry
 from bench.suites.reading import load_suite
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.protocol import ImageShape
 from sddpm.samplers import SAMPLERS, SamplerEntry, Sampling, sample
 from tests.support.calling import call, call_run, refused
+from tests.support.images import GeneratedImages
 from tests.support.pages import ROOT, blocks
 
 SUITE = """\
@@ -89,6 +96,61 @@ def test_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
         knows, shape, [0, 1], denoiser.diffusion.config, Sampling("deis", 20), torch.device("cpu")
     )
     torch.testing.assert_close(drawn, torch.full_like(drawn, picture), rtol=0, atol=0.05)
+
+
+class Colours(FeatureExtractorBase):
+    """Mean colours of a picture as features and as logits."""
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "means", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "means"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> torch.Tensor:
+        return torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        means = x.float().mean((2, 3))
+        return tuple({"means": means, "logits": means / 255}[name] for name in self.features_list)
+
+
+def colours(extractor: Extractor) -> FeatureExtractorBase:
+    return Colours(extractor.key, [extractor.feature_layer, extractor.logit_layer])
+
+
+def test_an_extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The Frechet distance of mean colours, against the formula for one Gaussian's moments."""
+    entry = Extractor(
+        "colours", "mean-colours", "fd", "_colours", "means", "logits", ("torch",),
+        f"{__name__}:colours",
+    )  # fmt: skip
+    monkeypatch.setitem(EXTRACTORS, "colours", entry)
+    assert choose_extractor("colours").reason
+    rng = torch.Generator().manual_seed(0)
+    real, drawn = (
+        torch.randint(0, high, (40, 3, 8, 8), generator=rng).to(torch.uint8) for high in (256, 200)
+    )
+
+    class Pictures(GeneratedImages):
+        label, fingerprint = "pictures", "0" * 16
+
+    reference = Pictures(1, 3, 8)
+    reference.images = real
+    got = score(drawn, reference, extractor=entry, cache_dir=tmp_path)
+    means = [images.float().mean((2, 3)).double().numpy() for images in (real, drawn)]
+    covariances = [numpy.cov(mean, rowvar=False) for mean in means]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    apart = means[0].mean(0) - means[1].mean(0)
+    expected = apart @ apart + numpy.trace(covariances[0] + covariances[1] - 2 * root)
+    assert got["fd_colours"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bench.quality.registry import AUTO, extractor_choices
+
 Command = Callable[..., Any]
 
 
@@ -153,7 +155,7 @@ devices = together(
     ),
 )  # fmt: skip
 extractor = click.option(
-    "--extractor", type=click.Choice(["auto", "inception", "embedded"]), default="auto",
+    "--extractor", type=click.Choice(extractor_choices()), default=AUTO,
     show_default=True,
     help="auto: Inception-v3 where its weights can be had, else the embedded network.",
 )  # fmt: skip

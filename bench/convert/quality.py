@@ -12,8 +12,8 @@ from bench.data.pictures import Images
 from bench.machine import Machine
 from bench.plan.cells import digest
 from bench.plan.sampling import choose_sampling
-from bench.quality.extractors import Extractor
 from bench.quality.fidelity import MIN_IMAGES, reference_hash
+from bench.quality.registry import Extractor
 from bench.records.make import make_record, sampling_facts
 from bench.records.record import Record
 from bench.run import stages, states

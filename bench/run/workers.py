@@ -23,7 +23,6 @@ import torch
 from bench.machine import DeviceName, Machine
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import Plan
-from bench.quality.extractors import INCEPTION
 from bench.records.record import Record
 from bench.registry import choose
 from bench.run.runner import TRAINING_FAILED, Runner
@@ -208,7 +207,7 @@ def _shared(runner: Runner) -> Plan:
     options = replace(
         plan.options,
         data_root=str(Path(root).expanduser().resolve()) if root else None,
-        extractor="inception" if runner.extractor.key == INCEPTION.key else "embedded",
+        extractor=runner.extractor.name,
     )
     return replace(plan, options=options, root=plan.root.resolve())
 

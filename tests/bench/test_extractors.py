@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.quality import extractors
-from bench.quality.extractors import EMBEDDED, INCEPTION, Extractor
+from bench.quality.registry import EMBEDDED, INCEPTION, Extractor
 
 
 @pytest.fixture(autouse=True)

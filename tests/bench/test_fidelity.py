@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from bench.data.datasets import Images, load
 from bench.data.pictures import Pixels, Transform
 from bench.quality import extractors, fidelity
-from bench.quality.extractors import EMBEDDED, INCEPTION
+from bench.quality.registry import EMBEDDED, INCEPTION
 from sddpm.protocol import ImageShape
 
 CPU = torch.device("cpu")
