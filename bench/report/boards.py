@@ -1,4 +1,4 @@
-"""From records to what a report says: boards of comparable rows, each with its best.
+"""What a report says: boards of comparable rows, each with its best.
 
 A board is one ranking. It holds figures that can be compared and no others: the same data and
 image size, the same extractor, the same references, as many samples, the same energy table.
@@ -8,26 +8,17 @@ drawn or formatted here.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Literal
 
 from bench.energy.accountings import ACCOUNTINGS
-from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, lower_is_better
 from bench.records.conversions import ConversionCurve
-from bench.records.identity import across_seeds, comparable
 from bench.records.record import Energy, Record
-from bench.registry import SYSTEMS
-from bench.report.sources import (
-    HASH_CHARACTERS,
-    Planned,
-    Published,
-    Sources,
-)
+from bench.report.sources import Published
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ class Board:
     def best(self, metric: str) -> Row | None:
         """The row with the best mean."""
         rows = [row for row in self.done if row.metric(metric)]
-        return min(rows, key=lambda row: _order(metric, row), default=None)
+        return min(rows, key=lambda row: order(metric, row), default=None)
 
 
 @dataclass(frozen=True)
@@ -197,29 +188,6 @@ class Report:
         return [board for section in self.sections for board in section.boards]
 
 
-def make_report(sources: Sources, published: Sequence[Published], command: str = "") -> Report:
-    """Sort what was found into sections, boards and rows."""
-    boards = _boards(sources)
-    names = [b.dataset for b in boards] + [c.dataset for c in sources.conversions]
-    sections = []
-    for number, dataset in enumerate(dict.fromkeys(names), start=1):
-        sections.append(
-            Section(
-                number,
-                dataset,
-                [board for board in boards if board.dataset == dataset],
-                [row for row in published if row.dataset == base_name(dataset)],
-                [c for c in sources.conversions if c.dataset == dataset],
-            )
-        )
-    for number, board in enumerate((b for s in sections for b in s.boards), start=1):
-        board.number = number
-    order = list(SYSTEMS)
-    titles = {row.system: row.title for board in boards for row in board.rows}
-    ranked = sorted(titles, key=lambda s: (order.index(s) if s in order else len(order), s))
-    return Report(sections, {name: titles[name] for name in ranked}, sources.names, command)
-
-
 def _file_name(words: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in words).strip("-")
 
@@ -250,133 +218,7 @@ def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = True) 
     return front
 
 
-def _boards(sources: Sources) -> list[Board]:
-    boards: dict[tuple[Any, ...], Board] = {}
-    groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Record]]] = {}
-    for record in (r for r in sources.records if r.status == "ok"):
-        shared = comparable(record)
-        key = tuple(shared.values())
-        boards.setdefault(key, Board(**shared))
-        rows = groups.setdefault(key, {})
-        cell, again = across_seeds(record), 0
-        while record.seed in [r.seed for r in rows.get((*cell, again), [])]:
-            again += 1  # the same settings on another parent: a row of its own
-        rows.setdefault((*cell, again), []).append(record)
-    for key, rows in groups.items():
-        boards[key].rows = _told_apart([_row(records, sources) for records in rows.values()])
-    found = list(boards.values())
-    for record in (r for r in sources.records if r.status == "failed"):
-        run_of = (record.suite, record.preset)
-        facts = (record.dataset, record.image_size, record.samples, record.extractor)
-        _home(found, run_of, *facts).rows.append(_row([record], sources))
-    known = {record.config_hash[:HASH_CHARACTERS] for record in sources.records}
-    for cell_ in {p.name: p for p in sources.planned if p.hash not in known}.values():
-        run = cell_.run
-        data, samples = run["data"], run.get("samples")
-        board = _home(
-            found,
-            (run.get("suite"), run.get("preset")),
-            str(data.get("label")),
-            data.get("image_size"),
-            samples,
-        )
-        board.rows.append(_missing(cell_))
-    for board in found:
-        metric = board.ranked_by
-        board.rows.sort(key=lambda row, m=metric: _order(m, row))  # type: ignore[misc]
-    return found
-
-
-def _home(
-    boards: list[Board],
-    run: tuple[Any, Any],
-    dataset: str,
-    image_size: Any,
-    samples: Any,
-    extractor: str | None = None,
-) -> Board:
-    """The board that a cell without a figure belongs to; a new one where there is none."""
-
-    def fits(board: Board, same_run: bool) -> bool:
-        runs = {(r.suite, r.preset) for row in board.rows for r in row.records}
-        same = (board.dataset, board.image_size, board.samples) == (dataset, image_size, samples)
-        return same and extractor in (None, board.extractor) and (run in runs or not same_run)
-
-    for same_run in (True, False):
-        for board in boards:
-            if fits(board, same_run):
-                return board
-    size, count = (value if isinstance(value, int) else 0 for value in (image_size, samples))
-    boards.append(Board(dataset, size, extractor, count))
-    return boards[-1]
-
-
-def _row(records: Sequence[Record], sources: Sources) -> Row:
-    ordered = tuple(sorted(records, key=lambda record: record.seed))
-    hashes = [record.config_hash[:HASH_CHARACTERS] for record in ordered]
-    first = ordered[0]
-    rates = [sources.layer_rates[h] for h in hashes if h in sources.layer_rates]
-    layers = [layer for layer in rates[0] if all(layer in r for r in rates)] if rates else []
-    return Row(
-        status=first.status,
-        system=first.system,
-        title=first.title,
-        time_steps=first.time_steps,
-        solver=solver(vars(first)),
-        hash=hashes[0],
-        records=ordered,
-        reason=f"failed: {first.reason or 'no reason given'}" if first.status != "ok" else None,
-        grid=next((sources.grids[h] for h in hashes if h in sources.grids), None),
-        layer_rates={layer: fmean(r[layer] for r in rates) for layer in layers},
-    )
-
-
-def _told_apart(rows: list[Row]) -> list[Row]:
-    """The rows, those of one name with the settings that they differ in; the row of the suite that
-    most rows are of keeps the plain name."""
-    suites = Counter(row.records[0].suite for row in rows)
-    settings = {
-        row.hash: {"suite": row.records[0].suite, "steps": row.records[0].train_steps,
-                   "batch": row.records[0].batch_size, "precision": row.records[0].precision,
-                   **row.records[0].config}
-        for row in rows
-    }  # fmt: skip
-    told = []
-    for row in rows:
-        alike = [r for r in rows if (r.name, r.solver) == (row.name, row.solver)]
-        own = suites[row.records[0].suite]
-        plain = all(own > suites[r.records[0].suite] for r in alike if r is not row)
-        mine, others = settings[row.hash], [settings[r.hash] for r in alike]
-        differ = [k for k in mine if any(other.get(k) != mine[k] for other in others)]
-        # Suites are named only where nothing else tells two rows apart.
-        names = [k for k in differ if k != "suite"] or differ
-        variant = ", ".join(_setting(k.replace("_", " "), mine[k]) for k in names)
-        told.append(row if plain else replace(row, variant=variant))
-    return told
-
-
-def _setting(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value}"
-
-
-def _missing(cell: Planned) -> Row:
-    """The row of a planned cell; its folder's name says what it is."""
-    system, *words = cell.name.split("-")
-    steps = words[0][1:] if words and words[0][:1] == "T" else ""
-    return Row(
-        status="missing",
-        system=system,
-        title=SYSTEMS[system].title if system in SYSTEMS else system,
-        time_steps=int(steps) if steps.isascii() and steps.isdigit() else None,
-        solver="-".join(words[1 if steps else 0 : -1]) or None,
-        hash=cell.hash,
-        reason="missing: planned, no record yet",
-    )
-
-
-def _order(metric: str | None, row: Row) -> tuple[int, float, str]:
+def order(metric: str | None, row: Row) -> tuple[int, float, str]:
     """For sorting: best first, then what has no figure, failures before gaps."""
     stat = row.metric(metric) if metric and row.status == "ok" else None
     if stat is None:

@@ -13,6 +13,7 @@ from bench.report.tables import (
     metric_text,
     trained_on,
 )
+from bench.report.trained import Trainings
 from bench.tables.rows import DASH
 
 
@@ -50,14 +51,18 @@ def _standing(board: Board) -> list[str]:
     spiking = [row for row in rows if row.time_steps is not None]
     others = [row for row in rows if row.time_steps is None]
     # Fine-tuning aside: what the first training of each saw.
-    seen = {row.hash: trained_on(row, board).text.split(" + ")[0] for row in rows}
-    unequal = len({seen[row.hash] for row in (*spiking[:1], *others[:1])}) > 1
+    trainings = Trainings(board.done)
+
+    def seen(row: Row) -> str:
+        return trained_on(row, trainings).text.split(" + ")[0]
+
+    unequal = len({seen(row) for row in (*spiking[:1], *others[:1])}) > 1
 
     def text(row: Row) -> str:
         stat = row.metric(metric)
         assert stat is not None
         shown = f"{full_name(row)}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
-        return f"{shown}, trained on {seen[row.hash]} images" if unequal else shown
+        return f"{shown}, trained on {seen(row)} images" if unequal else shown
 
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:

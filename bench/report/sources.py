@@ -106,6 +106,11 @@ def read_sources(paths: Sequence[Path]) -> Sources:
         if RUN in known:
             found.planned += _planned(path / RUN)
         _cells(path, found)
+    # A cell that worked in one input is not shown as failed because of another.
+    worked = {(r.config_hash, r.extractor) for r in kept.values() if r.status == "ok"}
+    for key, record in list(kept.items()):
+        if record.status == "failed" and (record.config_hash, record.extractor) in worked:
+            del kept[key]
     found.records, found.conversions = list(kept.values()), list(curves.values())
     if not (found.records or found.conversions or found.planned):
         raise ValueError(f"{', '.join(found.names)}: no record in it, so nothing to report")
@@ -141,11 +146,6 @@ def _keep(
         old = kept.get(key)
         if old is None or record.status == "ok" or old.status == "failed":
             kept[key] = record
-    # A cell that worked in one input is not shown as failed because of another.
-    worked = {(r.config_hash, r.extractor) for r in kept.values() if r.status == "ok"}
-    for key, record in list(kept.items()):
-        if record.status == "failed" and (record.config_hash, record.extractor) in worked:
-            del kept[key]
 
 
 def _planned(path: Path) -> list[Planned]:
@@ -177,12 +177,17 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
     """Grids that were copied beside a ``records.jsonl``: ``NAME-HASH.png``, or ``SYSTEM.png``
     where the file holds one cell of that system."""
     for folder in (path for path in paths if (path / RECORDS).is_file()):
-        own = read_records(folder / RECORDS)
+        by_hash: dict[str, list[Record]] = {}
+        by_system: dict[str, list[Record]] = {}
+        for record in read_records(folder / RECORDS):
+            by_hash.setdefault(record.config_hash[:HASH_CHARACTERS], []).append(record)
+            by_system.setdefault(record.system, []).append(record)
         for picture in sorted(folder.glob("*.png")):
             ending = picture.stem.rsplit("-", 1)[-1]
-            cells = [r for r in own if r.config_hash.startswith(ending)]
+            near = by_hash.get(ending[:HASH_CHARACTERS], [])
+            cells = [r for r in near if r.config_hash.startswith(ending)]
             if len(ending) < HASH_CHARACTERS or not cells:
-                cells = [r for r in own if r.system == picture.stem]
+                cells = by_system.get(picture.stem, [])
             if len({r.config_hash for r in cells}) == 1:
                 found.grids.setdefault(cells[0].config_hash[:HASH_CHARACTERS], picture)
 

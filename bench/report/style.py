@@ -24,6 +24,9 @@ MARKS = ("o", "s", "D", "^", "v", "P", "X", "h", "<", ">", "*")
 ORDER = (0, 1, 2, 3, 4, 9, 5, 7, 6, 8)
 """Of seaborn's colour-blind palette: the two palest come last."""
 
+LABELS = 50
+"""More than a panel has room for."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -136,13 +139,16 @@ def place_labels(
     colours: Sequence[str],
 ) -> None:
     """Write ``texts`` (index of a point -> label) in the points' ``colours`` where neither a mark
-    nor a label stands; a label that has no room is left out."""
+    nor a label stands; a label that has no room is left out, and those after :data:`LABELS`."""
+    import numpy as np
+
     figure.canvas.draw()  # the layout decides where the points are
-    marks = [ax.transData.transform(point) for point in points]
+    marks = ax.transData.transform(np.array(points))
     taken: list[Any] = []
     reach = 6.5 * figure.dpi / 72
     frame = ax.get_window_extent()
-    for index, text in texts.items():
+    for index, text in list(texts.items())[:LABELS]:
+        x, y = np.delete(marks, index, axis=0).T
         for dx, dy in ((7, 5), (7, -5), (-7, 5), (-7, -5), (0, 10), (0, -10)):
             label = ax.annotate(
                 plain(text), points[index], (dx, dy), textcoords="offset points", fontsize=7.5,
@@ -156,11 +162,8 @@ def place_labels(
             box = label.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside = inside and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            near = any(
-                box.x0 - reach < x < box.x1 + reach and box.y0 - reach < y < box.y1 + reach
-                for number, (x, y) in enumerate(marks)
-                if number != index
-            )
+            across = (box.x0 - reach < x) & (x < box.x1 + reach)
+            near = (across & (box.y0 - reach < y) & (y < box.y1 + reach)).any()
             if inside and not near and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break

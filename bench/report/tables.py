@@ -12,9 +12,9 @@ from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.quality.metrics import heading, shown
 from bench.records.conversions import ConvertedNetwork
 from bench.records.record import Record
-from bench.registry import SYSTEMS
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
+from bench.report.trained import Trainings
 from bench.tables.rows import DASH
 from bench.tables.table import unpriced
 
@@ -63,22 +63,24 @@ class TableText:
 def ranking(board: Board) -> TableText:
     """The rows of ``board``, best first, the best mean of every metric marked."""
     columns = [Column("Rank"), Column("System", figures=False), Column("T")]
-    several = any(len(row.records) > 1 for row in board.done) or len(
+    done, metrics, ranked_by = board.done, board.metrics, board.ranked_by
+    several = any(len(row.records) > 1 for row in done) or len(
         {seed for row in board.rows for seed in row.seeds}
     ) > 1  # fmt: skip
-    budgets = {(r.train_steps, r.batch_size) for row in board.done for r in row.records}
+    budgets = {(r.train_steps, r.batch_size) for row in done for r in row.records}
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []
     columns += [Column("Images trained on")] if len(budgets) > 1 else []
-    columns += [Column(heading(metric)) for metric in board.metrics]
+    columns += [Column(heading(metric)) for metric in metrics]
     columns.append(Column("Params (M)"))
-    priced = [name for name in accountings(board.done) if ACCOUNTINGS[name].ranked]
+    priced = [name for name in accountings(done) if ACCOUNTINGS[name].ranked]
     columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
     columns.append(Column("Firing rate"))
-    best = {metric: board.best(metric) for metric in board.metrics}
+    best = {metric: board.best(metric) for metric in metrics}
+    trainings = Trainings(done)
 
     def line(number: int, row: Row) -> Line:
-        ranked = row.status == "ok" and board.ranked_by and row.metric(board.ranked_by)
+        ranked = row.status == "ok" and ranked_by and row.metric(ranked_by)
         entries = [
             Entry(str(number), number) if ranked else Entry(DASH),
             Entry(row.label, row.label.casefold()),
@@ -90,9 +92,9 @@ def ranking(board: Board) -> TableText:
             if several
             else []
         )
-        seen = trained_on(row, board) if row.status == "ok" else Entry(DASH)
-        entries += [seen] if len(budgets) > 1 else []
-        for metric in board.metrics:
+        if len(budgets) > 1:
+            entries.append(trained_on(row, trainings) if row.status == "ok" else Entry(DASH))
+        for metric in metrics:
             entry = _rounded_stat(row.metric(metric), partial(shown, metric))
             entries.append(Entry(entry.text, entry.value, best[metric] is row))
         entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
@@ -242,36 +244,11 @@ def significant(value: float, like: float | None = None) -> str:
     return f"{value:,.{max(0, 2 - floor(log10(leading)))}f}" if leading else "0"
 
 
-def trained_on(row: Row, board: Board) -> Entry:
+def trained_on(row: Row, trainings: Trainings) -> Entry:
     """Images of every training that led to a row, the parent's before its own: 24,000 + 2,384."""
-    measured = [record for other in board.done for record in other.records]
-    chains = [_chain(record, measured) for record in row.records]
-    if len({len(chain) for chain in chains}) > 1:  # at some seeds the parent is not known
-        chains = [chain[-1:] for chain in chains]
-    stats = [Stat(tuple(map(float, images))) for images in zip(*chains, strict=True)]
+    stats = trainings.behind(row)
     texts = [_rounded_stat(stat, _thousands).text for stat in stats]
     return Entry(" + ".join(texts), sum(stat.mean for stat in stats))
-
-
-def _chain(record: Record, measured: Sequence[Record]) -> list[int]:
-    """Images that a record's network and its parents were trained on, its own last; without the
-    parents where no record says so, or several differ.
-
-    A suite trains a parent under the same preset, seed and, where it has any, time steps.
-    """
-    own = [record.train_images]
-    entry = SYSTEMS.get(record.system)
-    if entry is None or entry.parent is None:
-        return own
-    shared = ["suite", "preset", "dataset", "image_size", "seed"]
-    shared += ["time_steps"] if SYSTEMS[entry.parent].time_axis == "trained" else []
-    parents = {
-        tuple(_chain(other, measured))
-        for other in measured
-        if other.system == entry.parent
-        and all(getattr(other, name) == getattr(record, name) for name in shared)
-    }
-    return [*parents.pop(), *own] if len(parents) == 1 else own
 
 
 def _rival(row: Row, bits: int) -> Stat | None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.report.boards import Report, make_report
+from bench.report.boards import Report
 from bench.report.figures import draw
 from bench.report.html import to_html
 from bench.report.latex import to_latex
 from bench.report.markdown import TITLE, to_markdown
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.samples import draw_samples, read_samples
+from bench.report.sorting import make_report
 from bench.report.sources import read_published, read_sources
 from bench.report.style import Drawing
 from bench.report.tables import TableText, conversion_table, energies, literature, ranking

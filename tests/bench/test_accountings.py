@@ -12,9 +12,9 @@ from bench.energy.counts import Counts
 from bench.energy.prices import DEFAULT_TABLE
 from bench.records.make import price_energies
 from bench.records.record import Record, read_records
-from bench.report.boards import make_report
 from bench.report.latex import to_latex
 from bench.report.markdown import table_text
+from bench.report.sorting import make_report
 from bench.report.sources import Sources
 from bench.report.tables import energies, ranking
 from bench.tables.table import display, frame, to_markdown

@@ -14,9 +14,9 @@ from bench.quality import fidelity
 from bench.quality.formulas import ImageSets, MetricValue
 from bench.quality.metrics import METRICS, Metric, Tolerance
 from bench.records.record import read_records, write_records
-from bench.report.boards import make_report
 from bench.report.latex import to_latex
 from bench.report.markdown import table_text
+from bench.report.sorting import make_report
 from bench.report.sources import Sources
 from bench.report.tables import ranking
 from bench.tables.table import display, frame

@@ -14,9 +14,9 @@ import pytest
 
 from bench.data.grids import save_grid
 from bench.records.record import Record, write_records
-from bench.report.boards import make_report
 from bench.report.latex import escape
 from bench.report.samples import read_tiles
+from bench.report.sorting import make_report
 from bench.report.sources import PUBLISHED, Sources, read_published, read_sources
 from bench.report.tables import literature
 from tests.support.browser import find_chromium, open_page

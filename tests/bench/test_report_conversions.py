@@ -10,10 +10,10 @@ import pytest
 
 from bench.convert.tables import layers_csv, read_layers, rows_csv, to_markdown
 from bench.records.record import Record, write_records
-from bench.report.boards import make_report
 from bench.report.conversions import direct, plot_conversions
 from bench.report.latex import to_latex
 from bench.report.pivots import conversion_pivots
+from bench.report.sorting import make_report
 from bench.report.sources import read_sources
 from bench.report.tables import conversion_table
 from bench.report.write import render

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bench.records.conversions import read_curves
 from bench.records.record import Record
-from bench.report.boards import Board, Section, make_report
+from bench.report.boards import Board, Section
 from bench.report.pivots import conversion_pivots, pivots
+from bench.report.sorting import make_report
 from bench.report.sources import Sources
 from bench.report.tables import TableText
 from tests.support.records import conversion, record

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bench.records.record import Record
-from bench.report.boards import Stat, make_report, pareto
+from bench.report.boards import Stat, pareto
 from bench.report.glance import glance
 from bench.report.samples import Samples, draw_samples
+from bench.report.sorting import make_report
 from bench.report.sources import Sources
 from bench.report.tables import ranking
 from tests.support.records import HASHES, cell
