@@ -52,9 +52,9 @@ class Config(UNetWidths, DenoiserTraining):
     initialisation: Literal["published", "torch"] = field(
         default="published", metadata=before("torch")
     )
-    """Where weights start. ``published``: Xavier and biases of 0, with a gain of 1e-5 in the last
-    convolution of every residual block, of every attention and of the network, so that the
-    residual branches start at next to nothing; ``torch``: its default for every layer."""
+    """Initial weights. ``published``: Xavier weights and biases of 0, with a gain of 1e-5 in the
+    last convolution of every residual block, of every attention and of the network, so that the
+    residual branches start close to zero. ``torch``: torch's default for every layer."""
     groups: int = 32
     """Groups of GroupNorm; divides every width."""
     dropout: float = 0.1
@@ -196,7 +196,7 @@ def from_diffusers(folder: str | Path) -> Denoiser:
 
 
 def _noise_schedule(folder: Path) -> tuple[DiffusionConfig, Prediction]:
-    """What the folder's scheduler says, and where it says nothing what diffusers assumes."""
+    """Settings of the folder's scheduler, with diffusers' defaults for those that it lacks."""
     for path in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
         if path.is_file():
             try:
@@ -230,7 +230,7 @@ def _read_schedule(said: dict[str, Any]) -> tuple[DiffusionConfig, Prediction]:
 
 
 _MEASURED: dict[str, Any] = dict(middle_attention=False, initialisation="torch")
-"""What the presets with committed results were measured with."""
+"""Settings with which the presets with committed results were measured."""
 
 PRESETS = over(
     SIZES,

@@ -1,1 +1,2 @@
-"""From trained ANN denoisers to spiking ones, and what that costs in accuracy."""
+"""Conversion of trained ANN denoisers to spiking ones, and measurement of the error that it
+adds."""

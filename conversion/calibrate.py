@@ -70,7 +70,7 @@ class ThresholdStatistic:
             raise ValueError(f"percentile={percentile}: expected a number above 0, at most 100")
         self.time_steps, self.percentile = time_steps, percentile
         self.values: dict[str, Tensor] = {}
-        """By layer: a number, or ``[channels]``."""
+        """Statistic of each layer: a number, or ``[channels]``."""
         self.batches = 0
 
     @torch.no_grad()

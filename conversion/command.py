@@ -42,10 +42,10 @@ class Converter:
 
     parent: Denoiser
     net: UNet
-    """Its network."""
+    """The parent's network."""
     reference: UNet
-    """What children are compared with and fine-tuned towards: the parent, or the ReLU network that
-    the parent's clips were trained for."""
+    """Network that children are compared with and fine-tuned towards: the parent, or the ReLU
+    network that the parent's clips were trained for."""
     method: str
     signed: bool
     percentile: float
@@ -59,7 +59,7 @@ class Converter:
     finetune_steps: int = 0
     """Steps of fine-tuning: of the network, or of each block."""
     finetune_rate: float = 1e-4
-    """Its first step size, which falls linearly to 0."""
+    """First step size of the fine-tuning, which falls linearly to 0."""
 
     @property
     def finetune_batch(self) -> int:
@@ -139,7 +139,7 @@ class Converter:
 
     @property
     def layer_headings(self) -> list[str]:
-        """Of the table of single layers."""
+        """Headings of the table of single layers."""
         return HEADINGS
 
     def layers(self, comparison: NetworkComparison) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Where a converted network errs: child against parent, layer by layer and as a whole.
+"""Errors of a converted network: child against parent, layer by layer and as a whole.
 
 Per layer, with ``a`` the parent's activation, ``i`` the time-mean of the child's input current
 and ``m`` the time-mean of its spikes, the error ``m - a`` is the sum of four parts:
@@ -35,7 +35,7 @@ class LayerError:
 
     layer: str
     threshold: float
-    """Where each channel has its own, their mean."""
+    """Threshold of the layer; the mean, if each channel has its own."""
     relative_error: float
     inherited: float
     clipping: float
@@ -52,7 +52,7 @@ class NetworkComparison:
     """A child against its parent on noised held-out images."""
 
     time_steps: int
-    """Where they follow a schedule, their mean."""
+    """Spiking time steps; the mean, if they follow a schedule."""
     images: int
     relative_error: float
     """Norm of the difference of the noise predictions over the norm of the parent's."""

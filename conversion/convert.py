@@ -57,7 +57,7 @@ class Config(UNetWidths):
     signed: bool = False
     """Neurons may take spikes back, which corrects most of what uneven arrival spoils."""
     percentile: float = 99.9
-    """Of the parent's activations, for ``rate-percentile``."""
+    """Percentile of the parent's activations, for ``rate-percentile``."""
     calibration_steps: int = 8
     """Batches of training images on which thresholds are measured; later ones change nothing."""
     readout: str = "mean"

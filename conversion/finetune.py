@@ -116,7 +116,7 @@ class _Reached(Exception):  # noqa: N818 (no error: it ends the pass)
 
 @torch.no_grad()
 def run_until(net: UNet, block: str, x: Tensor, t: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What ``block`` is given and what it returns when ``net`` sees ``(x, t)``."""
+    """Inputs and output of ``block`` when ``net`` evaluates ``(x, t)``."""
     seen: list[tuple[tuple[Tensor, ...], Tensor]] = []
 
     def see(_module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """How one method sets the thresholds."""
+    """A method of setting the thresholds."""
 
     summary: str
-    """What a threshold is, as a phrase for the command's help."""
+    """Definition of its threshold, as a phrase for the command's help."""
     statistic: str | None = None
     """Class that measures the thresholds on the parent's activations, as ``module:class``, a
     :class:`conversion.calibrate.ThresholdStatistic`; None where the parent has learned clips."""
     passes: int = 1
-    """How often the calibration images are seen, each time with other noise."""
+    """Passes over the calibration images, each with other noise."""
     reads_percentile: bool = False
     """Whether the percentile of the configuration decides anything."""
     trains_clips: bool = False

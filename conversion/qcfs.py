@@ -36,7 +36,7 @@ class Config(UNetWidths, DenoiserTraining):
     warmup_steps: int = 20
     """Steps over which the step size rises linearly from 0; at most a fifth of the run."""
     decay: Literal["constant", "linear"] = "linear"
-    """What the step size does after the warm-up: ``constant``, or ``linear`` to 0 at the end."""
+    """Schedule of the step size after the warm-up: ``constant``, or ``linear`` to 0 at the end."""
     levels: int = 16
     """Levels of an activation above 0: best is the number of spiking steps to come, or four times
     that where the network will be read through a window."""

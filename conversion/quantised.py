@@ -29,9 +29,9 @@ class Config(UNetWidths, DenoiserTraining):
     ema_decay: float = 0.9999
     """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
     bits: int = 2
-    """Of an activation: ``2^bits - 1`` levels above 0."""
+    """Bits of an activation, which has ``2^bits - 1`` levels above 0."""
     percentile: float = 99.9
-    """Of the parent's activations on the first batch, where the clips start."""
+    """Percentile of the parent's activations on the first batch, at which the clips start."""
 
 
 class Quantised(Denoiser):

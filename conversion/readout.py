@@ -1,4 +1,4 @@
-"""How a rate-coded network is read out over spiking time.
+"""Read-out of a rate-coded network over spiking time.
 
 A neuron with soft reset is a first-order sigma-delta modulator: with membranes ``u[s]``, its
 spikes are its input plus ``u[s-1] - u[s]``. The plain mean over time keeps the last membrane's

@@ -43,7 +43,8 @@ class ScheduledUNet(UNet):
         self.schedule = tuple(schedule)
 
     def parts(self, t: Tensor) -> Tensor:
-        """Which part of the denoising each diffusion step of ``t`` belongs to, from 0."""
+        """Index from 0 of the part of the denoising that each diffusion step of ``t`` belongs
+        to."""
         count, total = len(self.schedule), self.config.diffusion_steps
         return (count - 1) - torch.div(t * count, total, rounding_mode="floor")
 
@@ -52,7 +53,8 @@ class ScheduledUNet(UNet):
         return self.schedule[int(self.parts(t))]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """As :meth:`UNet.forward`; images of one batch may be at different diffusion steps."""
+        """Predict the noise as :meth:`UNet.forward`; images of one batch may be at different
+        diffusion steps."""
         parts = self.parts(t)
         present = parts.unique().tolist()
         if len(present) == 1:

@@ -55,7 +55,7 @@ def make_activation(
 
 
 def reads_after(name: str) -> Reads:
-    """What the layers after the activation ``name`` read."""
+    """Kind of input, spikes or real numbers, that layers after the activation ``name`` read."""
     emits: Reads = getattr(ACTIVATIONS[name], "emits", "real")
     return emits
 

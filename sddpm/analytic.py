@@ -29,7 +29,7 @@ Spacing = Literal["uniform", "quadratic"]
 
 @dataclass
 class StepOutput:
-    """What ``step`` returns, named as diffusers names it."""
+    """Result of ``step``, with the field names of diffusers."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor

@@ -22,8 +22,8 @@ from sddpm.samplers import Denoise, OnStep, Sampling, sample
 
 @dataclass(frozen=True)
 class DenoiserTraining:
-    """How a noise network is trained. The defaults are those of the published SDDPM code, which
-    are not the paper's everywhere."""
+    """Options of the training of a noise network. The defaults are those of the published SDDPM
+    code, which differs from the paper in some points."""
 
     learning_rate: float = 2e-4
     """Adam's step size after the warm-up; 1e-5 in arXiv 2408.16467."""
@@ -31,7 +31,7 @@ class DenoiserTraining:
     """Steps over which the step size rises linearly from 0; at most a fifth of the run. The paper
     has 5,000; its code takes the number and never applies it."""
     decay: Literal["constant", "linear"] = "constant"
-    """What the step size does after the warm-up: stay, or fall linearly to 0 at the end."""
+    """Schedule of the step size after the warm-up: ``constant``, or ``linear`` to 0 at the end."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.0
@@ -92,7 +92,8 @@ class Denoiser(System):
         return {"loss": loss.detach()}
 
     def loss(self, predicted: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What a training step makes smaller, of the noise ``[batch, C, H, W]`` at steps ``t``."""
+        """Loss of a training step: ``predicted`` against the noise ``[batch, C, H, W]`` at steps
+        ``t``."""
         return noise_loss(self.net, predicted, noise, t)
 
     def sample(

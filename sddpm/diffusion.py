@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 Prediction = Literal["epsilon", "v_prediction"]
-"""What a network's last layer stands for, in diffusers' words; see :class:`NoiseOutput`."""
+"""Quantity that a network's last layer predicts, in diffusers' terms; see :class:`NoiseOutput`."""
 
 
 MOST_DIFFUSION_STEPS = 100_000
@@ -100,14 +100,14 @@ class NoiseOutput(nn.Module):
         return _at(self.noise_level, t) * x + _at(self.signal, t) * raw
 
     def target(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the raw output should be for ``images`` and the ``noise`` in them."""
+        """Target of the raw output for ``images`` and the ``noise`` in them."""
         if self.prediction == "epsilon":
             return noise
         return _at(self.signal, t) * noise - _at(self.noise_level, t) * images
 
     def weight(self, t: Tensor) -> Tensor:
-        """What turns a squared error of the noise into one of the raw output,
-        ``[batch, 1, 1, 1]``."""
+        """Factor from a squared error of the noise to one of the raw output, ``[batch, 1, 1,
+        1]``."""
         signal = _at(self.signal, t)
         return torch.ones_like(signal) if self.prediction == "epsilon" else signal.square().pow(-1)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a system that samples, whichever system it is.
+"""Opens a checkpoint folder of any system, as a system that samples.
 
 What a file says is believed only after it was checked: the configuration's types and ranges,
 the network that it describes against the tensors in the file (before memory is taken for

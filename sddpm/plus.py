@@ -41,7 +41,7 @@ class Config(FreshUNet, DenoiserTraining):
     threshold: float = 1.0
     """Firing threshold of every neuron; the current that an event stands for."""
     prediction: Prediction = "v_prediction"
-    """What the last layer stands for: v, or the noise (``epsilon``)."""
+    """Quantity that the last layer predicts: v, or the noise (``epsilon``)."""
     linear_head: bool = True
     """Start with a linear output: see :class:`sddpm.unet.UNetConfig`."""
 

@@ -77,7 +77,7 @@ class _State:
 
     modules: tuple[nn.Module, ...]
     settings: tuple[Mapping[str, Any], ...]
-    """Of each module."""
+    """Settings of each module."""
     tensors: Mapping[str, Tensor]
     """Copies."""
 

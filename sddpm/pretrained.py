@@ -43,7 +43,7 @@ FINDERS = "sddpm.systems"
 its module (``Config``, ``build``), which raise ValueError for a name that they do not know."""
 CARD = "README.md"
 REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD}
-"""What a saved checkpoint takes the place of."""
+"""Files of a folder that a saved checkpoint replaces."""
 
 
 def load(

@@ -1,4 +1,4 @@
-"""What a system is: one row of the comparison table.
+"""Protocol of a system, which is one row of the comparison table.
 
 Images are float tensors ``[batch, channels, height, width]`` in [-1, 1] everywhere
 between the data loader and the metric; they become uint8 once, in :func:`to_uint8`.
@@ -38,7 +38,7 @@ class ImageShape:
 
 
 class Step(Protocol):
-    """What :func:`sddpm.training.fit` hands to one training step.
+    """Tools that :func:`sddpm.training.fit` gives to one training step.
 
     Random numbers come from a stream that belongs to this step alone, so a run that was
     killed and resumed draws what the uninterrupted run would have drawn. They are drawn

@@ -36,7 +36,7 @@ _RENAMES = [
     (r"\.tsmp$", ".p"),
 ]
 DEFAULT_TIME_STEPS = 4
-"""Where neither the caller nor the file names them: what the published code runs by default."""
+"""Default of the published code, used if neither the caller nor the file states the time steps."""
 
 
 def load_published(path: str | Path, time_steps: int | None = None, threshold: float = 1.0) -> UNet:

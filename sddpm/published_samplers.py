@@ -73,7 +73,8 @@ class PublishedScheduler:
         sample: Tensor,
         generator: Sequence[torch.Generator] | None = None,
     ) -> StepOutput:
-        """From diffusion step ``t`` to the next that is visited; ``ddpm`` from 0 to the image."""
+        """Move ``sample`` from diffusion step ``t`` to the next visited step; ``ddpm`` goes from 0
+        to the image."""
         now = int(t)
         abar = self._abar[now]
         x0 = (sample - math.sqrt(1 - abar) * model_output) / math.sqrt(abar)

@@ -70,7 +70,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process makes what is to become ``path``."""
+    """Temporary path where this process writes the content of ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
 
 
@@ -124,7 +124,7 @@ def _remove(left: Path) -> None:
 
 
 def _left(path: Path, ending: str) -> Iterator[Path]:
-    """What killed processes left beside ``path``, of this ending."""
+    """Temporary files with this ending that killed processes left beside ``path``."""
     if not path.parent.is_dir():
         return
     for found in sorted(path.parent.iterdir()):

@@ -35,7 +35,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which solver, and how many network evaluations an image."""
+    """A solver and its number of network evaluations for an image."""
 
     sampler: str = "ddim"
     """A key of :data:`SAMPLERS`."""
@@ -46,7 +46,8 @@ class Sampling:
     threshold: Thresholds | None = None
     """Firing threshold while sampling, one or one a layer; None keeps the trained ones."""
     engine: Literal["plain", "exact", "fast"] = "exact"
-    """How the network runs: as it is, or prepared by :func:`sddpm.engine.network.optimize`."""
+    """Form of the network: unchanged (``plain``), or prepared by
+    :func:`sddpm.engine.network.optimize`."""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

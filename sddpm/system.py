@@ -32,8 +32,8 @@ class Config(FreshUNet, DenoiserTraining):
     threshold: float = 1.0
     """Firing threshold of every neuron."""
     initialisation: Initialisation = field(default="published", metadata=before("xavier"))
-    """Where weights start: as the ``published`` code has it, or ``xavier`` in every layer, as the
-    presets with committed results do."""
+    """Initial weights: as in the ``published`` code, or ``xavier`` in every layer, as in the
+    presets with committed results."""
     norm_images: int = field(default=0, metadata=before(0))
     """Images that share BatchNorm's statistics in training; 0: the whole batch, over all
     processes. The published code's default is 4, a batch of 32 on 8 GPUs that each normalise

@@ -33,7 +33,7 @@ _DATA, _NOISE, _LAYERS = 1, 2, 3  # which stream of a step
 
 
 class ImageSource(Protocol):
-    """Where images come from: a map-style data set that is read a batch at a time."""
+    """Source of images: a map-style data set that is read one batch at a time."""
 
     def __len__(self) -> int: ...
 
@@ -50,13 +50,13 @@ class TrainConfig:
     batch_size: int
     """Images an update, over all processes."""
     seed: int = 0
-    """Of the image order, the noise and the initial weights."""
+    """Seed of the image order, the noise and the initial weights."""
     precision: str = "32-true"
     """Lightning Fabric's name: 32-true or bf16-mixed."""
     horizontal_flip: bool = False
     """Mirror every image with probability 1/2."""
     checkpoint_seconds: float = 120.0
-    """At most this much work is lost when the run is killed."""
+    """Seconds between two checkpoints, which is the most work that a killed run loses."""
     log_every: int = 20
     """Steps between two points of the TensorBoard log."""
     workers: int = 0
@@ -75,7 +75,7 @@ def fast_precision() -> str:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a finished training says of itself."""
+    """Facts about a finished training."""
 
     checkpoint: Path
     steps: int

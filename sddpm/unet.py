@@ -33,9 +33,10 @@ from sddpm.upsampling import upsample_and_convolve
 from sddpm.widths import FreshUNet, UNetWidths, check_widths
 
 Initialisation = Literal["xavier", "published"]
-"""Where weights start. ``xavier``: Xavier uniform and biases of 0 in every layer. ``published``:
-so in all but the stem's second convolution and the temporal head's, which the published SDDPM
-code leaves at torch's default: about half the deviation, and biases."""
+"""Initial weights. ``xavier``: Xavier uniform weights and biases of 0 in every layer.
+``published``: the same except in the stem's second convolution and the temporal head's. The
+published SDDPM code leaves these two at torch's default, with about half the standard deviation,
+and with biases."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,20 @@ class UNetConfig(FreshUNet):
     """Let the blocks' 1x1 shortcuts read the mean over spiking time, once, instead of every step.
     They are linear, so the mean of their output is the same."""
     initialisation: Initialisation = "xavier"
-    """Where weights start; the head's convolution has a gain of 1e-5 in either."""
+    """Initial weights; the head's convolution has a gain of 1e-5 in either."""
     norm_images: int = 0
     """Images that share BatchNorm's statistics in training; 0: the whole batch."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the blocks make their layers."""
+    """Rules by which the blocks make their layers."""
 
     config: UNetConfig
 
     @property
     def reads(self) -> Reads:
-        """What the layers after an activation read."""
+        """Kind of input, spikes or real numbers, that layers after an activation read."""
         return reads_after(self.config.activation)
 
     def activation(self) -> nn.Module:

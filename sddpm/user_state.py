@@ -1,4 +1,4 @@
-"""Where a checkpoint's later measurements are kept: guided thresholds, samplers' statistics.
+"""Folders of a checkpoint's later measurements: guided thresholds, samplers' statistics.
 
 They stand beside the weights, except those of a checkpoint that comes with the package. The
 installed package is never written to: they stand in a folder of the user, whose name has a hash

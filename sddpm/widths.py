@@ -30,7 +30,7 @@ class UNetWidths:
     diffusion_steps: int = 1000
     """Steps of the noise schedule, which are rows of the time embedding's table."""
     prediction: Prediction = "epsilon"
-    """What the last layer stands for: the noise, as published, or v (``v_prediction``)."""
+    """Quantity that the last layer predicts: the noise, as published, or v (``v_prediction``)."""
 
     def widths(self) -> dict[str, Any]:
         """These fields and no others, for another configuration of the same widths."""

@@ -95,8 +95,8 @@ class CosineSchedule(DiffusionConfig):
 
 
 def constancy_weights(alphas_cumprod: Tensor) -> Tensor:
-    """How much an error of the current at step ``t`` weighs in the next state of deterministic
-    DDIM, relative to the largest: ``[diffusion_steps]`` of ``abar``, in its type.
+    """Weights of an error of the current at step ``t`` in the next state of deterministic DDIM,
+    relative to the largest: ``[diffusion_steps]`` of ``abar``, in its type.
 
     The next state is ``k1 x0 + k2 x`` with ``x0 = sqrt(abar) x - sqrt(1 - abar) c``, so the
     weight is ``|sqrt(1 - abar_t) k1_t|`` over its maximum, where

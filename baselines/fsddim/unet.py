@@ -201,7 +201,7 @@ class Level(nn.Module):
     def forward(
         self, h: Tensor, embedding: Tensor, skips: Sequence[Tensor] = ()
     ) -> tuple[Tensor, list[Tensor]]:
-        """What the level hands on, and its blocks' spikes.
+        """Output of the level, and the spikes of its blocks.
 
         Args:
             h: what it is handed.

@@ -48,13 +48,14 @@ class Config(GanConfig):
     """Hybrid GAN. The defaults are SGAD's generator for MNIST and DCGAN's discriminator."""
 
     learning_rate: float = 1e-3
-    """Of the generator."""
+    """Adam's step size of the generator."""
     critic_learning_rate: float = 5e-5
-    """Of the discriminator."""
+    """Adam's step size of the discriminator."""
     critic_channels: int = 64
-    """Of the discriminator's first convolution; each of the next has twice as many."""
+    """Output channels of the discriminator's first convolution; each later one has twice as many as
+    the one before."""
     critic_norm: Literal["batch", "spectral"] = "batch"
-    """What keeps the discriminator in bounds: batch norm, as DCGAN has it, or spectral norm."""
+    """Normalisation of the discriminator: batch norm, as in DCGAN, or spectral norm."""
 
 
 class Critic(nn.Module):

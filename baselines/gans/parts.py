@@ -1,4 +1,4 @@
-"""What the spiking GANs have in common: neuron, norm, generator, read-outs. Not a system.
+"""Common parts of the spiking GANs: neuron, norm, generator, read-outs. Not a system.
 
 Sizes, constants and initial values are those of Feng, Zhao and Zeng, "Spiking Generative
 Adversarial Network with Attention Scoring Decoding", arXiv 2305.10246, and its code
@@ -31,7 +31,7 @@ KEPT = 0.5
 
 @dataclass(frozen=True)
 class GanConfig:
-    """What every spiking GAN is configured by."""
+    """Options that all spiking GANs share."""
 
     time_steps: int = 16
     """Spiking time steps of the generator, and of the critic where it spikes."""
@@ -40,11 +40,11 @@ class GanConfig:
     hidden: int = 1024
     """Width of the generator's first layer."""
     channels: int = 128
-    """Of the generator's smallest feature map; each doubling of the size halves them."""
+    """Channels of the generator's smallest feature map; each doubling of the size halves them."""
     learning_rate: float = 2e-4
-    """Of the generator."""
+    """Step size of the generator."""
     critic_learning_rate: float = 2e-4
-    """Of the critic (the discriminator)."""
+    """Step size of the critic (the discriminator)."""
 
 
 @dataclass(frozen=True)

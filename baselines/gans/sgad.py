@@ -45,11 +45,11 @@ class Config(GanConfig):
     """SGAD. The defaults are those of the published configuration file for MNIST."""
 
     critic_channels: int = 32
-    """Of the critic's first convolution; the second has twice as many."""
+    """Output channels of the critic's first convolution; the second has twice as many."""
     critic_hidden: int = 1024
     """Width of the critic's linear layer; doubled above 32 pixels."""
     critic_norm: CriticNorm = "none"
-    """Of the critic's linear layers: none, as published, or spectral."""
+    """Normalisation of the critic's linear layers: none, as published, or spectral."""
 
 
 class SGAD(EarthMoverGAN):

@@ -45,7 +45,7 @@ class Config(GanConfig):
     latent: int = 100
     """Normal latent variables an image, repeated at every step."""
     critic_learning_rate: float = 4e-4
-    """Of the critic (the discriminator)."""
+    """Step size of the critic (the discriminator)."""
     critic_hidden: int = 400
     """Width of the critic's hidden layer."""
 

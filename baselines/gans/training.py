@@ -1,4 +1,4 @@
-"""How the spiking GANs are trained and sampled, and the critic that SWGAN and SGAD share.
+"""Training and sampling of the spiking GANs, and the critic that SWGAN and SGAD share.
 
 Not a system. After arXiv 2305.10246 and its code (Brain-Cog-Lab/sgad, Apache-2.0), written anew.
 """
@@ -21,8 +21,8 @@ from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
 
 CriticNorm = Literal["none", "spectral"]
-"""What bounds the slope of :class:`SpikingCritic`: nothing, or spectral norm (Miyato et al. 2018,
-arXiv 1802.05957)."""
+"""Bound on the slope of :class:`SpikingCritic`: none, or spectral norm (Miyato et al. 2018, arXiv
+1802.05957)."""
 
 
 class SpikingCritic(nn.Module):
@@ -118,11 +118,11 @@ class SpikingGAN(System):
 
     @abstractmethod
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the critic minimises, of its scores ``[batch]``."""
+        """Loss of the critic from its scores ``[batch]`` of real and generated images."""
 
     @abstractmethod
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """What the generator minimises, of the critic's scores of its images, ``[batch]``."""
+        """Loss of the generator from the critic's scores ``[batch]`` of its images."""
 
     def pictures(self, output: Tensor) -> Tensor:
         """Images ``[batch, C, H, W]`` in [0, 1] of what the generator gives."""

@@ -21,7 +21,7 @@ from sddpm.neurons import LIF, DirectEncoding, MeanReadout, MembraneReadout
 from sddpm.protocol import ImageShape
 
 MOMENTUM = 0.1
-"""Of the norms' running statistics."""
+"""Momentum of the norms' running statistics."""
 COMMITMENT = 0.25
 """Weight of the losses that pull the encoder to the codebook, beside those that pull back."""
 
@@ -41,12 +41,12 @@ class Sizes:
 
 
 class Passage(NamedTuple):
-    """What one training pass computes; a tuple, which Lightning Fabric can look into."""
+    """Results of one training pass; a tuple, because Lightning Fabric handles tuples."""
 
     rebuilt: Tensor
     """Images / 2, ``[batch, C, H, W]`` in (-1, 1)."""
     vectors: Tensor
-    """What the encoder says, ``[batch, latent, h, w]``."""
+    """Output of the encoder, ``[batch, latent, h, w]``."""
     quantised: Tensor
     """The codebook's nearest entries, in the same shape, without the straight-through step."""
     codes: Tensor

@@ -84,7 +84,8 @@ class Config:
     autoencoder_share: float = 1 / 3
     """Share of the training steps that the autoencoder gets; published: 100 of 300 epochs."""
     weighting: Weighting = "reweighted"
-    """Of the denoiser's loss: ``reweighted`` by 1 - t / steps, or the ``elbo``'s steps / t."""
+    """Weights of the denoiser's loss: ``reweighted`` by 1 - t / steps, or the ``elbo``'s steps /
+    t."""
     temperature: float = 0.65
     """Divides the denoiser's logits when codes are drawn."""
     revive_after: int = 0
@@ -93,7 +94,7 @@ class Config:
     learning_rate: float = 1e-3
     """AdamW's step size, in both stages."""
     decay: Literal["constant", "linear"] = "constant"
-    """What the step size does in each stage: stay, as published, or fall linearly to 0."""
+    """Schedule of the step size in each stage: ``constant``, as published, or ``linear`` to 0."""
     weight_decay: float = 1e-3
     """AdamW's."""
 
@@ -124,15 +125,15 @@ class CodeDenoiser(nn.Module):
 
 
 class Generator(nn.Module):
-    """What sampling runs: the denoiser, once a diffusion step, and the decoder, once. A call is
-    an evaluation of the denoiser."""
+    """Networks that run at sampling time: the denoiser, once a diffusion step, and the decoder,
+    once. A call is an evaluation of the denoiser."""
 
     def __init__(self, denoiser: CodeDenoiser, decoder: Decoder) -> None:
         super().__init__()
         self.denoiser, self.decoder = denoiser, decoder
 
     def forward(self, codes: Tensor, t: Tensor) -> Tensor:
-        """As :class:`CodeDenoiser`."""
+        """Evaluate the denoiser; see :class:`CodeDenoiser`."""
         logits: Tensor = self.denoiser(codes, t)
         return logits
 
@@ -154,7 +155,8 @@ class SpikingDiffusion(System):
         self.net = Generator(denoiser, self.autoencoder.decoder)
         self.side = shape.size // 4
         self.register_buffer("pixels", torch.zeros(3, dtype=torch.float64))
-        """Of the training pixels seen so far, halved: how many, their sum, and of squares."""
+        """Statistics of the training pixels seen so far, halved: their number, their sum and the
+        sum of their squares."""
         self.register_buffer("idle", torch.zeros(config.codes, dtype=torch.long))
         """Steps since each code was chosen."""
         self.optimizers = {
@@ -174,7 +176,7 @@ class SpikingDiffusion(System):
 
     @property
     def diffusion_steps(self) -> int:
-        """Of the mask diffusion: one a position."""
+        """Number of steps of the mask diffusion: one for each position."""
         return self.side**2
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
@@ -238,7 +240,8 @@ class SpikingDiffusion(System):
         return {"bits": loss.detach(), "accuracy": right.sum() / masked.sum().clamp(min=1)}
 
     def _variance(self, images: Tensor) -> Tensor:
-        """Of all training pixels so far, these included, in the autoencoder's unit."""
+        """Variance of all training pixels seen so far, including ``images``, in the autoencoder's
+        unit."""
         values = images.detach().double() / 2
         sums = (torch.ones_like(values).sum(), values.sum(), values.square().sum())
         self.pixels += torch.stack(sums)

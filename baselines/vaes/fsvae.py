@@ -328,7 +328,8 @@ class FSVAE(System):
         return rebuilt
 
     def _picks(self, seeds: Sequence[int]) -> Tensor:
-        """Which copy is each bit, ``[time_steps, batch, latent]``, from the images' streams."""
+        """Index of the copy that becomes each bit, ``[time_steps, batch, latent]``, from the
+        images' streams."""
         config = self.config
         uniform = ImageStreams(seeds).rand(config.time_steps, config.latent).transpose(0, 1)
         return (uniform * config.copies).long().to(next(self.net.parameters()).device)

@@ -38,8 +38,8 @@ class Config:
     latent: int = 128
     """Gaussian latent variables."""
     kl_weight: float = 1 / 240
-    """Of the KL (summed over the latent) beside the squared error (averaged over pixels):
-    1 / batches of an epoch, here 60,000 images / 250."""
+    """Weight of the KL (summed over the latent) relative to the squared error (averaged over
+    pixels): 1 / batches of an epoch, here 60,000 images / 250."""
     learning_rate: float = 1e-3
     """AdamW's step size."""
     weight_decay: float = 0.01

@@ -28,7 +28,7 @@ from sddpm.unet import Downsample, ResidualBlock, Upsample
 
 @dataclass(frozen=True)
 class Precision:
-    """What the engine computes with."""
+    """Number formats of the engine."""
 
     currents: torch.dtype
     """Type of everything between two neurons: float32 or bfloat16."""

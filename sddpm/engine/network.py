@@ -180,7 +180,7 @@ class OptimizedUNet:
         self.temporal_conv = FloatConvolution(*fold(head.temporal_conv, head.temporal_bn))
 
     def describe(self) -> str:
-        """What runs, in words, for logs and tables."""
+        """Description of the engine in words, for logs and tables."""
         native = self.stem_act.dynamics is not None and kernels.library() is not None
         conv = self.stem_conv2
         conv = conv.conv if isinstance(conv, TemporalConvolution) else conv

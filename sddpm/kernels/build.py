@@ -49,7 +49,7 @@ def packaged_prefix(name: str, level: Level) -> str:
 
 
 def digest(content: bytes) -> str:
-    """What the name of a built file says of its content."""
+    """Digest of a built file's content, which is part of its name."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

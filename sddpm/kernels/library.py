@@ -38,18 +38,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """Where kernels come from."""
+    """Source of the kernels."""
 
     way: Literal["packaged", "compiled", "none"]
     level: str
-    """Of :data:`sddpm.kernels.processor.LEVELS`; ``native`` for exactly this processor; empty
-    where there are none."""
+    """One of :data:`sddpm.kernels.processor.LEVELS`; ``native`` for exactly this processor; empty
+    without kernels."""
     why: str
     """A clause that a user can read."""
 
 
 def choose() -> Choice:
-    """What :func:`load` tries first.
+    """The kernels that :func:`load` tries first.
 
     Raises:
         ValueError: the switch has no such value, or one that the processor cannot run.
@@ -120,7 +120,7 @@ def _compiled(name: str) -> ctypes.CDLL | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$XDG_CACHE_HOME/sddpm/kernels`` or below ``~/.cache``.
+    """Folder of compiled kernels: ``$XDG_CACHE_HOME/sddpm/kernels`` or below ``~/.cache``.
 
     Raises:
         RuntimeError: the user has no home folder.
@@ -135,7 +135,8 @@ def _say_once(text: str) -> None:
 
 
 def _processor() -> str:
-    """What -march=native depends on, so that a shared cache never serves another machine."""
+    """Description of all that -march=native depends on, so that another machine does not reuse a
+    kernel from a shared cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

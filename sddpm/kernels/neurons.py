@@ -20,7 +20,7 @@ _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What a kernel needs to know of a neuron."""
+    """Parameters of a neuron that a kernel needs."""
 
     kind: int
     """0: ``h = v + x``; 1: ``h = v + (x - v) / leak``; 2: ``h = v + (x - v) leak``."""

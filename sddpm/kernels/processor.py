@@ -28,7 +28,7 @@ class Level:
 
     name: str
     flags: tuple[str, ...]
-    """What tells a compiler."""
+    """Flags of the compiler for this level."""
     needs: frozenset[str]
     """The processor's features, as Linux names them in ``/proc/cpuinfo``."""
 
@@ -44,7 +44,7 @@ LEVELS = (
     Level("x86-64-v4", ("-march=x86-64-v4",), _V4),
     Level("x86-64-v3", ("-march=x86-64-v3",), _V3),
 )
-"""What the package may carry kernels for, the most demanding first."""
+"""Levels that the package may carry kernels for, the most demanding first."""
 
 
 @cache
