@@ -87,7 +87,7 @@ class Checkpoint:
 
     @property
     def train_seconds(self) -> float:
-        """How long a run trained it, in seconds; ValueError if the checkpoint does not say."""
+        """Duration of the training in seconds; ValueError if the checkpoint does not state it."""
         trainer = self.facts.get("trainer")
         seconds = trainer.get("seconds") if isinstance(trainer, dict) else None
         if not isinstance(seconds, int | float):

@@ -1,4 +1,4 @@
-"""Where a run happens: devices through Lightning Fabric, and the facts a record keeps of them."""
+"""Devices of a run, through Lightning Fabric, and the facts about them that a record keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 _NODE_NUMBERS = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
-"""What Fabric, torchrun and SLURM call a machine's number."""
+"""Variables in which Fabric, torchrun and SLURM give a machine's number."""
 _PACKAGES = ("torch", "spikingjelly", "diffusers", "torch-fidelity", "sddpm-bench")
 
 
@@ -75,7 +75,7 @@ class Machine:
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return int(self._main.world_size)
 
     @property

@@ -19,14 +19,14 @@ Ability = Literal["convert", "methods", "clips", "twin", "foreign", "import"]
 
 @dataclass(frozen=True)
 class SystemEntry:
-    """What the harness must know about a system before it imports it."""
+    """Facts about a system that the harness needs before it imports the system."""
 
     module: str
     """Module with ``Config``, ``PRESETS`` and ``build``, as ``package.module``."""
     title: str
     """Name in the table."""
     paper: str
-    """Where the method comes from."""
+    """Publication of the method."""
     time_axis: TimeAxis = "none"
     """``none``: no spiking time, one cell; ``trained``: one training per number of time steps;
     ``free``: one checkpoint serves every number of time steps."""

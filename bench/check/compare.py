@@ -24,7 +24,7 @@ NOT_THERE = "not in the candidate"
 
 @dataclass(frozen=True)
 class Rule:
-    """What is good in a kind of metric, and how much worse it may get by default."""
+    """Good direction of a kind of metric, and the default limit on how much worse it may get."""
 
     lower_is_better: bool
     tolerance: Tolerance | None
@@ -65,10 +65,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the comparison of two tables came to."""
+    """Result of the comparison of two tables."""
 
     changes: list[Change] = field(default_factory=list)
-    """Of the cells in both tables, in the baseline's order."""
+    """Changes of the cells in both tables, in the baseline's order."""
     missing: list[tuple[str, str]] = field(default_factory=list)
     """Cells of the baseline that have no comparable figures, each with the reason."""
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -210,7 +210,7 @@ def _verdict(
 def _why_missing(
     row: Row, other: Row | None, candidate: Sequence[Row], keys: Sequence[str]
 ) -> str | None:
-    """Why a cell of the baseline has no comparable figures; None if it has."""
+    """Reason for which a cell of the baseline has no comparable figures; None if it has some."""
     measured_on: tuple[str, ...] = MEASURED_ON
     if other is None:  # the same model, perhaps, with other samples or scored otherwise
         loose = [name for name in keys if name not in SCORED]

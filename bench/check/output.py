@@ -14,7 +14,7 @@ HEADINGS = ["cell", "metric", "baseline", "candidate", "change", "allowed", "ver
 
 
 def rows(comparison: Comparison, everything: bool = False) -> list[list[str]]:
-    """What moved by more than its tolerance, worst first; or every figure, in order."""
+    """Figures that changed by more than their tolerance, worst first; or every figure, in order."""
     if everything:
         return [_row(change) for change in comparison.changes]
     order: tuple[Verdict, ...] = ("regressed", "lost", "improved", "new")

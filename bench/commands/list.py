@@ -10,7 +10,7 @@ from bench.commands.terminal import print_table
 
 
 def systems() -> list[list[str]]:
-    """What can be trained."""
+    """Systems that can be trained, one row each."""
     from bench.registry import SYSTEMS
 
     rows = [["name", "title", "time steps", "parent", "samplers", "paper"]]

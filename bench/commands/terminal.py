@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: tables, lists, and an error as one line.
+"""Output in a terminal: tables, lists, and an error as one line.
 
 Imports no torch: ``sddpm-bench --help`` and most lists must not wait for it.
 """

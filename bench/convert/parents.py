@@ -1,5 +1,5 @@
-"""What ``convert`` converts: a checkpoint as it is, one whose clips it trains first, or a twin
-that it trains on another network's predictions."""
+"""Networks that ``convert`` converts: a checkpoint, a checkpoint whose clips it trains first, or a
+twin that it trains on another network's predictions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Parent:
-    """What is converted, and how it came about."""
+    """The network that is converted, and its origin."""
 
     system: System
     reference: System
-    """What children are compared with: the network of --ann, or its twin."""
+    """Network that children are compared with: the network of --ann, or its twin."""
     checkpoint: Checkpoint
-    """Of the reference."""
+    """Checkpoint of the reference."""
     notes: list[str]
     """Lines for the report."""
 
@@ -161,7 +161,7 @@ def train_clips(ann: Checkpoint, parent: System, request: ConvertRequest, machin
 
 
 def _distance(teacher: System, twin: Path, request: ConvertRequest, machine: Machine) -> str:
-    """How far a twin's predictions are from its teacher's on held-out images, as a sentence."""
+    """Distance of a twin's predictions from its teacher's on held-out images, as a sentence."""
     checkpoint = Checkpoint.read(twin)
     system = checkpoint.load(machine)
     images = checkpoint.images("test", request.data_root, request.held_out)

@@ -106,7 +106,7 @@ class Evaluator:
         )
 
     def _hash(self, record: Record) -> str:
-        """Of everything that decides the samples of a network."""
+        """Hash of everything that decides the samples of a network."""
         asked = {"sampling": self.sampling, "samples": self.samples, "seed": self.seed}
         return digest({"kind": "conversion", "training": record.training_hash, **asked})
 
@@ -122,5 +122,5 @@ class Evaluator:
         return reference_hash(self.references, self.extractor)
 
     def _scores(self, folder: Path) -> dict[str, Any] | None:
-        """What is known against these very references."""
+        """Scores in ``folder`` that were made against the same references; None without any."""
         return states.known_scores(folder, self.extractor.key, self._asked, self._reference_hash)

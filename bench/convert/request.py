@@ -1,4 +1,4 @@
-"""What a conversion was asked for, and whose folder it goes to."""
+"""Options of a conversion, and the check that its folder belongs to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLAIM = "conversion.json"
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """What a conversion was asked for; see ``sddpm-bench convert --help``."""
+    """Options of a conversion; see ``sddpm-bench convert --help``."""
 
     ann: Path
     out: Path
@@ -56,11 +56,11 @@ class ConvertRequest:
 
     @property
     def children(self) -> list[Times]:
-        """What is made, in order."""
+        """Time steps of the networks that are made, in order."""
         return [*sorted(self.time_steps), *self.schedules]
 
     def identity(self) -> dict[str, Any]:
-        """What decides every child: two requests that agree here can share a folder."""
+        """Settings that decide every child; two requests that agree here can share a folder."""
         mine = ("method", "signed", "percentile", "readout", "calibration_images", "held_out",
                 "finetune", "finetune_steps", "finetune_rate", "clip_steps", "levels", "distill",
                 "distill_steps", "dataset", "energy_table", "seed")  # fmt: skip

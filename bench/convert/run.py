@@ -41,13 +41,13 @@ PRECISION = "32-true"
 
 @dataclass(frozen=True)
 class ConversionSummary:
-    """What there is to show."""
+    """Results of a conversion for the terminal."""
 
     headings: list[str]
     rows: list[list[str]]
     layer_headings: list[str]
     layer_rows: list[list[str]]
-    """Of the last child."""
+    """Rows of the layer table of the last child."""
     sentence: str
     files: list[Path]
 
@@ -108,7 +108,7 @@ class ConversionRun:
     """Registered name of the system that children are."""
     parent: Parent
     converter: Any
-    """What the system's ``prepare`` gave."""
+    """Result of the system's ``prepare``."""
     held_out: Any
     """Noised images that networks are compared on."""
     machine: Machine

@@ -69,7 +69,8 @@ def breakeven(curve: ConversionCurve, accounting: str) -> tuple[int | None, int 
 
 
 def sentence(curve: ConversionCurve) -> str:
-    """From which number of spiking time steps on a conversion costs more energy than it saves."""
+    """Sentence that states from which number of time steps a conversion needs more energy than its
+    parent."""
 
     def dearer(accounting: str) -> str:
         below, above = breakeven(curve, accounting)
@@ -118,7 +119,7 @@ def layers_csv(layer_headings: Sequence[str], layers: Layers) -> str:
 
 
 def read_layers(text: str) -> dict[str, list[list[str]]]:
-    """What :func:`layers_csv` wrote: label of a child -> its rows."""
+    """Read the text that :func:`layers_csv` wrote: label of a child -> its rows."""
     layers: dict[str, list[list[str]]] = {}
     for label, *row in list(csv.reader(io.StringIO(text, newline="")))[1:]:
         layers.setdefault(label, []).append(row)
@@ -174,7 +175,7 @@ def _title(curve: ConversionCurve) -> str:
 
 
 def _facts(curve: ConversionCurve) -> list[str]:
-    """How the figures were made, as lines."""
+    """Settings with which the figures were made, as lines."""
     parent, facts = curve.parent.record, curve.parent.facts
     tuned = f"{facts.finetune_steps:,} steps of fine-tuning"
     if facts.finetune_steps:

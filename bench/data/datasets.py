@@ -28,16 +28,16 @@ PARQUET_MARK = b"PAR1"
 BRIEF_IMAGES = 256
 """Most pictures that :func:`brief_hash` looks at."""
 TEST_SPLIT_NAMES = ("test", "validation", "valid")
-"""What sources call the pictures that were kept from training, in order of preference."""
+"""Names that sources use for the split that was kept from training, in order of preference."""
 DIGITS_TRAIN_IMAGES = 1_500
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of a data set before a file is opened."""
+    """Facts about a data set that are known before a file is opened."""
 
     name: str
-    """What the command line calls it, and its folder under the data root."""
+    """Name on the command line and in suites, and name of its folder under the data root."""
     hub: str | None
     """Repository on the Hugging Face Hub; None where there is none."""
     column: str

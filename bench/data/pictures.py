@@ -169,7 +169,7 @@ class Images(Dataset[Tensor]):
     ) -> None:
         self.source, self.transform = source, transform
         self.label = label
-        """What a table calls the data, variants named: ``cifar10 (jpeg)``."""
+        """Name of the data in tables, with its variant: ``cifar10 (jpeg)``."""
         self.horizontal_flip = horizontal_flip
         """Whether training mirrors half of the pictures."""
 
@@ -234,7 +234,7 @@ class Images(Dataset[Tensor]):
 
 
 def cache_folder() -> Path:
-    """Where decoded sets are kept: ``$XDG_CACHE_HOME/sddpm-bench`` or ``~/.cache/sddpm-bench``."""
+    """Folder of decoded data sets: ``$XDG_CACHE_HOME/sddpm-bench`` or ``~/.cache/sddpm-bench``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sddpm-bench"
 
 

@@ -23,11 +23,11 @@ class Accounting:
     """One way to turn counts into energy."""
 
     key: str
-    """Its name in a record's ``energies``, and the beginning of its columns."""
+    """Name in a record's ``energies``, and first part of the names of its columns."""
     title: str
-    """Its name in headings of tables."""
+    """Name in headings of tables."""
     long_title: str
-    """Its name where nothing beside it explains it."""
+    """Name in places that do not explain it."""
     price: Price
     ranked: bool = False
     """Whether it stands in a report's rankings; the table of energies has all."""

@@ -1,4 +1,4 @@
-"""What the meter counts: operations, and the numbers that they move. Imports no torch."""
+"""Counts of the meter: operations, and the numbers that they move. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LayerCounts:
     name: str
     """Path of the innermost module around the products, from the metered module."""
     reads: Reads
-    """What that module or its nearest declared ancestor declares."""
+    """Declaration of that module, or of its nearest ancestor that declares."""
     dense_macs: float
     """MACs if nothing were skipped; spiking time steps are in it, as executed."""
     ops: float
@@ -37,7 +37,8 @@ class LayerTraffic:
     name: str
     reads: Reads
     ops: float
-    """As :attr:`LayerCounts.ops`: each uses one weight (for attention: one second operand)."""
+    """Operations, as :attr:`LayerCounts.ops`. Each uses one weight (for attention: one second
+    operand)."""
     inputs: float
     nonzero_inputs: float | None
     """None where values were not known (meta device)."""

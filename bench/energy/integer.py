@@ -27,7 +27,7 @@ from typing import Protocol
 MJ_PER_PJ = 1e-9
 WEIGHT_BITS = 8
 INPUT_BITS = 8
-"""Of what reads real numbers: images, and the time embedding."""
+"""Bits of real inputs: images, and the time embedding."""
 MULTIPLY_PJ = {8: 0.2, 32: 3.1}
 ADD_PJ = {8: 0.03, 32: 0.1}
 ACCUMULATE_PJ = ADD_PJ[32]
@@ -36,7 +36,7 @@ _EXPONENT = log(MULTIPLY_PJ[32] / MULTIPLY_PJ[8]) / log(32 * 32 / (8 * 8))
 
 
 class Operations(Protocol):
-    """What is priced: :class:`bench.energy.counts.Counts`, or a record's."""
+    """Counts that are priced: :class:`bench.energy.counts.Counts`, or a record's."""
 
     @property
     def macs_first_conv(self) -> float: ...

@@ -68,8 +68,8 @@ class Accesses:
 
 
 def accesses(counts: Counts) -> Accesses | None:
-    """What ``counts`` move; None where it was not counted (stored counts of older versions, and
-    runs on the meta device, which have no values)."""
+    """Memory accesses of ``counts``. None if they were not counted: in stored counts of older
+    versions, and in runs on the meta device, which have no values."""
     if not counts.traffic and counts.macs + counts.acs > 0:
         return None
     if any(row.nonzero_inputs is None for row in counts.traffic):

@@ -129,7 +129,7 @@ class Meter:
         return spikes / updates if updates else None
 
     def counts(self, *, images: int, batches: int = 1) -> Counts:
-        """What one finished image costs.
+        """Operations of one finished image.
 
         Args:
             images: images finished while the meter was active, at least 1.
@@ -343,7 +343,7 @@ _Kind = Literal["product", "composite", "unruled", "foreign", "other"]
 
 
 def _kind(func: Any) -> _Kind:
-    """What the meter does about an operator: "other" is free, "foreign" is free in a neuron."""
+    """Kind of an operator for the meter: "other" is free, "foreign" is free in a neuron."""
     namespace, name = func.namespace, _operator(func)
     if namespace == "aten" and name.rstrip("_") in RULES:
         return "product"

@@ -17,7 +17,7 @@ MJ_PER_PJ = 1e-9
 
 @dataclass(frozen=True)
 class EnergyTable:
-    """What one operation costs on one technology."""
+    """Energies of single operations in one technology."""
 
     name: str
     pj_per_mac: float
@@ -25,7 +25,7 @@ class EnergyTable:
     pj_per_ac: float
     """Picojoules per accumulate."""
     source: str
-    """Where the constants come from."""
+    """Publication of the constants."""
 
 
 TABLES: dict[str, EnergyTable] = {

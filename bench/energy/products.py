@@ -1,4 +1,4 @@
-"""What one executed product costs: a rule per operator, and the check that spikes are spikes.
+"""Counts of one executed product: a rule for each operator, and the check that spikes are spikes.
 
 A rule takes the operator, its arguments and its result, and says what the dense product costs,
 which tensor is the input, and how many accumulates a nonzero element of it causes. To count a
@@ -25,7 +25,7 @@ class Product:
     dense: int
     """MACs if nothing is skipped."""
     input: Tensor
-    """What the layer reads."""
+    """Tensor that the layer reads."""
     channel_dim: int = -1
     """Dimension of ``input`` along which spikes may differ in size."""
     fan_out: Tensor | int | None = None

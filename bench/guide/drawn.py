@@ -71,7 +71,7 @@ class DrawnScores:
             "bootstrap": bootstrap,
             "references": reference_hash(references, extractor),
         }
-        """What decides a score besides the system's weights, JSON-ready."""
+        """Settings that decide a score besides the system's weights, JSON-ready."""
 
     def score(self, thresholds: Thresholds, first: int) -> dict[str, Any]:
         """Distances (of all images, then of each resample), KID and firing rate.

@@ -74,7 +74,7 @@ def _where(row: ScoredThresholds) -> float:
 
 
 def _spread(rows: Sequence[ScoredThresholds]) -> NDArray[np.float64] | None:
-    """How far the layers' thresholds reach below and above their mean."""
+    """Distances from the layers' mean threshold to the lowest and to the highest."""
     if not any(isinstance(row.thresholds, Mapping) for row in rows):
         return None
     values = [

@@ -39,7 +39,7 @@ ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv"
 
 @dataclass(frozen=True)
 class GuideOptions:
-    """What a search was asked for; see ``sddpm-bench guide --help``."""
+    """Options of a search; see ``sddpm-bench guide --help``."""
 
     checkpoint: Checkpoint
     out: Path
@@ -63,7 +63,7 @@ class GuideOptions:
 
 @dataclass(frozen=True)
 class GuideResult:
-    """What there is to show."""
+    """Results of a search for the terminal."""
 
     findings: Findings
     headings: list[str]

@@ -35,7 +35,7 @@ class ScoredThresholds:
     distance: float
     """Frechet distance."""
     difference: float
-    """Its difference from the trained thresholds'."""
+    """Difference from the trained thresholds' score."""
     low: float | None
     high: float | None
     """95 % interval of the difference, from its standard error by paired bootstrap over the
@@ -45,7 +45,7 @@ class ScoredThresholds:
     loss_difference: float | None
     """Held-out denoising loss minus the trained thresholds'; None where it was not measured."""
     loss_error: float | None
-    """Its standard error."""
+    """Standard error of the loss."""
     evaluations: int
     """Network evaluations of one image that finding this setting costs."""
     confirmation: bool = False
@@ -53,7 +53,7 @@ class ScoredThresholds:
 
     @property
     def verdict(self) -> Literal["better", "worse", "undecided"]:
-        """Which side of 0 the interval lies on."""
+        """Side of 0 on which the interval lies: better, worse, or undecided if it contains 0."""
         if self.low is not None and self.high is not None:
             if self.high < 0:
                 return "better"

@@ -44,16 +44,16 @@ Method = Literal["grid", "loss", "gradient", "best"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a search came to."""
+    """Results of a search."""
 
     trained: Thresholds
     rows: list[ScoredThresholds]
-    """As chosen from: the trained thresholds first."""
+    """Candidates of the choice; the trained thresholds are first."""
     confirmations: list[ScoredThresholds]
     """Finalists from other noise, the trained thresholds first; empty where none were drawn."""
     choices: list[Choice]
     picked: ScoredThresholds
-    """What the method picks."""
+    """Choice of the method."""
     judged: ScoredThresholds
     """The row that says whether the pick helps: its confirmation where there is one."""
     keep: bool = False
@@ -66,8 +66,8 @@ class Findings:
 
     @property
     def chosen(self) -> Thresholds:
-        """What sampling should use: the pick where it is distinguishably better, or where it is
-        undecided and to be kept; else the trained thresholds."""
+        """Thresholds for sampling: the pick if it is distinguishably better, or if it is undecided
+        and is to be kept; else the trained thresholds."""
         used = self.judged.verdict == "better" or (self.undecided and self.keep)
         return self.picked.thresholds if used else self.trained
 

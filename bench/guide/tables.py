@@ -49,7 +49,7 @@ def cells(row: ScoredThresholds) -> list[str]:
 
 
 def costs(findings: Findings) -> list[str]:
-    """What each way of choosing came to and cost, a line each, least first."""
+    """Results and costs of the ways of choosing, one line each, cheapest first."""
     rows, judged = findings.rows, {repr(row.thresholds): row for row in findings.confirmations}
     drawn = [row for row in rows if row.method in ("trained", "grid")]
     ways = [

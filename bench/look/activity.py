@@ -1,6 +1,5 @@
-"""What goes on inside a checkpoint: firing rates by layer, spikes of one layer, the denoising
-chain, the training log. Collects numbers; :mod:`bench.look.plots` draws them.
-"""
+"""Activity inside a checkpoint: firing rates by layer, spikes of one layer, the denoising chain,
+the training log. Collects numbers; :mod:`bench.look.plots` draws them."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ class LayerSpikes:
     neurons: int
     """Per image."""
     spikes: Tensor
-    """How many there were at each spiking step, ``[time_steps]``."""
+    """Number of spikes at each spiking step, ``[time_steps]``."""
     updates: int = 0
     """Neurons x images x evaluations: the most spikes that one spiking step can have."""
 

@@ -24,14 +24,14 @@ from sddpm.rng import image_seeds
 
 @dataclass
 class Seen:
-    """What was drawn, and what could not be."""
+    """Plots that were drawn, and reasons for those that were not."""
 
     headings: list[str] = field(default_factory=list)
     rates: list[list[str]] = field(default_factory=list)
     """Firing rates: a row a layer, the network last."""
     files: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Why a plot is missing."""
+    """Reasons for missing plots."""
 
 
 def draw_everything(

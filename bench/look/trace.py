@@ -21,7 +21,7 @@ STRIP_COLUMNS = 10
 STRIP_ROWS = 8
 GIF_SIDE = 4
 GIF_FRAMES = 50
-"""At most so many frames; a longer chain is thinned out evenly."""
+"""Largest number of frames. A longer chain is thinned out evenly."""
 FRAME_MS, LAST_FRAME_MS = 80, 2000
 LOUD = 2.0
 """Root mean square from which a state is scaled to 1 for display: solvers that add noise of
@@ -29,7 +29,7 @@ variance up to 1e4 would show saturated pixels until their last steps."""
 
 
 class Denoising(Protocol):
-    """What can be watched: a system whose ``sample`` takes ``on_step``."""
+    """System that can be recorded: its ``sample`` takes ``on_step``."""
 
     shape: ImageShape
 
@@ -50,7 +50,7 @@ class Recorder:
         self._states: list[Tensor] = []
 
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
-        """As the system's; the first call is recorded."""
+        """Sample as the system does; the first call is recorded."""
         if self._states:
             return self.system.sample(seeds, sampling, None)
         shape = self.system.shape
@@ -84,7 +84,7 @@ def _visible(x: Tensor) -> Tensor:
 
 
 def moments(frames: int, most: int) -> list[int]:
-    """At most ``most`` frame numbers, evenly spread, the first and the last among them."""
+    """Frame numbers, at most ``most``, evenly spaced, including the first and the last."""
     return sorted({round(number) for number in np.linspace(0, frames - 1, min(most, frames))})
 
 

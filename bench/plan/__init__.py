@@ -1,1 +1,1 @@
-"""What a suite asks for: its cells and what of them is done."""
+"""The cells of a suite, and which of them are done."""

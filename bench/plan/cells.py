@@ -1,4 +1,4 @@
-"""From a suite to its cells: systems x time steps x samplers x seeds, each with its hash.
+"""Cells of a suite: systems x time steps x samplers x seeds, each with its hash.
 
 A hash is of everything that decides a stage's result, so what stands under it can be reused
 and never has to be invalidated. Device, thread count and batching of the sampling are not in
@@ -51,7 +51,7 @@ class Data:
     holds it, since the steps that follow from it do."""
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the data in a hash."""
+        """Facts that identify the data in a hash."""
         facts = asdict(self)
         del facts["train_images"]
         return facts
@@ -94,7 +94,7 @@ class Cell:
     time_steps: int | None
     """Spiking time steps that it samples with; None for systems without spiking time."""
     config: Mapping[str, Any]
-    """As sampled: the training's, at this cell's time steps."""
+    """Configuration for sampling: the training's, at this cell's time steps."""
     sampling: Mapping[str, Any] | None
     """Sampler, steps and eta; None for systems that have no sampler."""
     samples: int
@@ -121,7 +121,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people: system, time steps, sampler, seed."""
+        """Name for people: system, time steps, sampler, seed."""
         parts = [_base(self.system, self.time_steps), *sampling_label(self.sampling)]
         return "-".join(parts) + (f" seed {self.seed}" if self.seed else "")
 

@@ -1,4 +1,4 @@
-"""From a run's options to its plan: the suite, the data, the cells, and the folders of each."""
+"""Plan of a run, made from its options: the suite, the data, the cells, and the folders of each."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DATA = "data.json"
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for."""
+    """Options of a run."""
 
     suite: str
     """Name of a shipped suite, or path of a YAML file."""
     preset: str = "small"
     """One of the suite's."""
     systems: tuple[str, ...] = ()
-    """In place of the suite's."""
+    """Systems, in place of the suite's."""
     time_steps: tuple[int, ...] = ()
-    """In place of the suite's."""
+    """Spiking time steps, in place of the suite's."""
     samplers: tuple[str, ...] = ()
-    """In place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
+    """Samplers, in place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
     seeds: tuple[int, ...] = (0,)
     """One cell a seed, of training and of sampling."""
     precision: str | None = None
-    """In place of every budget's: 32-true, bf16-mixed or auto."""
+    """Precision, in place of every budget's: 32-true, bf16-mixed or auto."""
     data_root: str | None = None
     """Folder with a folder per data set; None: the Hub."""
     out: Path | None = None
@@ -44,11 +44,11 @@ class Options:
     extractor: str = "auto"
     """auto, inception or embedded."""
     energy_table: str = DEFAULT_TABLE
-    """Whose prices of operations the energies are sums of."""
+    """Table of the prices of operations."""
     checkpoint_seconds: float = TrainConfig.checkpoint_seconds
     """Most training, in seconds, that a kill can lose."""
     command: str = ""
-    """For the table's footnote."""
+    """Command line, for the table's footnote."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
 
 
 def _remembered(root: Path) -> dict[str, Any]:
-    """What a run's folder knows of its data; empty if nothing.
+    """Facts about the data that a run's folder keeps; empty without any.
 
     Raises:
         ValueError: the file is damaged.
@@ -212,8 +212,8 @@ def _remembered(root: Path) -> dict[str, Any]:
 
 
 def data_facts(plan: Plan) -> dict[str, Any]:
-    """What a run's folder is to remember of its data, JSON-ready. Fingerprints of other data that
-    was used in the folder are kept."""
+    """Facts about the data for a run's folder, JSON-ready. Fingerprints of other data that was used
+    in the folder are kept."""
     fingerprints = dict(_remembered(plan.root).get("fingerprints", {}))
     if plan.fingerprint is not None:
         fingerprints[_key(plan.data)] = plan.fingerprint
@@ -225,7 +225,7 @@ def _key(data: Data) -> str:
 
 
 def source_of(plan: Plan) -> dict[str, Any]:
-    """Where the data comes from: a run's folder remembers the data for one source."""
+    """Source of the data. A run's folder keeps the facts about the data for one source."""
     root = plan.options.data_root
     return {
         "dataset": plan.suite.dataset,

@@ -35,7 +35,7 @@ from sddpm.progress import progress_bar
 from sddpm.replacing import atomic_write
 
 FETCH_TIMEOUT_S = 5.0
-"""How long the Inception weights' host may stay silent."""
+"""Seconds for which the host of the Inception weights may stay silent."""
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 EFFICIENTNET_SIZE = 224
 
@@ -242,7 +242,7 @@ def fold_batch_norm(network: nn.Module) -> None:
 
 
 def inception_weights() -> Path:
-    """Where torch-fidelity's Inception-v3 weights are cached: torch hub's folder."""
+    """Path of torch-fidelity's Inception-v3 weights in torch hub's cache folder."""
     return Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rpartition("/")[2])
 
 

@@ -15,7 +15,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 PRECISION_RAM_IMAGES = 10_000
-"""From here on, distances for precision and recall are made in blocks."""
+"""Number of images from which on distances for precision and recall are computed in blocks."""
 
 
 @dataclass(frozen=True)

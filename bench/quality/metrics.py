@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much worse a figure may get before ``check`` calls it a regression."""
+    """Largest change of a figure for the worse that ``check`` accepts."""
 
     amount: float
     percent: bool = False
-    """Of the baseline's figure; else in the metric's own unit."""
+    """Whether the amount is a percentage of the baseline's figure; else it is in the metric's own
+    unit."""
 
     def allows(self, worse: float, baseline: float) -> bool:
         """Whether a figure that got worse by ``worse`` is within it."""
@@ -41,15 +42,15 @@ class Metric:
     key: str
     """Beginning of its columns: small letters and digits, without an underscore."""
     title: str
-    """Its name in headings."""
+    """Name in headings."""
     lower_is_better: bool
     decimals: int
     """Digits after the point in tables for people."""
     tolerance: Tolerance
     """The default of ``check``."""
     formula: str | None
-    """How it is computed, as ``module:function`` of two :class:`ImageSets`; None for the name
-    that another entry's formula has with features that are not Inception's."""
+    """Formula, as ``module:function`` of two :class:`ImageSets`. None for the name that another
+    entry's formula has with features that are not Inception's."""
     ranks: bool = False
     """Whether rows are ordered by it."""
     least_tolerance: float | None = None
@@ -58,7 +59,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Which way is better."""
+        """Arrow in the better direction."""
         return "↓" if self.lower_is_better else "↑"
 
     def load(self) -> Callable[[ImageSets], MetricValue]:

@@ -33,7 +33,7 @@ class Extractor:
     """Function that builds it, as ``module:function`` of the extractor: a torch-fidelity
     ``FeatureExtractorBase`` on the CPU."""
     reason: str = field(default="", compare=False)
-    """Why this one was chosen, for the reader of a log."""
+    """Reason for this choice, for the reader of a log."""
 
     def column(self, metric: str) -> str:
         """Column of a metric, or of a spread, by its key with Inception."""

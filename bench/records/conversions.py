@@ -83,7 +83,7 @@ class ConversionCurve:
 
     parent: ConvertedNetwork
     children: Sequence[ConvertedNetwork]
-    """In the order of the records."""
+    """Converted networks in the order of the records."""
 
     @property
     def networks(self) -> list[ConvertedNetwork]:
@@ -92,7 +92,7 @@ class ConversionCurve:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of the first child; the others differ in their time steps alone."""
+        """Configuration of the first child; the others differ in their time steps alone."""
         return self.children[0].record.config
 
     @property
@@ -112,7 +112,7 @@ class ConversionCurve:
 
     @property
     def protocol(self) -> str:
-        """How the networks that are scored were drawn, as a phrase."""
+        """Sampling of the networks that are scored, as a phrase."""
         return f"{self.parent.record.samples:,} samples, {self.parent.solver}"
 
     @property

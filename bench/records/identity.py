@@ -1,4 +1,5 @@
-"""What makes two records the same cell, the same row or comparable: the one place that says it.
+"""Rules by which two records are the same cell, the same row or comparable. No other file states
+them.
 
 Every question asks for another selection of the same fields:
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from bench.records.record import Record
 
 SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine")
-"""How a system drew its samples."""
+"""Fields that state how a system drew its samples."""
 PLANNED = ("suite", "preset", "system", *SAMPLED)
 """A cell of a run, but for its seed."""
 TRAINED = ("train_steps", "batch_size", "precision")
-"""How long and how it was trained, beside its configuration."""
+"""Fields that state the training, beside its configuration."""
 SCORED = ("samples", "extractor")
-"""What a figure is of, and what it was scored with."""
+"""Fields that state the images of a figure, and the network that scored them."""
 REFERENCES = ("reference_images", "reference_split", "reference_hash")
-"""What a figure was scored against."""
+"""Fields that state the references of a figure."""
 
 MATCHED = ("dataset", "system", *SAMPLED, "seed", *SCORED)
 """Columns of a table that make two rows one cell for ``check``, where both tables have them."""
@@ -47,12 +48,12 @@ for :func:`across_seeds`."""
 
 
 def replaced_by(record: Record) -> tuple[Any, ...]:
-    """What a newer record of the same cell in the same folder shares with this one."""
+    """Key that a newer record of the same cell in the same folder shares with this one."""
     return (*_values(record, (*PLANNED, "seed")), record.extractor)
 
 
 def across_seeds(record: Record) -> tuple[Any, ...]:
-    """What the seeds of one cell have in common, on one data set and against one reference."""
+    """Key that the seeds of one cell share, on one data set and against one reference."""
     config = json.dumps(record.config, sort_keys=True)
     return (*_values(record, (*PLANNED, *TRAINED)), config)
 
@@ -63,18 +64,19 @@ def settings(record: Record) -> str:
 
 
 def measurement(record: Record) -> tuple[Any, ...]:
-    """What the same measurement shares wherever its record lies."""
+    """Key that records of the same measurement share, in any folder."""
     return (record.config_hash, record.extractor, record.energy_table)
 
 
 def comparable(record: Record) -> dict[str, Any]:
-    """What figures of one ranking have in common, by the record's fields."""
+    """Facts that figures of one ranking share, by the record's fields."""
     names = ("dataset", "image_size", *SCORED, *REFERENCES, "energy_table")
     return {name: getattr(record, name) for name in names}
 
 
 def conditions(record: Record) -> tuple[Any, ...]:
-    """How the samples of a record were drawn, metered and scored, whatever the network."""
+    """Conditions under which the samples of a record were drawn, metered and scored, for any
+    network."""
     drawn = tuple(name for name in SAMPLED if name != "time_steps")
     energy = ("energy_images", "energy_table")
     return _values(record, (*drawn, "seed", *SCORED, *REFERENCES, *energy))

@@ -1,4 +1,4 @@
-"""From the stages' files to a cell's record."""
+"""Makes a cell's record from the stages' files."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def summarise_energy(energy: Mapping[str, Any], energy_table: str) -> dict[str, 
 
 
 RIVAL_BITS = (2, 3, 4)
-"""Of an ANN, where nothing says which spiking network it is set against."""
+"""Bits of an ANN's activations, if no spiking network is given to compare it with."""
 
 
 def price_energies(counts: Mapping[str, Counts], energy_table: str) -> dict[str, Energy]:

@@ -70,7 +70,7 @@ class ConversionFacts(_Part):
     """A network of a conversion, compared with the parent on the same noised held-out images."""
 
     id: str
-    """Of everything that decides the conversion: equal in the records of all its networks."""
+    """Hash of everything that decides the conversion: equal in the records of all its networks."""
     relative_error: Amount
     """Norm of the difference of the noise predictions over the norm of the parent's; 0 for the
     parent."""
@@ -84,13 +84,13 @@ class ConversionFacts(_Part):
     """Millijoules of one network evaluation of a held-out image, by accounting."""
     calibration_images: Count
     held_out_images: Count
-    """At most so many of each were asked for."""
+    """Number of held-out images that were requested of each; fewer may exist."""
     finetune: str
-    """How children were fine-tuned: end-to-end, or in blocks."""
+    """Way of fine-tuning children: end-to-end, or in blocks."""
     finetune_steps: Count
     """Steps of fine-tuning of each child, or of each of its blocks; 0: none."""
     notes: tuple[str, ...] = ()
-    """How the parent came about, as sentences."""
+    """Origin of the parent, as sentences."""
 
 
 class Record(_Part):
@@ -99,7 +99,7 @@ class Record(_Part):
     schema_version: Size = SCHEMA_VERSION
     status: Literal["ok", "failed"] = "ok"
     reason: str | None = None
-    """Why it failed."""
+    """Reason for the failure."""
 
     suite: str
     preset: str
@@ -114,18 +114,18 @@ class Record(_Part):
     threshold: FiniteFloat | Literal["guided"] | None = None
     """Firing threshold asked for while sampling; None is as trained."""
     thresholds: FiniteFloat | dict[str, FiniteFloat] | None = None
-    """What ``threshold`` came to: one value, or one a layer."""
+    """Value of ``threshold``: one number, or one for each layer."""
     engine: str | None = None
-    """How the network ran while sampling."""
+    """Form of the network while sampling."""
     config: dict[str, Any] = Field(default_factory=dict)
     config_hash: str
-    """Of everything that decides the samples."""
+    """Hash of everything that decides the samples."""
     training_hash: str
-    """Of everything that decides the checkpoint."""
+    """Hash of everything that decides the checkpoint."""
     seed: int
 
     dataset: str
-    """With its variant: ``cifar10 (jpeg)``."""
+    """Name with its variant: ``cifar10 (jpeg)``."""
     image_size: Size
     train_steps: Count
     batch_size: Size
@@ -142,24 +142,25 @@ class Record(_Part):
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
 
     params_millions: Amount | None = None
-    """Of what runs at sampling time."""
+    """Parameters of the modules that run at sampling time, in millions."""
     evaluations_per_image: Count | None = None
     counts_per_evaluation: OperationCounts | None = None
     counts_per_image: OperationCounts | None = None
     energy_images: Size | None = None
     energy_table: str | None = None
     energies: dict[str, Energy] = Field(default_factory=dict)
-    """By the keys of :data:`bench.energy.accountings.ACCOUNTINGS`; one that the counts do not tell
-    is left out."""
+    """Energies by the keys of :data:`bench.energy.accountings.ACCOUNTINGS`. An energy for which the
+    counts do not suffice is left out."""
     memory_per_image: MemoryAccesses | None = None
     firing_rate: Amount | None = None
     """Spikes per neuron and time step; None for networks without spiking neurons."""
 
     conversion: ConversionFacts | None = None
-    """Of the networks that ``convert`` makes, and of their parent; None for the others."""
+    """Facts about the conversion, for the networks that ``convert`` makes and their parent; None
+    for others."""
 
     wall_seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """By stage: train, sample, score, energy."""
+    """Seconds of each stage: train, sample, score, energy."""
     peak_memory_mib: FiniteFloat | None = None
     """Largest of the process (CPU) or of the device's allocator (GPU) in the stages run."""
     device: str

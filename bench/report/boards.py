@@ -1,4 +1,4 @@
-"""What a report says: boards of comparable rows, each with its best.
+"""Content of a report: boards of comparable rows, each with its best.
 
 A board is one ranking. It holds figures that can be compared and no others: the same data and
 image size, the same extractor, the same references, as many samples, the same energy table.
@@ -51,7 +51,7 @@ class Row:
     records: tuple[Record, ...] = ()
     """One a seed, by seed; empty for a missing cell."""
     reason: str | None = None
-    """Why there is no figure."""
+    """Reason for a missing figure."""
     grid: Path | None = None
     """Samples of the first seed."""
     layer_rates: dict[str, float] = field(default_factory=dict)
@@ -121,14 +121,14 @@ class Board:
 
     @property
     def name(self) -> str:
-        """For files: unique within the report."""
+        """Name for files: unique within the report."""
         return _file_name(
             f"{self.number}-{self.dataset}-{self.image_size}px-{self.extractor or 'unscored'}"
         )
 
     @property
     def protocol(self) -> str:
-        """What every figure of it has in common, as a phrase."""
+        """Settings that all its figures share, as a phrase."""
         against = (
             f" against {self.reference_images:,} {self.reference_split} images"
             if self.reference_images
@@ -169,13 +169,13 @@ class Section:
 
     @property
     def name(self) -> str:
-        """For files: unique within the report."""
+        """Name for files: unique within the report."""
         return _file_name(f"{self.number}-{self.dataset}")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What every form of the report is written from."""
+    """Content from which every form of the report is written."""
 
     sections: Sequence[Section]
     systems: dict[str, str]
@@ -219,7 +219,7 @@ def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = True) 
 
 
 def order(metric: str | None, row: Row) -> tuple[int, float, str]:
-    """For sorting: best first, then what has no figure, failures before gaps."""
+    """Sort key: best first, then rows without a figure, failures before gaps."""
     stat = row.metric(metric) if metric and row.status == "ok" else None
     if stat is None:
         return 1 + ["ok", "failed", "missing"].index(row.status), 0.0, row.name

@@ -91,7 +91,7 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _provenance(board: Board) -> str:
-    """How each number was made, one list a row."""
+    """Origin of each number, one list for each row."""
     lines = ["#### How each number was made"]
     for row in board.rows:
         name = row.name + (f", {row.solver}" if row.solver else "")

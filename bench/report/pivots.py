@@ -22,7 +22,8 @@ from bench.tables.rows import DASH
 
 
 def pivots(board: Board) -> list[TableText]:
-    """What was swept: quality over spiking time steps, and over network evaluations by sampler."""
+    """Tables of the swept settings: quality over spiking time steps, and over network evaluations
+    by sampler."""
     metric = board.ranked_by
     rows = [row for row in board.done if metric and row.metric(metric)]
     if metric is None:

@@ -1,4 +1,4 @@
-"""How each number of a report was made: the facts that its records hold, for reading."""
+"""Origin of each number of a report: the facts in its records, as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.report.boards import Row
 
 
 def provenance(row: Row) -> list[tuple[str, str]]:
-    """How the figures of ``row`` were made: fact's name, and its value at every seed."""
+    """Origin of the figures of ``row``: name of each fact, and its value at every seed."""
 
     def each(read: Callable[[Record], str]) -> str:
         return _list(read(record) for record in row.records)

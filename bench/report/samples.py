@@ -18,9 +18,9 @@ from bench.report.boards import Board, Row
 from bench.report.style import WIDTH, Drawing, figure_of, name_of, plain
 
 LABEL_CHARACTERS = 20
-"""Of a line of a row's name, which has a fifth of the width."""
+"""Characters in a line of a row's name, which has a fifth of the width."""
 SHOWN_ROWS = 12
-"""Of the figure; the page shows all."""
+"""Rows of the figure; the page shows all."""
 LARGEST_PIXELS = 4096
 """Side of a picture that is opened at all."""
 
@@ -40,7 +40,7 @@ class Samples:
 
     @property
     def width(self) -> int:
-        """Of :meth:`png`, in pixels."""
+        """Width of :meth:`png` in pixels."""
         return min(SIDE, len(self.tiles)) * (self.size + 1) + 1
 
     def png(self) -> bytes:

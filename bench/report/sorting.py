@@ -171,7 +171,7 @@ def _told_apart(rows: list[Row]) -> list[Row]:
 
 
 def _settings(row: Row) -> dict[str, Any]:
-    """What may tell a row from another of its name."""
+    """Settings that may distinguish a row from another of the same name."""
     first = row.records[0]
     return {"suite": first.suite, "steps": first.train_steps, "batch": first.batch_size,
             "precision": first.precision, **first.config}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a report is made from: run folders and records files, read and checked.
+"""Sources of a report: run folders and records files, read and checked.
 
 A run's folder gives records, the cells that it planned, sample grids and firing rates by layer;
 a bare ``records.jsonl`` gives records alone. Records that ``convert`` wrote are curves.
@@ -23,7 +23,7 @@ from bench.records.record import Record, read_records
 RUN, RECORDS = "run.json", "records.jsonl"
 PUBLISHED = "published.csv"
 HASH_CHARACTERS = 8
-"""Of a cell's hash in the name of its folder."""
+"""Characters of a cell's hash in the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Published:
     inception_score: float | None
     fid: float | None
     protocol: str
-    """What the FID was made of: samples, references, resizing and Inception variant. Figures of two
+    """Protocol of the FID: samples, references, resizing and Inception variant. Figures of two
     protocols cannot be compared."""
     source: str
 

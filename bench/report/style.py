@@ -22,7 +22,7 @@ INK, FAINT, PAPER = "#1c1d1f", "#e6e7e9", "#fefefe"
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "h", "<", ">", "*")
 """One more than there are colours, so that a pair comes back after 110 systems, not after ten."""
 ORDER = (0, 1, 2, 3, 4, 9, 5, 7, 6, 8)
-"""Of seaborn's colour-blind palette: the two palest come last."""
+"""Order of seaborn's colour-blind palette: the two palest come last."""
 
 LABELS = 50
 """More than a panel has room for."""
@@ -30,7 +30,7 @@ LABELS = 50
 
 @dataclass(frozen=True)
 class Look:
-    """How a system is drawn."""
+    """Colour, mark and line of a system in plots."""
 
     colour: str
     mark: str
@@ -50,11 +50,11 @@ class Drawing:
     """A finished figure and what is said about it."""
 
     name: str
-    """For files: unique within the report."""
+    """Name for files: unique within the report."""
     title: str
     caption: str
     alt: str
-    """For those who cannot see it."""
+    """Text for readers who cannot see the figure."""
     figure: Figure
 
 
@@ -215,7 +215,7 @@ def spreads(stats: Sequence[Stat | None]) -> list[float] | None:
 
 
 def bars_note(rows: Iterable[Row]) -> str:
-    """What error bars mean, where there are any."""
+    """Sentence about the error bars; empty without any."""
     counts = sorted({len(row.records) for row in rows if len(row.records) > 1})
     if not counts:
         return ""
@@ -237,7 +237,7 @@ def plain(text: str) -> str:
 
 
 def point_label(row: Row, with_solver: bool) -> str:
-    """What a mark stands for beyond its system, which the legend names: T, and the sampler."""
+    """Label of a mark. The legend names the system; the label adds T and the sampler."""
     parts = [f"T = {row.time_steps}"] if row.time_steps else []
     parts += [row.solver] if with_solver and row.solver else []
     return ", ".join(parts)

@@ -25,7 +25,7 @@ class Entry:
 
     text: str
     value: float | str | None = None
-    """What a column is sorted by; None stands last in either direction."""
+    """Value that a column is sorted by; None is last in either direction."""
     best: bool = False
 
 
@@ -35,7 +35,7 @@ class Line:
 
     entries: Sequence[Entry]
     row: Row | None = None
-    """What a line of a ranking shows."""
+    """Row of a ranking that the line shows."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TableText:
     """A table, ready to be set in HTML, Markdown or LaTeX."""
 
     name: str
-    """For files: unique within the report."""
+    """Name for files: unique within the report."""
     caption: str
     columns: Sequence[Column]
     lines: Sequence[Line]
@@ -189,7 +189,8 @@ def _literature(section: Section, number: int, protocol: str) -> TableText:
 
 
 def conversion_table(section: Section) -> TableText:
-    """What every conversion of a data set's networks costs at each number of time steps."""
+    """Table of the energy of every conversion of a data set's networks at each number of time
+    steps."""
     headings = ["Conversion", "T", "Relative error", "Denoising loss", "Loss / parent's",
                 "Firing rate", "Published mJ/evaluation", "Strict mJ/evaluation"]  # fmt: skip
     metric = next((c.ranked_by for c in section.conversions if c.ranked_by), None)

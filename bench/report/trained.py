@@ -1,4 +1,5 @@
-"""How many images the networks of a ranking were trained on, their parents' trainings included."""
+"""Number of images that the networks of a ranking were trained on, including their parents'
+trainings."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from bench.registry import SYSTEMS
 from bench.report.boards import Row, Stat
 
 SHARED = ("suite", "preset", "dataset", "image_size", "seed")
-"""What a suite trains a parent under as it does the child; and time steps, where it has any."""
+"""Fields that the trainings of a parent and of its child share in a suite; and time steps, if the
+parent has any."""
 
 
 class Trainings:
@@ -58,7 +60,7 @@ class Trainings:
 
 
 def _key(record: Record, system: str) -> tuple[Any, ...]:
-    """What the records of ``system`` share that ``record`` belongs to, or is built from."""
+    """Key of the records of ``system`` that ``record`` belongs to, or is built from."""
     entry = SYSTEMS.get(system)
     steps = record.time_steps if entry is not None and entry.time_axis == "trained" else None
     return (system, steps, *(getattr(record, name) for name in SHARED))

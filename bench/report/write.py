@@ -28,7 +28,7 @@ DPI = 200
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written."""
+    """Files that were written."""
 
     page: Path
     files: list[Path]

@@ -24,7 +24,7 @@ from sddpm.rng import image_seeds
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How a command was asked to draw images; None is what :func:`open_to_draw` says."""
+    """Options of a command that draws images; :func:`open_to_draw` states what None means."""
 
     sampler: str | None = None
     """``NAME[:STEPS[:ETA]]``."""
@@ -35,9 +35,9 @@ class DrawOptions:
     engine: str | None = None
     """plain, exact or fast."""
     seed: int = 0
-    """Of the images' noise."""
+    """Seed of the images' noise."""
     data_root: str | Path | None = None
-    """Where the data set is, for samplers that need statistics."""
+    """Folder of the data set, for samplers that need statistics."""
     device: DeviceName = "auto"
     """auto, cpu or cuda."""
 

@@ -1,4 +1,4 @@
-"""What a run would cost here: operations counted, hours from a short measurement.
+"""Estimate of a run on this machine: operations are counted, hours follow from a short measurement.
 
 Each network that the run would train or sample with takes a few training steps and a few
 evaluations on random pictures, within some seconds; the rest is multiplication. What stands in
@@ -40,12 +40,12 @@ LEAST_IMAGES, GROWTH, REPEATS = 2, 4, 5
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one network; seconds are of one image."""
+    """Measured times of one network; seconds are of one image."""
 
     train_seconds: float
-    """Of one image in one training step."""
+    """Seconds of one image in one training step."""
     evaluation_seconds: float
-    """Of one image in one network evaluation of the sampler."""
+    """Seconds of one image in one network evaluation of the sampler."""
     metered_seconds: float
     """The same with every operation counted."""
     evaluations: int
@@ -60,10 +60,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class CellCost:
-    """What is left to do for one cell; 0 where it is done or another cell pays for it."""
+    """Remaining work of one cell; 0 if it is done, or if another cell counts it."""
 
     states: Mapping[str, str]
-    """As :func:`bench.run.states.stage_states` gives them."""
+    """States of the stages, from :func:`bench.run.states.stage_states`."""
     macs_per_image: float | None = None
     acs_per_image: float | None = None
     train_macs: float = 0.0
@@ -73,12 +73,12 @@ class CellCost:
     sample_hours: float = 0.0
     """Energy's metered images included."""
     reason: str | None = None
-    """Why there are no figures."""
+    """Reason for missing figures."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do of a run."""
+    """Remaining work of a run."""
 
     costs: list[CellCost]
     device: str

@@ -36,11 +36,11 @@ TRAINING_FAILED = "its training failed"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run shows: its records, its table, its sample grids."""
+    """Results of a finished run: its records, its table, its sample grids."""
 
     root: Path
     records: list[Record]
-    """Of this run's cells, in their order."""
+    """Records of this run's cells, in their order."""
     table: Any
     """The data frame behind ``table.md``."""
     grids: dict[str, Path]
@@ -159,7 +159,8 @@ class Runner:
             return self.failure(cell, self.reason(error))
 
     def reason(self, error: Exception) -> str:
-        """Why a stage failed, as one line; a full disk is raised again, since it stops the run."""
+        """Reason for the failure of a stage, as one line. A full disk is raised again, since it
+        stops the run."""
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise error
         self.on_failure(error)
@@ -298,8 +299,8 @@ class Runner:
 
     @cached_property
     def _reference_hash(self) -> str | None:
-        """Of the references this run asks for; None where they would have to be fetched, or are
-        gone: what was scored before is then taken to be against them."""
+        """Hash of the references that this run asks for. None if they would have to be fetched, or
+        are gone: earlier scores are then assumed to be against them."""
         if self.plan.fetches:
             return None
         try:

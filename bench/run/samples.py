@@ -18,7 +18,7 @@ from sddpm.replacing import atomic_write
 
 
 def shard_path(folder: Path, start: int, stop: int) -> Path:
-    """Where the images ``[start, stop)`` of the samples in ``folder`` are kept."""
+    """Path of the images ``[start, stop)`` of the samples in ``folder``."""
     return folder / "shards" / f"{start:07d}-{stop:07d}.npz"
 
 

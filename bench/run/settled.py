@@ -1,6 +1,5 @@
-"""What a sampler must know of a trained network before it draws: guided thresholds and
-Analytic-DPM's statistics. Both are measured once and kept beside the checkpoint.
-"""
+"""Measurements of a trained network that a sampler needs before it draws: guided thresholds and
+Analytic-DPM's statistics. Both are measured once and kept beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ from sddpm.samplers import SAMPLERS
 from sddpm.user_state import state_folder
 
 GUIDED = "guided"
-"""In place of a threshold: the one that guidance chose for this checkpoint."""
+"""Word in place of a threshold, for the one that guidance chose for this checkpoint."""
 HELD_OUT_IMAGES = 512
 CANDIDATES = (0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 1.0, 1.002, 1.005, 1.01, 1.015, 1.02, 1.03)
 """Multiples of the trained thresholds that the held-out loss chooses from; 1 is as trained."""

@@ -233,7 +233,7 @@ def count_operations(
     *,
     images: int,
 ) -> dict[str, Any]:
-    """What drawing the first ``images`` images of ``seed`` executes, JSON-ready."""
+    """Operations of drawing the first ``images`` images of ``seed``, JSON-ready."""
     begun = time.monotonic()
     with Meter(system.generator) as meter:
         # The network as it is: a prepared one runs other operators than it stands for.

@@ -1,4 +1,4 @@
-"""What of a run is done: the files that each stage of a cell leaves, and whether they stand."""
+"""State of a run: the files that each stage of a cell leaves, and whether they are valid."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = 
 
 
 def scores_path(folder: Path, extractor: str) -> Path:
-    """Where the scores of the samples in ``folder`` by the extractor of that key are kept."""
+    """Path of the scores of the samples in ``folder`` by the extractor of that key."""
     return folder / f"scores-{extractor}.json"
 
 

@@ -29,11 +29,12 @@ from bench.run.runner import TRAINING_FAILED, Runner
 from sddpm.progress import progress_bar
 
 RETRIES = 3
-"""How often a task is started anew whose worker or machine was lost."""
+"""Number of new starts of a task whose worker or machine was lost."""
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a local cluster: results go through files, so next to nothing passes through Ray."""
+"""Object store of a local cluster in bytes. Results go through files, so Ray transports very
+little."""
 ANSWER_SECONDS = 10.0
-"""How long a cluster's address may stay silent."""
+"""Seconds for which a cluster's address may stay silent."""
 
 Failure = tuple[str, str]
 """Hash of the training that failed, and why."""
@@ -41,7 +42,7 @@ Failure = tuple[str, str]
 
 @dataclass(frozen=True)
 class Needs:
-    """What one task occupies."""
+    """Resources that one task occupies."""
 
     cpus: int = 1
     """Cores, and threads."""
@@ -51,14 +52,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Job:
-    """What every task of a sweep is told."""
+    """Instructions for every task of a sweep."""
 
     plan: Plan
     device: DeviceName
     cpus: int
 
     def runner(self) -> Runner:
-        """What works for one task, in the worker."""
+        """Runner that does one task, in the worker."""
         torch.set_num_threads(self.cpus)
         return Runner(self.plan, Machine(self.device), progress=False)
 
@@ -82,7 +83,8 @@ def parse_workers(text: str) -> str:
 def on_ray(
     address: str, device: DeviceName, needs: Needs, *, progress: bool = True
 ) -> Callable[[Runner], Iterator[Record]]:
-    """What :meth:`bench.run.runner.Runner.run` takes to spread its cells over a Ray cluster.
+    """Function for :meth:`bench.run.runner.Runner.run` that distributes its cells over a Ray
+    cluster.
 
     Args:
         address: of a running cluster (``auto`` finds this machine's); ``local`` starts one here
@@ -158,7 +160,7 @@ def _sweep(
 
 
 def _train(job: Job, training: Training, parent: Failure | None) -> Failure | None:
-    """In a worker: one training, whose parent is there unless it failed."""
+    """Run one training in a worker; its parent is there unless it failed."""
     if parent is not None:
         return parent
     runner = job.runner()
@@ -170,12 +172,12 @@ def _train(job: Job, training: Training, parent: Failure | None) -> Failure | No
 
 
 def _make(job: Job, cell: Cell, training: Failure | None) -> Record | Failure:
-    """In a worker: one cell, whose training is there unless it failed."""
+    """Make one cell in a worker; its training is there unless it failed."""
     return training or job.runner().make(cell)
 
 
 def _result(ray: ModuleType, runner: Runner, ref: Any) -> Record | Failure | None:
-    """What a task returned; a failure that no other cell shares if it returned nothing."""
+    """Result of a task; a failure that no other cell shares if it returned nothing."""
     try:
         found: Record | Failure | None = ray.get(ref)
     except ray.exceptions.RayTaskError as error:

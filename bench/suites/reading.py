@@ -41,10 +41,10 @@ class _Text:
     """A suite before it is read."""
 
     file: str
-    """Its name in messages."""
+    """Name in messages."""
     content: str
     folder: Path | None
-    """Where the files that it extends are looked for; None: it extends shipped suites only."""
+    """Folder of the files that it may extend; None: it extends shipped suites only."""
 
 
 def shipped_suites() -> dict[str, Traversable]:
@@ -184,8 +184,8 @@ def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
 
 
 def _problem_of_parent(preset: Preset, system: str, parent: str) -> str | None:
-    """Why ``system`` cannot be built from ``parent``: only from its usual parent, or from what
-    is itself built from that."""
+    """Reason for which ``system`` cannot be built from ``parent``; None if it can. A legal parent
+    is the usual one, or a system that is itself built from the usual one."""
     usual = SYSTEMS[system].parent
     if usual is None:
         return "it is built from no other system"

@@ -34,7 +34,7 @@ MOST_SAMPLES = 1_000_000
 """Image seeds that belong to one run's seed (:data:`sddpm.rng.SEEDS_PER_RUN`)."""
 DEFAULT_BATCH = 32
 DEFAULT_PRECISION = "32-true"
-"""Of a preset whose budget says neither."""
+"""Precision of a preset whose budgets state none."""
 MOST_CHOICES = 1_000
 """Samplings that one list may stand for."""
 MOST_ENTRIES = 100
@@ -81,7 +81,7 @@ class SamplingChoice(_Strict):
     threshold: Annotated[float, Field(gt=0)] | Literal["guided"] | None = None
     """Firing threshold while sampling, or the one that guidance chooses."""
     engine: Literal["plain", "exact", "fast"] = "exact"
-    """How the network runs while sampling."""
+    """Form of the network while sampling: unchanged (``plain``) or prepared."""
 
     @model_validator(mode="after")
     def _legal(self) -> SamplingChoice:
@@ -121,9 +121,9 @@ Samplings = Annotated[list[SamplingChoice], BeforeValidator(_expand), Field(min_
 
 
 class Budget(_Strict):
-    """How long a system trains. Exactly one of ``train_steps``, ``train_images``, ``epochs`` and
-    ``of_parent``. A system's own budget takes batch size and precision from the preset's where it
-    gives none, or from its parent's where it is a share of that."""
+    """Length of a system's training. Exactly one of ``train_steps``, ``train_images``, ``epochs``
+    and ``of_parent`` is set. A system's own budget takes a missing batch size or precision from the
+    preset's budget, or from its parent's if it is a share of that."""
 
     train_steps: int | None = Field(None, ge=0, le=10**9, description="optimiser steps")
     train_images: int | None = Field(
@@ -224,7 +224,7 @@ class Preset(_Strict):
 
 
 class Suite(_Strict):
-    """What a run compares."""
+    """A comparison of systems on one data set."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     title: str = Field(max_length=200)
