@@ -55,6 +55,8 @@ def evaluate(
 
     opened = Checkpoint.find(checkpoint)
     real = opened.images(split, how["data_root"], references)
+    for note in real.notes:
+        say(note)
     chosen = choose_extractor(extractor)
     say(f"extractor {chosen.key}: {chosen.reason}")
     if samples is not None:

@@ -79,6 +79,8 @@ def run(
     if workers is None:
         options.refuse(ctx, ("worker_cpus", "worker_gpus"), "give it with --workers")
     plan = make_plan(Options(**given, command=options.command_line(ctx)), read_data=not dry_run)
+    for note in plan.notes:
+        say(note)
     if plan.cells and all(cell.time_steps is None for cell in plan.cells):
         options.refuse(ctx, ("time_steps",), "no chosen system has spiking time; leave it out")
     if plan.cells and all(cell.sampling is None for cell in plan.cells):

@@ -67,6 +67,8 @@ def run_convert(request: ConvertRequest, say: Callable[[str], None]) -> Conversi
     name, module = load_hook("convert")
     parent = open_parent(request, machine)
     calibration = _images(request, parent, "train", request.calibration_images)
+    for note in calibration.notes:
+        say(note)
     test = _images(request, parent, "test", request.held_out)
     try:
         converter = module.prepare(

@@ -1,9 +1,10 @@
 """Data sets by name: where the pictures come from, how they are cropped and resized, which
 split is which, and what a table calls them.
 
-Pictures are read through Hugging Face ``datasets``, from ``<data root>/<name>`` where a data
-root is given and from the Hub where none is. What leaves this file is uint8
-``[n, channels, size, size]``; nothing here knows a system or a metric.
+Pictures come from ``<data root>/<name>`` where a data root is given and from the Hub where none
+is: tables are read through Hugging Face ``datasets``, a folder's pictures by
+:mod:`bench.data.folders`. What leaves this file is uint8 ``[n, channels, size, size]``; nothing
+here knows a system or a metric.
 """
 
 from __future__ import annotations
@@ -12,24 +13,36 @@ import difflib
 import errno
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.data.pictures import JPEG_START, Images, Pixels, Table, Transform
+from bench.data.folders import Files, Surveyed, split_folders, survey
+from bench.data.listing import ARCHIVE, Archives, Listing, list_files, printable
+from bench.data.parquet import Table, first_line, read_parquet, split_files
+from bench.data.pictures import Encoded, Images, Pixels, Transform
+from sddpm.rng import mix
 
 __all__ = ["DATASETS", "SPLITS", "DatasetSpec", "Images", "brief_hash", "find_spec", "load"]
 
 SPLITS = ("train", "test")
-PARQUET_MARK = b"PAR1"
-"""First and last bytes of every parquet file."""
+FOLDER = "folder:"
+"""Before the path of a user's own pictures."""
+JPEG_START = b"\xff\xd8\xff"
 BRIEF_IMAGES = 256
 """Most pictures that :func:`brief_hash` looks at."""
 TEST_SPLIT_NAMES = ("test", "validation", "valid")
 """Names that sources use for the split that was kept from training, in order of preference."""
 DIGITS_TRAIN_IMAGES = 1_500
+SAMPLE_SEED = 0
+"""Of the order in which pictures are taken for a held-out split, or for a limit."""
+OUTSIDE = "outside the splits' folders"
+"""Why a picture beside ``train/`` and ``test/`` is not used."""
+
+Stored = Encoded | Surveyed
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,9 @@ class DatasetSpec:
     test_images: int | None = None
     """Pictures in the official test split."""
     holds_out: bool = False
-    """A source without a test split gives its last pictures as one (see :func:`load`)."""
+    """A source without a test split gives some of its pictures as one (see :func:`load`)."""
+    mixed: bool = False
+    """The source's tables are mixed, so the first pictures of a split are a random sample."""
     path: Path | None = None
     """The folder of a user's own pictures; None for a named data set."""
 
@@ -68,19 +83,19 @@ DATASETS: dict[str, DatasetSpec] = {
         # The 1,797 digits inside scikit-learn: the first 1,500 train, the last 297 test.
         DatasetSpec(
             "digits", None, "image", 1, 8, False,
-            lossless=True, train_images=DIGITS_TRAIN_IMAGES, test_images=297,
+            lossless=True, mixed=True, train_images=DIGITS_TRAIN_IMAGES, test_images=297,
         ),
         DatasetSpec(
             "mnist", "ylecun/mnist", "image", 1, 32, False,
-            lossless=True, train_images=60_000, test_images=10_000,
+            lossless=True, mixed=True, train_images=60_000, test_images=10_000,
         ),
         DatasetSpec(
             "fashion_mnist", "zalando-datasets/fashion_mnist", "image", 1, 32, False,
-            lossless=True, train_images=60_000, test_images=10_000,
+            lossless=True, mixed=True, train_images=60_000, test_images=10_000,
         ),
         DatasetSpec(
             "cifar10", "uoft-cs/cifar10", "img", 3, 32, True,
-            lossless=True, train_images=50_000, test_images=10_000,
+            lossless=True, mixed=True, train_images=50_000, test_images=10_000,
         ),
         DatasetSpec(
             "celeba", "flwrlabs/celeba", "image", 3, 64, True,
@@ -103,12 +118,11 @@ def find_spec(name: str) -> DatasetSpec:
     """
     if name in DATASETS:
         return DATASETS[name]
-    is_path = name.startswith("folder:") or os.sep in name or Path(name).is_dir()
+    is_path = name.startswith(FOLDER) or os.sep in name or Path(name).is_dir()
     if is_path:
-        path = Path(name.removeprefix("folder:")).expanduser()
-        return DatasetSpec(
-            path.resolve().name, None, "image", None, 64, False, holds_out=True, path=path
-        )
+        path = Path(name.removeprefix(FOLDER)).expanduser()
+        title = FOLDER + printable(path.resolve().name)
+        return DatasetSpec(title, None, "image", None, 64, False, holds_out=True, path=path)
     near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.5)
     hint = f" (near: {', '.join(near)})" if near else ""
     raise ValueError(
@@ -127,11 +141,20 @@ def load(
 ) -> Images:
     """The ``split`` ("train" or "test") of the data set ``name``, at most ``limit`` images.
 
-    ``name`` is one of :data:`DATASETS`, or a folder of images as ``folder:PATH`` or a path.
-    ``image_size`` is in pixels (default: the data set's own, 64 for a folder). CelebA, LSUN
-    and a user's folder may come without a test split: then the test images are the last ones
-    in file-name order, the official number of them where the whole official set is there
-    (which is CelebA's own split), else a tenth.
+    ``name`` is one of :data:`DATASETS`, or a folder (or ZIP archive) of images as
+    ``folder:PATH`` or a path. ``image_size`` is in pixels (default: the data set's own, 64 for a
+    folder).
+
+    CelebA, LSUN and a user's folder may come without a test split. Where the whole official set
+    is there, the test images are then the official number of last ones in file-name order (which
+    is CelebA's own split), else a random tenth, the same at every call.
+
+    With ``limit`` the images are a random sample, the same at every call, in random order: a
+    smaller limit gives the first images of a larger one. Of a data set that its source mixed
+    (:attr:`DatasetSpec.mixed`) they are the first ones, which is as random.
+
+    A user's folder is labelled by its name and the hash of its content, ``folder:cats
+    (1a2b3c4d)``; it is grey where every picture of all its splits is, else RGB.
 
     Raises:
         ValueError: an unknown name, split or number; a file that cannot be read, named.
@@ -144,22 +167,43 @@ def load(
             raise ValueError(f"{option} is {value}; it must be at least 1")
     spec = find_spec(name)
     size = image_size or spec.image_size
-    if spec.name == "digits" and spec.path is None:
+    if spec.name == "digits":
         transform = Transform(1, None, size)
         return Images(_digits(split, limit), transform, label="digits", horizontal_flip=False)
-    table, variants = _open_table(spec, split, data_root, limit)
-    channels = spec.channels or (1 if table.pictures([0])[0].mode in ("1", "L") else 3)
-    label = f"{spec.name} ({', '.join(variants)})" if variants else spec.name
-    transform = Transform(channels, spec.crop, size)
-    return Images(table, transform, label=label, horizontal_flip=spec.horizontal_flip)
+    opened, listing, where = _open(spec, data_root)
+    splits: Mapping[str, Stored] = opened
+    label, channels = spec.name, spec.channels
+    if spec.path is not None:
+        surveyed = {name: survey(source) for name, source in opened.items()}
+        label += f" ({_identity(surveyed)})"
+        channels = 1 if all(source.grey for source in surveyed.values()) else 3
+        splits = surveyed
+    parts = _parts(splits, spec)
+    if split not in parts:
+        raise FileNotFoundError(
+            f"{where} has no {split} split (it has {', '.join(splits)}); {_both_ways(spec)}"
+        )
+    notes = _notes(label, parts, listing) if listing else ()
+    part = parts[split]
+    if variants := _variants(part, spec, split):
+        label += f" ({', '.join(variants)})"
+    if limit is not None and limit < len(part):
+        # A folder of pictures is sorted by name, and so by class, whoever mixed the original.
+        mixed = spec.mixed and isinstance(part, Table)
+        part = part.select(range(limit) if mixed else _random_order(len(part))[:limit])
+    transform = Transform(channels or 3, spec.crop, size)
+    return Images(part, transform, label=label, horizontal_flip=spec.horizontal_flip, notes=notes)
 
 
 def brief_hash(images: Images) -> str:
     """32 hex digits of how many pictures there are and of an even selection of them, as they are
     trained on: enough to notice, in a fraction of a second, that a set was exchanged.
 
-    :attr:`Images.fingerprint` reads every picture.
+    Of a user's folder, whose every picture was read when it was opened, it is
+    :attr:`Images.fingerprint`, which reads them all.
     """
+    if isinstance(images.source, Surveyed):
+        return images.fingerprint
     count = len(images)
     chosen = sorted({i * count // BRIEF_IMAGES for i in range(BRIEF_IMAGES)}) if count else []
     digest = hashlib.sha256(str(count).encode())
@@ -178,62 +222,113 @@ def _digits(split: str, limit: int | None) -> Pixels:
     return Pixels((train if split == "train" else test)[:limit])
 
 
-def _open_table(
-    spec: DatasetSpec, split: str, data_root: str | Path | None, limit: int | None
-) -> tuple[Table, list[str]]:
-    """One split of a stored data set, and the words that tell it from the original."""
-    splits, where = _load_splits(spec, data_root)
-    names = ("train",) if split == "train" else TEST_SPLIT_NAMES
-    found = next((name for name in names if name in splits), None)
-    if spec.holds_out and list(splits) == ["train"] and len(splits["train"]) > 1:
-        rows = _hold_out(splits["train"], spec, split)
-    elif found is not None:
-        rows = splits[found]
-    else:
+def _open(
+    spec: DatasetSpec, data_root: str | Path | None
+) -> tuple[Mapping[str, Encoded], Listing | None, str]:
+    """Every split of a stored data set, the files of its folder where what they are is to be
+    said, and words for where it was found."""
+    if spec.path is None and data_root is None:
+        where = f"{spec.hub} on the Hugging Face Hub"
+        rows = _fetch(spec)
+        return {name: _table(part, spec, where, None) for name, part in rows.items()}, None, where
+    place = spec.path or Path(data_root or "", spec.name)
+    place = place.expanduser()
+    archive = spec.path is not None and place.suffix.lower() == ARCHIVE and place.is_file()
+    if not place.is_dir() and not archive:
+        raise FileNotFoundError(f"no images of {spec.name} at {place}; {_both_ways(spec)}")
+    where, listing = printable(str(place)), list_files(place)
+    if listing.parquet:
+        files = split_files(listing.parquet)
+        used = {entry.name for part in files.values() for entry in part}
+        listing.skip("beside parquet files", *(entry.name for entry in listing.pictures))
+        listing.skip(OUTSIDE, *(e.name for e in listing.parquet if e.name not in used))
+        try:
+            rows = read_parquet(files)
+        except OSError as error:
+            _raise_if_disk_full(error)
+            raise ValueError(f"{where} cannot be read: {first_line(error)}") from error
+        splits = {name: _table(part, spec, where, place) for name, part in rows.items()}
+        return splits, listing if spec.path else None, where
+    if not listing.pictures:
         raise FileNotFoundError(
-            f"{where} has no {split} split (it has {', '.join(splits)}); {_both_ways(spec)}"
+            f"no images of {spec.name} at {place} ({listing.skipped_words()}); {_both_ways(spec)}"
         )
-    rows, column = _image_column(rows, spec, where)
-    official = spec.train_images if split == "train" else spec.test_images
-    variants = ["subset"] if official is not None and len(rows) != official else []
-    rows = rows.select(range(min(limit, len(rows)))) if limit else rows
-    table = Table(rows, column, where)
-    first = table.encoded(range(min(16, len(rows))))
-    if spec.lossless and any(file.startswith(JPEG_START) for file in first):
-        variants.insert(0, "jpeg")
-    return table, variants
+    everything = Files(listing.pictures, where, Archives())
+    found = split_folders([entry.name for entry in listing.pictures])
+    inside = {index for indices in found.values() for index in indices}
+    listing.skip(OUTSIDE, *(e.name for i, e in enumerate(listing.pictures) if i not in inside))
+    return {name: everything.select(part) for name, part in found.items()}, listing, where
 
 
-def _load_splits(spec: DatasetSpec, data_root: str | Path | None) -> tuple[Any, str]:
-    """Every split of a data set, and words for where it was found."""
+def _fetch(spec: DatasetSpec) -> Any:
+    """Every split of a data set of the Hub."""
     # Seconds to import, and the digits do without it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    if spec.path is None and data_root is None:
-        try:
-            return load_dataset(spec.hub), f"{spec.hub} on the Hugging Face Hub"
-        except (OSError, ValueError, DatasetsError) as error:
-            _raise_if_disk_full(error)
-            raise FileNotFoundError(
-                f"{spec.name} could not be fetched as {spec.hub} from the Hugging Face Hub "
-                f"({_first_line(error)}); {_both_ways(spec)}"
-            ) from error
-    folder = spec.path or Path(data_root or "", spec.name).expanduser()
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise FileNotFoundError(f"no images of {spec.name} at {folder}; {_both_ways(spec)}")
-    _check_parquet(folder)
     try:
-        return load_dataset(str(folder)), str(folder)
+        return load_dataset(spec.hub)
     except (OSError, ValueError, DatasetsError) as error:
         _raise_if_disk_full(error)
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(
-                f"no images of {spec.name} at {folder} ({_first_line(error)}); {_both_ways(spec)}"
-            ) from error
-        raise ValueError(
-            f"{_culprit(folder)} cannot be read as images: {_first_line(error.__cause__ or error)}"
+        raise FileNotFoundError(
+            f"{spec.name} could not be fetched as {spec.hub} from the Hugging Face Hub "
+            f"({first_line(error)}); {_both_ways(spec)}"
         ) from error
+
+
+def _table(rows: Any, spec: DatasetSpec, where: str, folder: Path | None) -> Table:
+    rows, column = _image_column(rows, spec, where)
+    return Table(rows, column, where, folder)
+
+
+def _parts(splits: Mapping[str, Stored], spec: DatasetSpec) -> dict[str, Stored]:
+    """The training and the test pictures, as far as there are any."""
+    if spec.holds_out and list(splits) == ["train"] and len(splits["train"]) > 1:
+        whole = splits["train"]
+        return {name: whole.select(part) for name, part in _hold_out(len(whole), spec).items()}
+    test = next((name for name in TEST_SPLIT_NAMES if name in splits), None)
+    names = {"train": "train" if "train" in splits else None, "test": test}
+    return {split: splits[name] for split, name in names.items() if name is not None}
+
+
+def _hold_out(count: int, spec: DatasetSpec) -> dict[str, Sequence[int]]:
+    """Which of ``count`` pictures train, and which are held out (see :func:`load`)."""
+    train, test = spec.train_images, spec.test_images
+    if train is not None and test is not None and count >= train + test:
+        return {"train": range(train), "test": range(count - test, count)}
+    order = _random_order(count)
+    test = max(1, count // 10)
+    return {"train": sorted(order[test:]), "test": sorted(order[:test])}
+
+
+def _random_order(count: int) -> list[int]:
+    """[0, count) in a random order that is the same on any machine and under any version."""
+    return sorted(range(count), key=lambda index: mix(SAMPLE_SEED, index))
+
+
+def _identity(splits: Mapping[str, Surveyed]) -> str:
+    """8 hex digits of every picture of every split."""
+    facts = sorted((name, source.content_hash()) for name, source in splits.items())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _variants(part: Stored, spec: DatasetSpec, split: str) -> list[str]:
+    """Words that tell the pictures of a named data set from the original ones."""
+    official = spec.train_images if split == "train" else spec.test_images
+    variants = ["subset"] if official is not None and len(part) != official else []
+    if spec.lossless and isinstance(part, Encoded):
+        first = part.encoded(range(min(16, len(part))))
+        if any(file.startswith(JPEG_START) for file in first):
+            variants.insert(0, "jpeg")
+    return variants
+
+
+def _notes(label: str, parts: Mapping[str, Stored], listing: Listing) -> tuple[str, ...]:
+    """Which pictures of a folder are used and which files are not, for a person."""
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    used = sum(map(len, parts.values()))
+    note = f"{label}: {used} pictures used ({counts}), {listing.skipped_words()}"
+    return (note, *([f"{label}: {words}"] if (words := listing.links_words()) else []))
 
 
 def _both_ways(spec: DatasetSpec) -> str:
@@ -246,31 +341,6 @@ def _both_ways(spec: DatasetSpec) -> str:
         f"give a data root that holds {layout}, or go online without a data root to fetch "
         f"{spec.hub} from the Hugging Face Hub"
     )
-
-
-def _check_parquet(folder: Path) -> None:
-    """Stop at a foreign or truncated file under its own name, before the library reads any."""
-    for path in sorted(folder.rglob("*.parquet")):
-        content = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(len(PARQUET_MARK))
-            file.seek(max(0, content - len(PARQUET_MARK)))
-            end = file.read()
-        if start != PARQUET_MARK or end != PARQUET_MARK:
-            raise ValueError(f"{path} is not a whole parquet file ({content} bytes)")
-
-
-def _culprit(folder: Path) -> Path:
-    """The first parquet file that cannot be read by itself, else the folder."""
-    from datasets import Dataset
-    from datasets.exceptions import DatasetsError
-
-    for path in sorted(folder.rglob("*.parquet")):
-        try:
-            Dataset.from_parquet(str(path))
-        except (OSError, ValueError, DatasetsError):
-            return path
-    return folder
 
 
 def _image_column(rows: Any, spec: DatasetSpec, where: str) -> tuple[Any, str]:
@@ -292,16 +362,6 @@ def _image_column(rows: Any, spec: DatasetSpec, where: str) -> tuple[Any, str]:
         raise ValueError(f"column {column!r} of {where} holds no images: {error}") from error
 
 
-def _hold_out(rows: Any, spec: DatasetSpec, split: str) -> Any:
-    """The train or test part of a source that has one split only (see :func:`load`)."""
-    count = len(rows)
-    train, test = spec.train_images, spec.test_images
-    if train is None or test is None or count < train + test:
-        test = max(1, count // 10)
-        train = count - test
-    return rows.select(range(train) if split == "train" else range(count - test, count))
-
-
 def _raise_if_disk_full(error: BaseException) -> None:
     """A full disk is not missing data: let it through under its own name."""
     cause: BaseException | None = error
@@ -309,7 +369,3 @@ def _raise_if_disk_full(error: BaseException) -> None:
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             raise cause
         cause = cause.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -6,15 +6,15 @@ Knows no data set by name; :mod:`bench.data.datasets` does.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bench.data.decoding import decode
 from sddpm.progress import progress_bar
 from sddpm.protocol import ImageShape
 from sddpm.replacing import atomic_write
@@ -32,8 +33,9 @@ RAM_LIMIT_BYTES = 2 * 1024**3
 DISK_CACHE_FLOOR_BYTES = 4 * 1024**2
 """A set smaller than this is decoded again at each start: that is quicker than a file."""
 CHUNK_IMAGES = 1024
-"""Pictures read from the table at a time."""
-JPEG_START = b"\xff\xd8\xff"
+"""Pictures read at a time."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
-        """The stored pictures, decoded but not transformed."""
+        """The stored pictures, decoded (mode ``L`` or ``RGB``) but not transformed."""
 
     def content_hash(self) -> str:
         """Hash of every stored picture in order: the same on any machine."""
@@ -93,30 +95,34 @@ class Pixels:
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
 
-class Table:
-    """One split of a Hugging Face data set; each row is a picture file's bytes or its path."""
+class Encoded(ABC):
+    """Pictures as bytes of picture files."""
 
-    def __init__(self, rows: Any, column: str, where: str) -> None:
-        self.rows, self.column, self.where = rows, column, where
+    where: str
+    """Words for where they are."""
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def encoded(self, indices: Sequence[int]) -> list[bytes]:
         """The picture files' bytes.
 
         Raises:
-            ValueError: a picture's file is gone.
+            ValueError: a picture's file is gone, or no file; the message names it.
         """
-        return [self._bytes(cell) for cell in self.rows[list(indices)][self.column]]
 
-    def _bytes(self, cell: dict[str, Any]) -> bytes:
-        if cell["bytes"] is not None:
-            return bytes(cell["bytes"])
-        try:
-            return Path(cell["path"]).read_bytes()
-        except OSError as error:
-            raise ValueError(f"picture {cell['path']} of {self.where}: {error.strerror}") from error
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Words for one picture in an error."""
+
+    @abstractmethod
+    def stamp(self) -> str | None:
+        """Changes when any picture does, and is quick to tell; None: cannot be told now."""
+
+    @abstractmethod
+    def select(self, indices: Sequence[int]) -> Encoded:
+        """Some of the pictures, in the order of ``indices``."""
 
     def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
         """Decoded pictures.
@@ -124,35 +130,41 @@ class Table:
         Raises:
             ValueError: a file is no picture or is cut short; the message names it.
         """
-        files = self.encoded(indices)
+        return self.each(decode, self.encoded(indices), indices)
+
+    def each(
+        self, read: Callable[[bytes], T], files: Sequence[bytes], indices: Sequence[int]
+    ) -> list[T]:
+        """What ``read`` makes of each of ``files``, those of ``indices``.
+
+        Raises:
+            ValueError: ``read`` did; the message names the picture.
+        """
+
+        def one(file: bytes, index: int) -> T:
+            try:
+                return read(file)
+            except (ValueError, Image.DecompressionBombError) as error:
+                raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
+
         # PIL frees the interpreter while it decodes, so threads pay off on photographs.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return list(pool.map(self._decode, files, indices))
-
-    def _decode(self, file: bytes, index: int) -> Image.Image:
-        try:
-            picture = Image.open(io.BytesIO(file))
-            picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            path = self.rows[index][self.column]["path"]
-            name = f" ({path})" if path else ""
-            raise ValueError(
-                f"picture {index}{name} of {self.where} cannot be decoded: {error}"
-            ) from error
-        return picture
+            return list(pool.map(one, files, indices))
 
     def content_hash(self) -> str:
         # Reading every byte takes seconds on a large set, so it is done once per version of
-        # the source; the library's own fingerprint changes with the files' times.
-        memo = cache_folder() / "content" / f"{self.rows._fingerprint}.txt"
-        if memo.is_file() and len(known := memo.read_text().strip()) == 64:
+        # the source.
+        stamp = self.stamp()
+        memo = cache_folder() / "content" / f"{stamp}.txt"
+        if stamp and memo.is_file() and len(known := memo.read_text().strip()) == 64:
             return known
         digest = hashlib.sha256()
-        for chunk in _chunks(len(self), f"reading {self.where}"):
+        for chunk in chunks(len(self), f"reading {self.where}"):
             for file in self.encoded(chunk):
                 digest.update(len(file).to_bytes(8, "little"))
                 digest.update(file)
-        _keep(memo, lambda path: path.write_text(digest.hexdigest()))
+        if stamp:
+            keep(memo, lambda path: path.write_text(digest.hexdigest()))
         return digest.hexdigest()
 
 
@@ -165,13 +177,16 @@ class Images(Dataset[Tensor]):
     """
 
     def __init__(
-        self, source: Source, transform: Transform, *, label: str, horizontal_flip: bool
-    ) -> None:
+        self, source: Source, transform: Transform, *, label: str, horizontal_flip: bool,
+        notes: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.source, self.transform = source, transform
         self.label = label
         """Name of the data in tables, with its variant: ``cifar10 (jpeg)``."""
         self.horizontal_flip = horizontal_flip
         """Whether training mirrors half of the pictures."""
+        self.notes = notes
+        """Lines for a person: which files were used and which were not."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -219,14 +234,14 @@ class Images(Dataset[Tensor]):
         except (OSError, ValueError, EOFError):
             pass  # absent, or cut short by another program: decode again
         pixels = np.empty(shape, np.uint8)
-        for chunk in _chunks(len(self), f"decoding {self.label}"):
+        for chunk in chunks(len(self), f"decoding {self.label}"):
             pixels[chunk.start : chunk.stop] = self._decode(chunk)
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
                 np.save(file, pixels)
 
-        _keep(path, write)
+        keep(path, write)
         return pixels
 
     def _decode(self, indices: Sequence[int]) -> NDArray[np.uint8]:
@@ -238,7 +253,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sddpm-bench"
 
 
-def _chunks(count: int, what: str) -> Iterator[range]:
+def chunks(count: int, what: str) -> Iterator[range]:
     """[0, count) in pieces, behind a progress bar where a person watches."""
     starts = range(0, count, CHUNK_IMAGES)
     with progress_bar(what, count, "images", shown=len(starts) > 1, passing=True) as bar:
@@ -248,7 +263,7 @@ def _chunks(count: int, what: str) -> Iterator[range]:
             bar.advance(len(chunk))
 
 
-def _keep(path: Path, write: Callable[[Path], object]) -> None:
+def keep(path: Path, write: Callable[[Path], object]) -> None:
     """Write a cache file whole or not at all; a cache that cannot be written is only slower."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,8 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
     sampling = {**(drawing.sampling or {}), "threshold": None}
     values = grid_values(system, request.values)
     references = checkpoint.images("train", request.data_root, request.references)
+    for note in references.notes:
+        say(note)
     test = checkpoint.images("test", request.data_root, request.held_out)
     if len(references) < MIN_IMAGES:
         raise ValueError(f"--data-root: {len(references)} training images are too few to compare")

@@ -63,6 +63,8 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     fingerprint: str | None = None
     """:func:`bench.data.datasets.brief_hash` of the training pictures; None: not opened."""
+    notes: tuple[str, ...] = ()
+    """Which files of a folder are used and which are not, as lines for a person."""
 
     @property
     def fetches(self) -> bool:
@@ -125,9 +127,9 @@ def make_plan(options: Options, *, read_data: bool = True) -> Plan:
     unopened = Plan(options, suite, preset, _known_data(suite), root)
     # Every name is checked before a data set is opened, which may take minutes.
     _expand(unopened)
-    data, fingerprint = _data_of(unopened, read_data)
+    data, fingerprint, notes = _data_of(unopened, read_data)
     opened = Plan(options, suite, preset, data, root)
-    return Plan(options, suite, preset, data, root, _expand(opened), fingerprint)
+    return Plan(options, suite, preset, data, root, _expand(opened), fingerprint, notes)
 
 
 def _expand(plan: Plan) -> list[Cell]:
@@ -156,8 +158,9 @@ def _known_data(suite: Suite) -> Data:
     )
 
 
-def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
-    """The data as it is found, or as the run's folder remembers it, and its fingerprint.
+def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None, tuple[str, ...]]:
+    """The data as it is found, or as the run's folder remembers it, its fingerprint, and what
+    opening it has to say.
 
     Raises:
         ValueError: the folder was made from other pictures of that name.
@@ -167,13 +170,13 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
     if known.get("source") == source_of(plan):
         remembered = Data(**{"train_images": plan.data.train_images, **known["data"]})
     if plan.fetches and (remembered or not read_data):
-        return remembered or plan.data, None
+        return remembered or plan.data, None, ()
     try:
         images = load_split(plan, "train")
     except FileNotFoundError:
         if remembered is None:
             raise
-        return remembered, None  # what is done needs no pictures
+        return remembered, None, ()  # what is done needs no pictures
     data = remembered or Data(
         dataset=plan.suite.dataset,
         label=images.label,
@@ -189,7 +192,7 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None]:
             f"another folder, bring the former pictures back, or, if you know that they are the "
             f"same, delete {plan.root / DATA}"
         )
-    return data, fingerprint
+    return data, fingerprint, images.notes
 
 
 def _remembered(root: Path) -> dict[str, Any]:

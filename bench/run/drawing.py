@@ -123,10 +123,13 @@ def open_to_draw(
 
     def held_out() -> Images:
         try:
-            return checkpoint.images("test", asked.data_root, HELD_OUT_IMAGES)
+            images = checkpoint.images("test", asked.data_root, HELD_OUT_IMAGES)
         except (FileNotFoundError, ValueError) as error:
             needs = f"sampler {choice.sampler} needs statistics that are measured on images"
             raise type(error)(f"--data-root: {needs}: {error}") from error
+        for note in images.notes:
+            say(note)
+        return images
 
     settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
     return Drawing(system, machine, asked.seed, settled)
