@@ -62,7 +62,7 @@ SYSTEMS: dict[str, SystemEntry] = {
     "sddpm_plus": SystemEntry(
         "sddpm.plus",
         "SDDPM+",
-        "none: SDDPM's U-Net with the ingredients that its ablation chose",
+        "none: SDDPM's U-Net with integer neurons and real shortcuts",
         "trained",
         samplers=True,
         guidable=True,

@@ -222,7 +222,7 @@ OF_OTHERS = {"DDPM (Ho et al. 2020)"}
 
 
 def test_every_published_figure_has_a_configuration() -> None:
-    table = Path(__file__).parents[2] / "results" / "published.csv"
+    table = Path(__file__).parents[2] / "bench" / "published.csv"
     with table.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["system"] not in OF_OTHERS]
     assert rows
