@@ -1,10 +1,11 @@
 """SDDPM+: the spiking U-Net with what keeps more of the image than published SDDPM does.
 
-Departures from Cao et al. (arXiv 2306.17046), each an option of :class:`Config`: integer neurons that train in one pass and run as binary spikes
-(arXiv 2407.20708, 2411.16061), or another neuron of :mod:`sddpm.soft_neurons`; a real-valued
-shortcut round the stem; 1x1 shortcuts that read the mean over spiking time, once; prediction of v
-(arXiv 2202.00512) from a head that starts linear; a loss weighted by the signal-to-noise ratio
-(Min-SNR, arXiv 2303.09556). Trained from nothing, without a parent.
+Each departure from Cao et al. (arXiv 2306.17046) is an option of :class:`Config`. Integer neurons
+train in one pass and run as binary spikes (arXiv 2407.20708, 2411.16061); the other neurons of
+:mod:`sddpm.soft_neurons` may stand in their place. A real-valued shortcut goes round the stem. The
+1x1 shortcuts read the mean over spiking time, once. The network predicts v (arXiv 2202.00512) from
+a head that starts linear. The loss may be weighted by the signal-to-noise ratio (Min-SNR, arXiv
+2303.09556). The training starts from nothing, without a parent.
 """
 
 from __future__ import annotations
