@@ -8,6 +8,7 @@ The commands import everything heavy when they are called.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -24,6 +25,7 @@ from bench.commands.report import report
 from bench.commands.run import run
 from bench.commands.sample import sample
 from bench.commands.show import show
+from bench.commands.streams import forgiving_streams
 from bench.commands.terminal import INTERRUPTED, exit_code, one_line
 from bench.commands.train import train
 from sddpm.version import __version__
@@ -32,11 +34,22 @@ COMMANDS = (
     run, train, list_, sample, evaluate, energy, guide, import_, show, convert, check, report,
 )  # fmt: skip
 
+COMPLETION = "_SDDPM_BENCH_COMPLETE"
+"""Variable by which a shell asks what could be typed; Click names it after the command."""
+RESUMABLE = {command.name for command in (run, train, guide, convert)}
+"""Commands that, stopped and given again, go on where they were."""
+
 
 class Group(click.Group):
     """Turns exceptions of library code into one line; ``--debug`` lets them through. Takes no
     empty words: they are unset variables of a shell, and would silently mean every system, or the
     current folder."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        if COMPLETION in os.environ:  # answers in bytes, to a shell
+            return super().main(*arguments, **options)
+        with forgiving_streams():
+            return super().main(*arguments, **options)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,7 +68,9 @@ class Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("Stopped; the same command goes on from here.", err=True)
+            resumes = ctx.invoked_subcommand in RESUMABLE
+            then = "goes on from here" if resumes else "starts anew"
+            click.echo(f"Stopped; the same command {then}.", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params.get("debug"):

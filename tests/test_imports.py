@@ -38,6 +38,7 @@ BENCH_FLOORS = (
     ("convert", "guide"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 BENCH_FLOOR = {name: number for number, row in enumerate(BENCH_FLOORS) for name in row}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.commands import options
+from bench.commands import complete, options
 from bench.commands.terminal import print_table, say
 from bench.registry import load_hook
 
@@ -74,7 +74,7 @@ class Schedules(click.ParamType):
               show_default=True,
               help="Through all spiking steps on the parent's predictions, or block by block on "
               "its activations.")  # fmt: skip
-@click.option("--finetune-steps", type=click.IntRange(0), default=0, show_default=True,
+@click.option("--finetune-steps", type=options.Whole(0), default=0, show_default=True,
               help="Of each child, or of each of its blocks.")  # fmt: skip
 @click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
               help="First step size of fine-tuning.")  # fmt: skip
@@ -88,9 +88,10 @@ class Schedules(click.ParamType):
               help="Train a ReLU twin of this preset on the network's predictions "
               "first.")  # fmt: skip
 @click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True)
-@click.option("--dataset", metavar="NAME", help="Images that --distill learns on.")
+@click.option("--dataset", metavar="NAME", help="Images that --distill learns on.",
+              shell_complete=complete.datasets)  # fmt: skip
 @click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")
-@click.option("--samples", type=click.IntRange(10), default=200, show_default=True,
+@click.option("--samples", type=options.Whole(10), default=200, show_default=True,
               help="Of each, for --evaluate.")  # fmt: skip
 @click.option("--energy-images", type=options.COUNT, default=2, show_default=True,
               help="Images behind mJ/image, for --evaluate.")  # fmt: skip

@@ -15,7 +15,7 @@ from bench.commands.terminal import print_pairs, say
 @options.checkpoint
 @click.option("--samples", type=options.PATH, metavar="FILE.npy",
               help="Score these; without it, --num images are drawn.")  # fmt: skip
-@click.option("--num", type=click.IntRange(10), default=1000, show_default=True, help="Images.")
+@click.option("--num", type=options.Whole(10), default=1000, show_default=True, help="Images.")
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @options.references
 @options.extractor

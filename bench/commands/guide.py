@@ -20,11 +20,11 @@ from bench.commands.terminal import print_table, say
               show_default=True,
               help="What chooses: the images' scores, the held-out loss (one threshold), its "
               "gradient (one a layer), or whichever of them scores best.")  # fmt: skip
-@click.option("--samples", type=click.IntRange(10), default=1000, show_default=True,
+@click.option("--samples", type=options.Whole(10), default=1000, show_default=True,
               help="Images drawn per setting.")  # fmt: skip
-@click.option("--held-out", type=click.IntRange(2), default=512, show_default=True,
+@click.option("--held-out", type=options.Whole(2), default=512, show_default=True,
               help="Test images behind the loss, at most.")  # fmt: skip
-@click.option("--bootstrap", type=click.IntRange(0), default=20, show_default=True,
+@click.option("--bootstrap", type=options.Whole(0), default=20, show_default=True,
               help="Resamplings behind an interval.")  # fmt: skip
 @click.option("--confirm/--no-confirm", default=True, show_default=True,
               help="Draw what won by its images again, from other noise.")  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands import options
+from bench.commands import complete, options
 
 
 @click.command("import")
@@ -18,7 +18,8 @@ from bench.commands import options
               "has TSM.  [default: the file's, or 4]")  # fmt: skip
 @click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X")
 @click.option("--image-size", type=options.COUNT, default=32, show_default=True, help="Pixels.")
-@click.option("--dataset", metavar="NAME", help="What it was trained on, for evaluate.")
+@click.option("--dataset", metavar="NAME", help="What it was trained on, for evaluate.",
+              shell_complete=complete.datasets)  # fmt: skip
 def import_(
     published: Path,
     out: Path,

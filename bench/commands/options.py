@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bench.commands import complete
 from bench.quality.registry import AUTO, extractor_choices
 
 Command = Callable[..., Any]
@@ -37,6 +38,18 @@ class Numbers(click.ParamType):
             wanted = f"whole numbers of at least {self.least}, separated by commas"
             self.fail(f"{value!r}: expected {wanted}", param, ctx)
         return tuple(dict.fromkeys(numbers))
+
+
+class Whole(click.IntRange):
+    """One whole number of at least ``min``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            int(value)
+        except ValueError:
+            wanted = f"one whole number of at least {self.min}"
+            self.fail(f"{value!r}: expected {wanted}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Positive(click.ParamType):
@@ -135,12 +148,14 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
-COUNT = click.IntRange(1)
+COUNT = Whole(1)
 
 suite = together(
-    click.option("--suite", required=True, metavar="NAME|FILE", help="Shipped, or a YAML file."),
-    click.option("--preset", default="small", show_default=True, metavar="PRESET"),
-)
+    click.option("--suite", required=True, metavar="NAME|FILE", help="Shipped, or a YAML file.",
+                 shell_complete=complete.suites),
+    click.option("--preset", default="small", show_default=True, metavar="PRESET",
+                 shell_complete=complete.presets),
+)  # fmt: skip
 data_root = click.option(
     "--data-root", envvar="SDDPM_DATA_ROOT", metavar="DIR",
     help="Folder with a folder per data set; without it the Hub. [env: SDDPM_DATA_ROOT]",
@@ -162,14 +177,16 @@ extractor = click.option(
 energy_table = click.option(
     "--energy-table", metavar="NAME", help="Picojoules per operation. [default: 45 nm]"
 )
-seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+seed = click.option("--seed", type=Whole(0), default=0, show_default=True)
 checkpoint = click.option(
     "--ckpt", "checkpoint", required=True, metavar="DIR|NAME",
     help="Checkpoint folder (config.json and model.safetensors), or a shipped one's name.",
+    shell_complete=complete.checkpoints,
 )  # fmt: skip
 sampler = click.option(
     "--sampler", metavar="NAME[:STEPS[:ETA]]",
     help="For systems that denoise. [default: ddim:50:1]",
+    shell_complete=complete.samplers,
 )  # fmt: skip
 engine = click.option(
     "--engine", type=click.Choice(["plain", "exact", "fast"]),
@@ -187,7 +204,7 @@ how = together(
     device,
 )  # fmt: skip
 references = click.option(
-    "--references", type=click.IntRange(10), default=10000, show_default=True,
+    "--references", type=Whole(10), default=10000, show_default=True,
     help="Real images, at most.",
 )  # fmt: skip
 batch = click.option(

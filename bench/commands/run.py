@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from bench.commands import options
+from bench.commands import complete, options
 from bench.commands.terminal import (
     FAILURE,
     print_configuration,
     print_estimate,
     print_result,
     print_states,
+    print_summary,
     say,
 )
 
@@ -21,10 +22,11 @@ from bench.commands.terminal import (
 @click.command()
 @options.suite
 @click.option("--system", "systems", multiple=True, callback=options.split_names, metavar="NAMES",
-              help="Instead of the suite's.")  # fmt: skip
+              help="Instead of the suite's.", shell_complete=complete.systems)  # fmt: skip
 @click.option("--time-steps", type=options.Numbers(1), help="Instead of the suite's, e.g. 4,8.")
 @click.option("--sampler", "samplers", multiple=True, callback=options.split_names,
-              metavar="NAME[:STEPS[:ETA]],...", help="Instead of the suite's.")  # fmt: skip
+              metavar="NAME[:STEPS[:ETA]],...", help="Instead of the suite's.",
+              shell_complete=complete.samplers)  # fmt: skip
 @options.data_root
 @click.option("--out", type=options.PATH, metavar="DIR", help="[default: runs/SUITE-PRESET]")
 @click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True)
@@ -57,7 +59,8 @@ def run(
     """Train, sample, score and measure every cell of a suite, then print the table.
 
     Cells are systems x time steps x samplers x seeds. What is done is not redone: a second run
-    only fills gaps, and a killed one goes on where it stopped.
+    only fills gaps, and a killed one goes on where it stopped. run.json in --out holds every
+    setting; --dry-run shows them, and whether the cells can be made at all.
 
     \b
     Examples:
@@ -85,6 +88,9 @@ def run(
         options.refuse(ctx, ("time_steps",), "no chosen system has spiking time; leave it out")
     if plan.cells and all(cell.sampling is None for cell in plan.cells):
         options.refuse(ctx, ("samplers",), "no chosen system denoises; leave it out")
+    from bench.run.ready import check_ready
+
+    check_ready(plan)
     if dry_run:
         print_configuration(plan)
         if estimate:
@@ -117,7 +123,7 @@ def run(
 
     machine = Machine(device, devices, nodes)
     if machine.first:
-        print_configuration(plan)
+        print_summary(plan)
         if spread is None:
             say(f"device: {machine.name}, {machine.cores} cores")
     runner = Runner(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -31,6 +31,44 @@ def print_configuration(plan: Plan) -> None:
     import yaml
 
     print(yaml.safe_dump(plan.facts(), sort_keys=False, default_flow_style=None, width=100))
+
+
+def print_summary(plan: Plan) -> None:
+    """What a run will do, in five lines; its folder keeps every setting."""
+    from bench.plan.sampling import solver
+    from bench.run.runner import RUN
+
+    suite, preset, data, cells = plan.suite, plan.preset, plan.data, plan.cells
+    trainings = {cell.training.hash: cell.training for cell in cells}.values()
+    samplings = [cell.sampling for cell in cells if cell.sampling]
+    solvers = [solver({**sampling, "sampler_steps": sampling["steps"]}) for sampling in samplings]
+    axes = {
+        "systems": [cell.system for cell in cells],
+        "T": sorted({cell.time_steps for cell in cells if cell.time_steps}),
+        "samplers": solvers,
+        "seeds": [cell.seed for cell in cells],
+    }
+    swept = (
+        f"{name} {', '.join(map(str, dict.fromkeys(values)))}"
+        for name, values in axes.items()
+        if values
+    )
+    pictures = f", {data.train_images:,} training images" if data.train_images else ""
+    print(f"suite: {suite.name}, preset {plan.options.preset}: {suite.title}")
+    print(f"data: {data.label}, {data.channels} x {data.image_size} x {data.image_size}{pictures}")
+    print(f"cells: {len(cells)}: {'; '.join(swept)}")
+    print(
+        f"work: {len(trainings)} trainings of {_range(t.steps for t in trainings)} steps, "
+        f"{_range(t.batch_size for t in trainings)} images each; {preset.samples:,} samples a cell "
+        f"against {preset.references:,} {suite.reference_split} images"
+    )
+    print(f"folder: {plan.root} (every setting: {RUN})")
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """The only number, or the least and the greatest."""
+    least, *rest = sorted(set(numbers)) or [0]
+    return f"{least:,} to {rest[-1]:,}" if rest else f"{least:,}"
 
 
 def print_states(plan: Plan) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from bench.commands import options
+from bench.commands import complete, options
 
 
 @click.command()
 @options.suite
-@click.option("--system", required=True, metavar="NAME")
+@click.option("--system", required=True, metavar="NAME", shell_complete=complete.systems)
 @click.option("--time-steps", type=options.COUNT, help="Instead of the suite's first.")
 @options.data_root
 @click.option(

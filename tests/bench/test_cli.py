@@ -67,6 +67,14 @@ def test_run_makes_records_a_table_and_grids(suite: Path, tmp_path: Path) -> Non
 
     result = call_run(suite, out)
     assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:5] == [
+        "suite: tiny, preset smoke: Few steps of small networks",
+        "data: digits, 1 x 8 x 8, 1,500 training images",
+        "cells: 2: systems pixel_gaussian, sddpm; T 2; samplers ddim 2 eta=1; seeds 0",
+        "work: 2 trainings of 4 steps, 8 images each; 12 samples a cell against 20 train images",
+        f"folder: {out} (every setting: run.json)",
+    ]
+    assert "batch_size: 8" not in result.stdout
     assert "SDDPM" in result.stdout
     assert "efficientnet-lite0" in result.stderr
     first, second = records(out)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
 from filelock import FileLock
+from PIL import Image
 
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape
@@ -90,6 +92,39 @@ def test_one_system_with_the_axis_is_enough(tmp_path: Path) -> None:
                 "--out", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "sddpm-T9" in done.stdout
+
+
+# What a run can know before it trains.
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_run_is_checked_before_it_trains(
+    dry: list[str], tmp_path: Path, idle: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def run(*more: object) -> Result:
+        return call("run", "--suite", "digits", "--system", "sddpm", "--out", out, *more, *dry)
+
+    refused(run("--sampler", "ddim:1001"), "ddim", "1001 steps", "1000 diffusion steps")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def unreachable(*_given: object, **_options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    line = refused(run("--extractor", "inception"), "--extractor inception", "no route to host")
+    assert str(tmp_path / "torch") in line
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(9):
+        Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(pictures / f"{number}.png")
+    suite = tmp_path / "few.yaml"
+    suite.write_text(f"extends: digits\nname: few\ntitle: Few\ndataset: 'folder:{pictures}'\n")
+    refused(run("--suite", suite), "train images are too few references", "at least 10")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
