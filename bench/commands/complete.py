@@ -1,4 +1,4 @@
-"""What the shell offers at the tab key: names of suites, presets, systems, samplers, data sets and
+"""Offers of the shell at the tab key: names of suites, presets, systems, samplers, data sets and
 shipped checkpoints. Imports no torch, except for samplers.
 """
 

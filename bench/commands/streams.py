@@ -16,8 +16,8 @@ SPELLED = {
     "⁻": "-", "°": " deg", "“": '"', "”": '"', "‘": "'", "’": "'", "━": "-", "╸": "-", "╺": "-",
     "─": "-", "│": "|",
 }  # fmt: skip
-"""How a letter is written where the terminal has not got it; others lose their accents, or are a
-question mark."""
+"""Spelling of letters that a terminal has not got. Others lose their accents, or become a question
+mark."""
 
 
 @contextmanager
@@ -66,12 +66,12 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The stream's."""
+        """Encoding of the stream."""
         return self.stream.encoding or "utf-8"
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """The stream's."""
+        """Error handler of the stream."""
         return self.stream.errors
 
     def isatty(self) -> bool:
@@ -79,7 +79,7 @@ class Output(io.TextIOBase):
         return self.stream.isatty()
 
     def fileno(self) -> int:
-        """Its number for the operating system."""
+        """Number of the stream for the operating system."""
         return self.stream.fileno()
 
     def writable(self) -> bool:

@@ -34,7 +34,7 @@ def print_configuration(plan: Plan) -> None:
 
 
 def print_summary(plan: Plan) -> None:
-    """What a run will do, in five lines; its folder keeps every setting."""
+    """Five lines about what a run will do; its folder keeps every setting."""
     from bench.plan.sampling import solver
     from bench.run.runner import RUN
 

@@ -10,6 +10,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from bench.plan.plan import Plan, load_split
 from bench.quality.extractors import FETCH_TIMEOUT_S, inception_weights
 from bench.quality.fidelity import MIN_IMAGES
+from bench.quality.registry import INCEPTION
 
 
 def check_ready(plan: Plan) -> None:
@@ -23,7 +24,7 @@ def check_ready(plan: Plan) -> None:
     """
     _check_steps(plan)
     _check_references(plan)
-    if plan.options.extractor == "inception":
+    if plan.options.extractor == INCEPTION.name:
         _check_inception()
 
 

@@ -71,7 +71,7 @@ def offered(words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ("run --suite dig", ["digits"]),
+        ("run --suite lsu", ["lsun_bedroom"]),
         ("run --suite ./my", ["file,./my"]),
         ("run --suite digits --preset sm", ["smoke", "small"]),
         ("run --suite absent --preset sm", []),
