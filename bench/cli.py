@@ -87,23 +87,24 @@ class Group(click.Group):
 @click.version_option(__version__, prog_name="sddpm-bench")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
-    """Spiking diffusion models, their ANN twins and prior spiking generators, measured by one
-    harness: sample quality and energy in one table.
+    """Compare spiking diffusion models with their ANN twins and older spiking generators.
+
+    All are trained on the same images, and one table shows sample quality and energy.
 
     \b
     Start here (8x8 digits, no download, 10 to 30 minutes on two cores):
       sddpm-bench run --suite digits
-    What there is:
+    Systems and suites:
       sddpm-bench list systems
       sddpm-bench list suites
-    One stage by itself:
+    Images from a checkpoint:
       sddpm-bench sample --ckpt CHECKPOINT --num 64 --grid out.png
-    A better firing threshold, and a look inside:
+    A better firing threshold, and plots of the activity:
       sddpm-bench guide --ckpt CHECKPOINT
       sddpm-bench show --ckpt CHECKPOINT --out figures
     From a trained ANN to a spiking network:
       sddpm-bench convert --ann CHECKPOINT --out converted
-    A page of figures from finished runs, and a regression check:
+    A report on finished runs, and a regression check:
       sddpm-bench report runs/digits-small --out report
       sddpm-bench check --baseline OLD/table.csv --candidate NEW/table.csv
     """

@@ -25,18 +25,18 @@ _FLOORS = "\n".join(
 HELP = f"""Compare two metric tables cell by cell and fail on a regression.
 
 A cell is a data set, system, time steps, sampler, samples, seed and extractor. Exit code 0: no
-figure got worse by more than its tolerance; 1: one did or was lost, or a cell is missing or was
-scored on something else; 2: bad input. What got better, and new cells, only show.
+figure got worse by more than its tolerance. 1: a figure did or is missing, or a cell is missing or
+was scored against other images. 2: bad input. Better figures and new cells do not change the code.
 
 \b
-Tolerances are per kind of metric (fd, energy) or per column (strict_mj_per_image), in percent of
-the baseline or in the metric's unit.
+A tolerance is for a kind of metric (fd, energy) or a column (strict_mj_per_image). Its unit is
+percent of the baseline, or the metric's unit.
 {_FLOORS}
 The defaults:
 {_DEFAULTS}
   energy      5 %    lower is better
-Compared only when named, lower is better: firing_rate, params_millions, evaluations_per_image,
-seconds.
+Compared only if --tolerance names them, lower is better: firing_rate, params_millions,
+evaluations_per_image, seconds.
 
 \b
 Examples:
@@ -49,16 +49,21 @@ Examples:
 
 @click.command(help=HELP)
 @click.option("--baseline", required=True, type=options.PATH, metavar="TABLE",
-              help="table.csv, records.jsonl or a run's folder: what must be kept up.")  # fmt: skip
+              help="Table that must be kept: table.csv, records.jsonl or a run's "
+              "folder.")  # fmt: skip
 @click.option("--candidate", required=True, type=options.PATH, metavar="TABLE",
-              help="The same of what is to be judged.")  # fmt: skip
+              help="Table that is judged, in the same forms.")  # fmt: skip
 @click.option("--tolerance", "tolerances", multiple=True, callback=options.split_names,
               metavar="METRIC=AMOUNT[%],...",
-              help="How much worse a metric may get, instead of the default.")  # fmt: skip
-@click.option("--all", "everything", is_flag=True, help="Print every figure, moved or not.")
+              help="Largest change for the worse that is accepted, in place of the "
+              "default.")  # fmt: skip
+@click.option(
+    "--all", "everything", is_flag=True, help="Print every figure, also those that did not change."
+)
 @click.option("--format", "kind", type=click.Choice(["text", "github", "json"]), default="text",
               show_default=True,
-              help="github: Markdown, also to $GITHUB_STEP_SUMMARY, and annotations.")  # fmt: skip
+              help="Output format. github writes Markdown, also to "
+              "$GITHUB_STEP_SUMMARY, and annotations.")  # fmt: skip
 @click.pass_context
 def check(
     ctx: click.Context,

@@ -48,53 +48,58 @@ class Schedules(click.ParamType):
 
 @click.command()
 @click.option("--ann", required=True, metavar="DIR|NAME",
-              help="Checkpoint of the ReLU twin or of a quantised one; with --distill, of any "
-              "noise network, also a diffusers DDPM folder.")  # fmt: skip
+              help="Checkpoint of a ReLU twin or of a quantised twin. With "
+              "--distill: checkpoint of any noise network, or a diffusers DDPM "
+              "folder.")  # fmt: skip
 @click.option("--method", default="rate-percentile", show_default=True,
               type=click.Choice(list(METHODS)),
-              help=f"Where a threshold comes from. {SUMMARIES}.")  # fmt: skip
+              help=f"Rule that sets the thresholds. {SUMMARIES}.")  # fmt: skip
 @click.option("--signed/--unsigned", default=False, show_default=True,
-              help="Whether neurons may take spikes back.")  # fmt: skip
+              help="Signed neurons can emit negative spikes, which cancel earlier "
+              "ones.")  # fmt: skip
 @click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
-              show_default=True, help=f"For {TAKE_PERCENTILE}.")  # fmt: skip
+              show_default=True,
+              help=f"Percentile of the activations, for {TAKE_PERCENTILE}.")  # fmt: skip
 @click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
               show_default=True,
-              help="Over spiking time: the plain mean, or weights fitted to the parent that "
-              "average out what the membranes hold back.")  # fmt: skip
+              help="Read-out over spiking time. mean: the plain mean. window: "
+              "weights fitted to the parent, which average out the charge that "
+              "remains in the membranes.")  # fmt: skip
 @click.option("--time-steps", type=options.Numbers(1), default="1,2,4,8,16,32,64",
-              show_default=True, help="A checkpoint each.")  # fmt: skip
+              show_default=True, help="Spiking time steps, one checkpoint for each.")  # fmt: skip
 @click.option("--schedule", "schedules", type=Schedules(),
-              help="Besides, a T for each equal part of the denoising, from noise to "
-              "image.")  # fmt: skip
+              help="Additional networks with a T for each equal part of the "
+              "denoising, from noise to image.")  # fmt: skip
 @click.option("--calibration-images", type=options.COUNT, default=256, show_default=True,
-              help="Training images that set thresholds, at most.")  # fmt: skip
+              help="Largest number of training images for the thresholds.")  # fmt: skip
 @click.option("--held-out", type=options.COUNT, default=32, show_default=True,
-              help="Test images to compare on, at most.")  # fmt: skip
+              help="Largest number of test images for the comparison with the parent.")  # fmt: skip
 @click.option("--finetune", type=click.Choice(["end-to-end", "blocks"]), default="end-to-end",
               show_default=True,
-              help="Through all spiking steps on the parent's predictions, or block by block on "
-              "its activations.")  # fmt: skip
+              help="Way of fine-tuning. end-to-end: through all spiking steps, on "
+              "the parent's predictions. blocks: block by block, on the "
+              "parent's activations.")  # fmt: skip
 @click.option("--finetune-steps", type=options.Whole(0), default=0, show_default=True,
-              help="Of each child, or of each of its blocks.")  # fmt: skip
+              help="Steps of fine-tuning for each network, or for each of its blocks.")  # fmt: skip
 @click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
-              help="First step size of fine-tuning.")  # fmt: skip
+              help="First step size of the fine-tuning.")  # fmt: skip
 @click.option("--clip-steps", type=options.COUNT, default=500, show_default=True,
               help=f"For {TRAIN_CLIPS} from a ReLU twin: training of clips and weights, "
               "once for all T.")  # fmt: skip
 @click.option("--levels", type=options.COUNT, default=16, show_default=True,
-              help="For the same: levels of an activation; best is the T that "
-              "matters.")  # fmt: skip
+              help="For the same training: levels of an activation. Set it to the T "
+              "that matters most.")  # fmt: skip
 @click.option("--distill", metavar="PRESET",
-              help="Train a ReLU twin of this preset on the network's predictions "
-              "first.")  # fmt: skip
+              help="First train a ReLU twin of this preset on the network's "
+              "predictions.")  # fmt: skip
 @click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True)
-@click.option("--dataset", metavar="NAME", help="Images that --distill learns on.",
+@click.option("--dataset", metavar="NAME", help="Data set for --distill.",
               shell_complete=complete.datasets)  # fmt: skip
 @click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")
 @click.option("--samples", type=options.Whole(10), default=200, show_default=True,
-              help="Of each, for --evaluate.")  # fmt: skip
+              help="Samples of each network, for --evaluate.")  # fmt: skip
 @click.option("--energy-images", type=options.COUNT, default=2, show_default=True,
-              help="Images behind mJ/image, for --evaluate.")  # fmt: skip
+              help="Images on which mJ/image is counted, for --evaluate.")  # fmt: skip
 @options.references
 @options.sampler
 @options.engine
@@ -105,15 +110,15 @@ class Schedules(click.ParamType):
 @options.data_root
 @options.device
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="Receives checkpoints, records, tables, plots and a report.")  # fmt: skip
+              help="Folder for checkpoints, records, tables, plots and a report.")  # fmt: skip
 @click.pass_context
 def convert(ctx: click.Context, ann: str, **given: Any) -> None:
-    """Turn a trained ANN into a spiking network, and say what that costs.
+    """Turn a trained ANN into a spiking network, and measure the loss of accuracy.
 
-    Per T: the error of the predicted noise against the parent, the denoising loss, firing rate,
-    energy and, with --evaluate, sample quality; per layer, where the error comes from. Each
-    checkpoint works with sample, evaluate and energy. A killed conversion goes on where it
-    stopped, and further T can be added to its folder, whose table shows them all.
+    For each T, the report shows the error of the predicted noise against the parent, the denoising
+    loss, firing rate, energy and, with --evaluate, sample quality. For each layer, it shows the
+    sources of the error. Each checkpoint works with sample, evaluate and energy. The same command
+    continues a stopped conversion. Further T can be added to its folder, whose table shows all T.
 
     \b
     Examples:

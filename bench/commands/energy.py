@@ -12,12 +12,14 @@ from bench.commands.terminal import print_pairs, say
 
 @click.command()
 @options.checkpoint
-@click.option("--num", type=options.COUNT, default=4, show_default=True, help="Images.")
+@click.option("--num", type=options.COUNT, default=4, show_default=True, help="Number of images.")
 @options.energy_table
 @options.how
 def energy(checkpoint: str, num: int, energy_table: str | None, **how: Any) -> None:
-    """Count the operations of really drawing images, and price them in every accounting: as
-    published, strict, with memory, in integers. docs/energy.md says what each assumes.
+    """Count the operations while images are drawn, and compute the energy in every accounting.
+
+    The accountings are: as published, strict, with memory, in integers. docs/energy.md states the
+    assumptions of each.
 
     \b
     Example:

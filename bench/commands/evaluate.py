@@ -14,8 +14,10 @@ from bench.commands.terminal import print_pairs, say
 @click.command()
 @options.checkpoint
 @click.option("--samples", type=options.PATH, metavar="FILE.npy",
-              help="Score these; without it, --num images are drawn.")  # fmt: skip
-@click.option("--num", type=options.Whole(10), default=1000, show_default=True, help="Images.")
+              help="Images to score. Without it, --num images are drawn.")  # fmt: skip
+@click.option(
+    "--num", type=options.Whole(10), default=1000, show_default=True, help="Number of images."
+)
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @options.references
 @options.extractor

@@ -14,23 +14,25 @@ from bench.commands.terminal import print_table, say
 @click.command()
 @options.checkpoint
 @click.option("--values", type=options.Positive(many=True), metavar="X,X,...",
-              help="Thresholds to try; where each layer has its own, multiples of it. "
-              "[default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
+              help="Thresholds to try. If each layer has its own threshold, "
+              "multiples of it. [default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
 @click.option("--method", type=click.Choice(["grid", "loss", "gradient", "best"]), default="best",
               show_default=True,
-              help="What chooses: the images' scores, the held-out loss (one threshold), its "
-              "gradient (one a layer), or whichever of them scores best.")  # fmt: skip
+              help="Method of the choice. grid: the scores of the images. loss: the "
+              "held-out loss, for one threshold. gradient: the gradient of that "
+              "loss, for one threshold in each layer. best: the method with the "
+              "best score.")  # fmt: skip
 @click.option("--samples", type=options.Whole(10), default=1000, show_default=True,
-              help="Images drawn per setting.")  # fmt: skip
+              help="Images drawn for each threshold.")  # fmt: skip
 @click.option("--held-out", type=options.Whole(2), default=512, show_default=True,
-              help="Test images behind the loss, at most.")  # fmt: skip
+              help="Largest number of test images for the loss.")  # fmt: skip
 @click.option("--bootstrap", type=options.Whole(0), default=20, show_default=True,
-              help="Resamplings behind an interval.")  # fmt: skip
+              help="Resamplings for the confidence interval.")  # fmt: skip
 @click.option("--confirm/--no-confirm", default=True, show_default=True,
-              help="Draw what won by its images again, from other noise.")  # fmt: skip
+              help="Draw images at the chosen thresholds again, from other noise.")  # fmt: skip
 @click.option("--keep", is_flag=True,
-              help="Use the pick even where it cannot be told from the trained "
-              "threshold.")  # fmt: skip
+              help="Store the chosen threshold even if it is not measurably better "
+              "than the trained one.")  # fmt: skip
 @options.references
 @options.sampler
 @options.engine
@@ -40,16 +42,18 @@ from bench.commands.terminal import print_table, say
 @options.data_root
 @options.device
 @click.option("--out", type=options.PATH, metavar="DIR",
-              help="Report, plot and kept results. [default: the checkpoint's folder, or for a "
-              "shipped checkpoint a folder of the user]")  # fmt: skip
+              help="Folder for report, plot and intermediate results. [default: the "
+              "checkpoint's folder; for a shipped checkpoint, a folder of the "
+              "user]")  # fmt: skip
 @click.pass_context
 def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -> None:
-    """Find the firing threshold that samples best, and keep it with the checkpoint.
+    """Find the firing threshold with the best samples, and store it with the checkpoint.
 
-    Draws the same noise at every threshold and says with an interval what differs. Where that
-    decides, or with --keep, guidance.json is written beside the weights (for a shipped
-    checkpoint, in ~/.local/state/sddpm-bench), where sample and run find it. guidance.md,
-    guidance.csv and guidance.png go to --out. A killed search goes on where it stopped.
+    The search draws images from the same noise at every threshold. It prints the difference from
+    the trained threshold with a confidence interval. If the interval excludes 0, or with --keep, it
+    writes guidance.json beside the weights (for a shipped checkpoint, to
+    ~/.local/state/sddpm-bench). sample and run use that file. guidance.md, guidance.csv and
+    guidance.png go to --out. The same command continues a stopped search.
 
     \b
     Examples:

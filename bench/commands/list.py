@@ -67,6 +67,6 @@ LISTS: dict[str, Callable[[], list[list[str]]]] = {
 @click.command("list")
 @click.argument("what", type=click.Choice(list(LISTS)))
 def list_(what: str) -> None:
-    """Show what there is: systems, suites, datasets or samplers."""
+    """List the systems, suites, data sets or samplers."""
     headings, *rows = LISTS[what]()
     print_table(headings, rows)

@@ -151,53 +151,67 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 COUNT = Whole(1)
 
 suite = together(
-    click.option("--suite", required=True, metavar="NAME|FILE", help="Shipped, or a YAML file.",
+    click.option("--suite", required=True, metavar="NAME|FILE",
+                 help="Name of a shipped suite, or a YAML file.",
                  shell_complete=complete.suites),
     click.option("--preset", default="small", show_default=True, metavar="PRESET",
+                 help="Size of the trainings: smoke, small, medium or paper.",
                  shell_complete=complete.presets),
 )  # fmt: skip
 data_root = click.option(
     "--data-root", envvar="SDDPM_DATA_ROOT", metavar="DIR",
-    help="Folder with a folder per data set; without it the Hub. [env: SDDPM_DATA_ROOT]",
+    help="Folder that holds one folder for each data set. Without it, data comes from the Hugging "
+    "Face Hub. [env: SDDPM_DATA_ROOT]",
 )  # fmt: skip
-device = click.option("--device", type=DEVICE, default="auto", show_default=True)
+device = click.option(
+    "--device", type=DEVICE, default="auto", show_default=True,
+    help="Device that computes. auto: CUDA if there is a CUDA device, else the CPU.",
+)  # fmt: skip
 devices = together(
     device,
-    click.option("--devices", type=COUNT, default=1, show_default=True, help="How many."),
+    click.option("--devices", type=COUNT, default=1, show_default=True,
+                 help="Number of devices on this machine."),
     click.option(
         "--nodes", type=COUNT, default=1, show_default=True,
-        help="Machines with as many devices each; start the command on every one.",
+        help="Number of machines, with --devices devices each. Start the command on every machine.",
     ),
 )  # fmt: skip
 extractor = click.option(
     "--extractor", type=click.Choice(extractor_choices()), default=AUTO,
     show_default=True,
-    help="auto: Inception-v3 where its weights can be had, else the embedded network.",
+    help="Network that computes the features. auto: Inception-v3 if its weights can be fetched, "
+    "else the embedded network.",
 )  # fmt: skip
 energy_table = click.option(
-    "--energy-table", metavar="NAME", help="Picojoules per operation. [default: 45 nm]"
+    "--energy-table",
+    metavar="NAME",
+    help="Table of prices in picojoules per operation. [default: 45 nm]",
 )
-seed = click.option("--seed", type=Whole(0), default=0, show_default=True)
+seed = click.option("--seed", type=Whole(0), default=0, show_default=True, help="Random seed.")
 checkpoint = click.option(
     "--ckpt", "checkpoint", required=True, metavar="DIR|NAME",
-    help="Checkpoint folder (config.json and model.safetensors), or a shipped one's name.",
+    help="Checkpoint folder (config.json and model.safetensors), or the name of a shipped "
+    "checkpoint.",
     shell_complete=complete.checkpoints,
 )  # fmt: skip
 sampler = click.option(
     "--sampler", metavar="NAME[:STEPS[:ETA]]",
-    help="For systems that denoise. [default: ddim:50:1]",
+    help="Sampler of a diffusion model. [default: ddim:50:1]",
     shell_complete=complete.samplers,
 )  # fmt: skip
 engine = click.option(
     "--engine", type=click.Choice(["plain", "exact", "fast"]),
-    help="How the network runs. [default: exact; fast rounds weights to 8 bits]",
+    help="plain: the network as it is. exact: a faster form, equal but for float32 rounding. "
+    "fast: weights rounded to 8 bits. [default: exact]",
 )  # fmt: skip
 how = together(
     sampler,
-    click.option("--time-steps", type=COUNT, help="Where not the checkpoint's."),
+    click.option("--time-steps", type=COUNT,
+                 help="Spiking time steps. [default: the checkpoint's]"),
     click.option(
         "--threshold", type=Positive(), metavar="X",
-        help="Firing threshold. [default: the checkpoint's guided one, else as trained]",
+        help="Firing threshold of every neuron. [default: the guided threshold of the checkpoint, "
+        "else the trained one]",
     ),
     seed,
     data_root,
@@ -205,22 +219,22 @@ how = together(
 )  # fmt: skip
 references = click.option(
     "--references", type=Whole(10), default=10000, show_default=True,
-    help="Real images, at most.",
+    help="Largest number of real images to compare with.",
 )  # fmt: skip
 batch = click.option(
-    "--batch", type=COUNT, default=100, show_default=True, help="Images drawn at once."
+    "--batch", type=COUNT, default=100, show_default=True, help="Images drawn in one batch."
 )
 workers = together(
     click.option(
         "--workers", metavar="ray[:ADDRESS]",
-        help="Run cells as Ray tasks, here or on the cluster at ADDRESS, whose machines share "
-        "--out.",
+        help="Run cells as Ray tasks on this machine, or on the cluster at ADDRESS, whose "
+        "machines share --out.",
     ),
     click.option(
-        "--worker-cpus", type=COUNT, default=1, show_default=True, help="Cores of a Ray task."
+        "--worker-cpus", type=COUNT, default=1, show_default=True, help="CPU cores of a Ray task."
     ),
     click.option(
         "--worker-gpus", type=Positive(), default=1.0, show_default=True, metavar="X",
-        help="GPUs of a Ray task, where there are any; 0.25 lets four share one.",
+        help="GPUs of a Ray task, if there are any. With 0.25, four tasks share one GPU.",
     ),
 )  # fmt: skip

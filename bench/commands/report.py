@@ -13,16 +13,16 @@ from bench.commands import options
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="Receives index.html, report.md, figures/ and tables/.")  # fmt: skip
+              help="Folder for index.html, report.md, figures/ and tables/.")  # fmt: skip
 @click.option("--published", type=options.PATH, metavar="FILE.csv",
-              help="Figures of the literature. [default: the package's]")  # fmt: skip
+              help="File with figures of the literature. [default: the package's]")  # fmt: skip
 def report(runs: tuple[Path, ...], out: Path, published: Path | None) -> None:
     """Make a report of RUNS: run folders, folders that convert wrote, or records.jsonl files.
 
-    One HTML page that opens from disk and needs no network, the same as Markdown, every table in
-    LaTeX and every figure as PDF, SVG and PNG: rankings with their seeds' spread, quality against
-    energy, T and sampler steps, conversion curves, firing rates, samples to compare, published
-    figures, and how each number was made. Only comparable rows share a ranking.
+    The report is one HTML page that needs no network, the same page as Markdown, every table in
+    LaTeX, and every figure as PDF, SVG and PNG. It shows rankings with mean and spread over seeds,
+    quality against energy, T and sampler steps, conversion curves, firing rates, samples, published
+    figures, and the origin of each figure. Only comparable rows share a ranking.
 
     \b
     Examples:

@@ -22,27 +22,34 @@ from bench.commands.terminal import (
 @click.command()
 @options.suite
 @click.option("--system", "systems", multiple=True, callback=options.split_names, metavar="NAMES",
-              help="Instead of the suite's.", shell_complete=complete.systems)  # fmt: skip
-@click.option("--time-steps", type=options.Numbers(1), help="Instead of the suite's, e.g. 4,8.")
+              help="Systems, in place of the suite's.",
+              shell_complete=complete.systems)  # fmt: skip
+@click.option(
+    "--time-steps",
+    type=options.Numbers(1),
+    help="Spiking time steps, in place of the suite's, e.g. 4,8.",
+)
 @click.option("--sampler", "samplers", multiple=True, callback=options.split_names,
-              metavar="NAME[:STEPS[:ETA]],...", help="Instead of the suite's.",
+              metavar="NAME[:STEPS[:ETA]],...", help="Samplers, in place of the suite's.",
               shell_complete=complete.samplers)  # fmt: skip
 @options.data_root
 @click.option("--out", type=options.PATH, metavar="DIR", help="[default: runs/SUITE-PRESET]")
 @click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "32-true", "bf16-mixed"]),
-              help="Of training, instead of the suite's; auto is what this machine does fast, so "
-              "seeds made on several machines want one named.")  # fmt: skip
+              help="Precision of the training, in place of the suite's. auto is the "
+              "precision that this machine computes fast. For seeds from "
+              "several machines, name one.")  # fmt: skip
 @options.devices
 @options.extractor
 @options.energy_table
 @click.option("--checkpoint-seconds", type=options.Finite(0), metavar="SECONDS",
-              help="Most training that a kill can lose. [default: 120]")  # fmt: skip
+              help="Seconds of training between two checkpoints, which is the most "
+              "that a killed run loses. [default: 120]")  # fmt: skip
 @options.workers
-@click.option("--dry-run", is_flag=True, help="Show the cells and their state; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the cells and their state, and run nothing.")
 @click.option("--estimate", is_flag=True,
-              help="With --dry-run: measure a few steps of each network, and show operations and "
-              "hours that are left on this device.")  # fmt: skip
+              help="With --dry-run: time a few steps of each network, and show the "
+              "operations and the remaining hours on this device.")  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -58,9 +65,9 @@ def run(
 ) -> None:
     """Train, sample, score and measure every cell of a suite, then print the table.
 
-    Cells are systems x time steps x samplers x seeds. What is done is not redone: a second run
-    only fills gaps, and a killed one goes on where it stopped. run.json in --out holds every
-    setting; --dry-run shows them, and whether the cells can be made at all.
+    A cell is one system with one number of time steps, one sampler and one seed. Finished work is
+    reused: the same command continues a stopped run and makes only the missing cells. run.json in
+    --out holds every setting. --dry-run shows the settings, and whether the cells can be made.
 
     \b
     Examples:

@@ -13,13 +13,19 @@ from bench.commands.terminal import say
 
 @click.command()
 @options.checkpoint
-@click.option("--num", type=options.COUNT, default=64, show_default=True, help="Images.")
-@click.option("--grid", type=options.PATH, metavar="FILE.png", help="Where the sample grid goes.")
-@click.option("--out", type=options.PATH, metavar="FILE.npy", help="uint8 [num, channels, H, W].")
+@click.option("--num", type=options.COUNT, default=64, show_default=True, help="Number of images.")
+@click.option("--grid", type=options.PATH, metavar="FILE.png", help="File of the sample grid.")
+@click.option(
+    "--out",
+    type=options.PATH,
+    metavar="FILE.npy",
+    help="File of the images, uint8 [num, channels, H, W].",
+)
 @click.option("--gif", type=options.PATH, metavar="FILE.gif",
-              help="The first images as they are denoised, animated.")  # fmt: skip
+              help="Animation of the denoising of the first images.")  # fmt: skip
 @click.option("--strip", type=options.PATH, metavar="FILE.png",
-              help="The same as a strip: a row an image, a column a moment.")  # fmt: skip
+              help="Denoising of the first images as one picture: one row for each "
+              "image, one column for each moment.")  # fmt: skip
 @options.batch
 @options.engine
 @options.how

@@ -14,11 +14,17 @@ from bench.commands.terminal import print_table, say
 @click.command()
 @options.checkpoint
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="Receives the plots and firing_rates.csv.")  # fmt: skip
+              help="Folder for the plots and firing_rates.csv.")  # fmt: skip
 @click.option("--layer", metavar="NAME", help="Layer of the raster. [default: the first]")
-@click.option("--images", type=options.COUNT, default=4, show_default=True, help="Drawn.")
+@click.option(
+    "--images",
+    type=options.COUNT,
+    default=4,
+    show_default=True,
+    help="Number of images that are drawn.",
+)
 @click.option("--format", "kind", type=click.Choice(["png", "pdf", "svg"]), default="png",
-              show_default=True, help="Of the plots.")  # fmt: skip
+              show_default=True, help="File format of the plots.")  # fmt: skip
 @options.how
 def show(checkpoint: str, out: Path, layer: str | None, images: int, kind: str, **how: Any) -> None:
     """Look inside a checkpoint: firing rates by layer, a spike raster, the denoising chain, the

@@ -12,11 +12,14 @@ from bench.commands import complete, options
 
 @click.command()
 @options.suite
-@click.option("--system", required=True, metavar="NAME", shell_complete=complete.systems)
-@click.option("--time-steps", type=options.COUNT, help="Instead of the suite's first.")
+@click.option("--system", required=True, metavar="NAME", shell_complete=complete.systems,
+              help="System to train; see sddpm-bench list systems.")  # fmt: skip
+@click.option(
+    "--time-steps", type=options.COUNT, help="Spiking time steps. [default: the suite's first]"
+)
 @options.data_root
 @click.option(
-    "--out", required=True, type=options.PATH, metavar="DIR", help="Receives checkpoint/."
+    "--out", required=True, type=options.PATH, metavar="DIR", help="Folder for checkpoint/."
 )
 @options.seed
 @options.devices
@@ -32,9 +35,9 @@ def train(
     nodes: int,
     **given: Any,
 ) -> None:
-    """Train one system as a suite says, and leave its checkpoint in OUT/checkpoint.
+    """Train one system with a suite's settings, and write its checkpoint to OUT/checkpoint.
 
-    A killed training goes on where it stopped; a system's parents are trained in OUT/parents.
+    The same command continues a stopped training. Parents are trained in OUT/parents.
 
     \b
     Example:

@@ -38,9 +38,9 @@ TEST_SPLIT_NAMES = ("test", "validation", "valid")
 """Names that sources use for the split that was kept from training, in order of preference."""
 DIGITS_TRAIN_IMAGES = 1_500
 SAMPLE_SEED = 0
-"""Of the order in which pictures are taken for a held-out split, or for a limit."""
+"""Seed of the order in which images are taken for a held-out split, or for a limit."""
 OUTSIDE = "outside the splits' folders"
-"""Why a picture beside ``train/`` and ``test/`` is not used."""
+"""Reason for which an image beside ``train/`` and ``test/`` is not used."""
 
 Stored = Encoded | Surveyed
 
@@ -292,7 +292,8 @@ def _parts(splits: Mapping[str, Stored], spec: DatasetSpec) -> dict[str, Stored]
 
 
 def _hold_out(count: int, spec: DatasetSpec) -> dict[str, Sequence[int]]:
-    """Which of ``count`` pictures train, and which are held out (see :func:`load`)."""
+    """Indices of the ``count`` images that train, and of those that are held out (see
+    :func:`load`)."""
     train, test = spec.train_images, spec.test_images
     if train is not None and test is not None and count >= train + test:
         return {"train": range(train), "test": range(count - test, count)}
@@ -324,7 +325,7 @@ def _variants(part: Stored, spec: DatasetSpec, split: str) -> list[str]:
 
 
 def _notes(label: str, parts: Mapping[str, Stored], listing: Listing) -> tuple[str, ...]:
-    """Which pictures of a folder are used and which files are not, for a person."""
+    """Lines for a person that state which images of a folder are used and which files are not."""
     counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
     used = sum(map(len, parts.values()))
     note = f"{label}: {used} pictures used ({counts}), {listing.skipped_words()}"

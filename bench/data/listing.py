@@ -32,13 +32,13 @@ class Entry:
     name: str
     """Path below the folder, with ``/``. An archive stands as a folder of its name."""
     path: Path
-    """Where it is on disk; of a member, where the archive is."""
+    """Path on disk; for a member of an archive, the path of the archive."""
     stamp: str
     """Changes whenever the file's content does, its time of modification put back or not."""
     changed: float
-    """When the file was last changed or exchanged, in seconds since 1970."""
+    """Time at which the file was last changed or exchanged, in seconds since 1970."""
     member: str | None = None
-    """Its name in the archive."""
+    """Name in the archive."""
 
     @property
     def shown(self) -> str:
@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass
 class Listing:
-    """What a folder holds."""
+    """Content of a folder."""
 
     pictures: list[Entry] = field(default_factory=list)
     """Sorted by name."""
@@ -65,8 +65,8 @@ class Listing:
             self.skipped.setdefault(reason, []).extend(names)
 
     def skipped_words(self) -> str:
-        """How many files are not used and why, for a person: ``3 skipped (2 no picture: a.txt,
-        b.json; 1 hidden: .DS_Store)``."""
+        """Number of files that are not used, with the reasons, for a person: ``3 skipped (2 no
+        picture: a.txt, b.json; 1 hidden: .DS_Store)``."""
         count = sum(map(len, self.skipped.values()))
         if not count:
             return "0 skipped"
@@ -74,7 +74,7 @@ class Listing:
         return f"{count} skipped ({'; '.join(reasons)})"
 
     def links_words(self) -> str:
-        """Which links were followed, for a person; empty if none."""
+        """Links that were followed, for a person; empty if none."""
         count = len(self.links)
         return f"{count} link{'s' * (count > 1)} followed: {_few(self.links)}" if count else ""
 

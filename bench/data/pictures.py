@@ -135,7 +135,7 @@ class Encoded(ABC):
     def each(
         self, read: Callable[[bytes], T], files: Sequence[bytes], indices: Sequence[int]
     ) -> list[T]:
-        """What ``read`` makes of each of ``files``, those of ``indices``.
+        """Results of ``read`` for each of ``files``, which are those of ``indices``.
 
         Raises:
             ValueError: ``read`` did; the message names the picture.

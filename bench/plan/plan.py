@@ -64,7 +64,7 @@ class Plan:
     fingerprint: str | None = None
     """:func:`bench.data.datasets.brief_hash` of the training pictures; None: not opened."""
     notes: tuple[str, ...] = ()
-    """Which files of a folder are used and which are not, as lines for a person."""
+    """Lines for a person that state which files of a folder are used and which are not."""
 
     @property
     def fetches(self) -> bool:

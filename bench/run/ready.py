@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is trained: a run is checked, then begun."""
+"""Checks of a run that find certain failures before anything is trained."""
 
 from __future__ import annotations
 
