@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -90,31 +91,43 @@ def read_parquet(splits: dict[str, list[Entry]]) -> dict[str, Any]:
 
     Raises:
         ValueError: a file is cut short or damaged; the message names it.
-        OSError: no room for the library's copy, or a file is gone.
+        OSError: no room for the library's copy.
     """
-    from datasets.exceptions import DatasetsError
-
     files = [entry for entries in splits.values() for entry in entries]
     for entry in files:
         _check_whole(entry.path)
     try:
         return _read(splits)
-    except (ValueError, DatasetsError) as error:
-        for entry in files:
-            try:
-                _read({"train": [entry]})
-            except (ValueError, DatasetsError) as own:
-                reason = first_line(own.__cause__ or own)
-                raise ValueError(f"{entry.shown} cannot be read as images: {reason}") from error
+    except Exception as error:  # the library lets any error of damaged data through
+        raise_if_disk_full(error)
+        culprit, reason = _culprit(files) or (f"{files[0].shown} and the files beside it", error)
         raise ValueError(
-            f"{files[0].shown} and the files beside it cannot be read as images: "
-            f"{first_line(error.__cause__ or error)}"
+            f"{culprit} cannot be read as images: {first_line(reason.__cause__ or reason)}"
         ) from error
+
+
+def raise_if_disk_full(error: BaseException) -> None:
+    """A full disk is not missing or damaged data: let it through under its own name."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            raise cause
+        cause = cause.__cause__
 
 
 def first_line(error: BaseException) -> str:
     """An error's words in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _culprit(files: Sequence[Entry]) -> tuple[str, Exception] | None:
+    """The first file that cannot be read by itself, and why."""
+    for entry in files:
+        try:
+            _read({"train": [entry]})
+        except Exception as error:
+            return entry.shown, error
+    return None
 
 
 def _read(splits: dict[str, list[Entry]]) -> dict[str, Any]:

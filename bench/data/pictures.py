@@ -144,7 +144,7 @@ class Encoded(ABC):
         def one(file: bytes, index: int) -> T:
             try:
                 return read(file)
-            except (ValueError, Image.DecompressionBombError) as error:
+            except ValueError as error:
                 raise ValueError(f"{self.name(index)} cannot be decoded: {error}") from error
 
         # PIL frees the interpreter while it decodes, so threads pay off on photographs.

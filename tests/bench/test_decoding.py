@@ -122,6 +122,32 @@ def test_undocumented_formats_reach_no_reader(monkeypatch: pytest.MonkeyPatch) -
         decode(b"")
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_damaged_pictures_are_refused_in_one_line() -> None:
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (12, 12, 4), dtype=np.uint8))
+    flat = colour.convert("RGB")
+    whole = [
+        stored(colour), stored(colour, "WEBP"), stored(flat, "JPEG"), stored(flat, "AVIF"),
+        stored(flat, "BMP"), stored(flat, "PPM"), stored(flat.convert("P"), "GIF"),
+        stored(flat, "TIFF", compression="tiff_lzw"),
+    ]  # fmt: skip
+    refused = []
+    for file in whole * 25:
+        damaged = bytearray(file[: rng.integers(1, len(file) + 1)])
+        # Behind the head, where a changed size only makes a large picture.
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = rng.integers(0, 256) if place > 64 else damaged[place]
+        for read in (is_grey, decode):
+            try:
+                read(bytes(damaged))
+            except ValueError as error:
+                refused.append(str(error))
+    assert len(refused) > 100
+    assert all(refused)
+    assert not any("\n" in message for message in refused)
+
+
 def test_names_of_pictures() -> None:
     assert all(map(is_picture, ("a.png", "b/C.JPEG", "x.tif", "y.avif")))
     assert not any(map(is_picture, ("a.txt", "png", "a.eps", "a.heic", "a.pdf", "a.npy", "a")))

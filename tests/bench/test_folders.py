@@ -17,6 +17,7 @@ from PIL import Image
 from bench.data import folders
 from bench.data.datasets import Images, brief_hash, load
 from bench.data.folders import split_folders
+from tests.support.calling import call
 
 SIDE = 4
 
@@ -311,3 +312,19 @@ def test_a_loader_of_archives_works_in_workers(tmp_path: Path) -> None:
         images, batch_size=3, collate_fn=torch.as_tensor, num_workers=2
     )
     assert [int(image.float().mean()) for batch in loader for image in batch] == expected
+
+
+def test_a_run_says_which_pictures_it_uses(pets: Path) -> None:
+    for index in range(30):
+        paint(pets / f"{index:02d}.png", index, "L")
+    (pets / "notes.txt").write_text("text")
+    suite = pets.parent / "pets.yaml"
+    suite.write_text(
+        f"extends: digits\nname: pets\ntitle: Pets\ndataset: folder:{pets}\nimage_size: 8\n"
+        "systems: [pixel_gaussian]\n"
+    )
+    result = call("run", "--suite", suite, "--preset", "smoke", "--dry-run")
+    assert result.exit_code == 0, result.output
+    label = load(str(pets), "train").label
+    assert f"{label}: 30 pictures used (27 train, 3 test), 1 skipped" in result.output
+    assert "(1 no picture: notes.txt)" in result.output
