@@ -106,8 +106,10 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
             f"initialisation={config.initialisation!r}: expected 'published' or 'torch'"
         )
     attention_level = 1 if config.attention and len(widths) > 1 else None
-    kinds = ["AttnDownBlock2D" if level == attention_level else "DownBlock2D"
-             for level in range(len(widths))]  # fmt: skip
+    kinds = [
+        "AttnDownBlock2D" if level == attention_level else "DownBlock2D"
+        for level in range(len(widths))
+    ]
     unet = UNet2DModel(
         sample_size=shape.size,
         in_channels=shape.channels,

@@ -135,8 +135,9 @@ def test_the_examples_of_a_data_set_are_legal(tmp_path: Path) -> None:
     (tmp_path / "cats.yaml").write_text(blocks(page, "yaml")[0], encoding="utf-8")
     suite = load_suite(str(tmp_path / "cats.yaml"))
     assert suite.dataset == "folder:/data/cats"
-    named = [words[words.index("--preset") + 1] for words in console_lines(page)
-             if "--preset" in words]  # fmt: skip
+    named = [
+        words[words.index("--preset") + 1] for words in console_lines(page) if "--preset" in words
+    ]
     assert named
     data = Data("cats", "cats", 3, suite.image_size, horizontal_flip=True)
     for preset in {*named, "small"}:

@@ -23,7 +23,8 @@ TITLES = {
     "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion",
 }  # fmt: skip
 COLUMNS = {
-    "FD (efflite0)": ("metrics", "fd_efflite0"), "KID": ("metrics", "kid_efflite0"),
+    "FD (efflite0)": ("metrics", "fd_efflite0"),
+    "KID": ("metrics", "kid_efflite0"),
     "KID (efflite0)": ("metrics", "kid_efflite0"),
     "precision": ("metrics", "precision_efflite0"),
     "Precision (efflite0)": ("metrics", "precision_efflite0"),
@@ -31,7 +32,7 @@ COLUMNS = {
     "strict mJ/image": ("energies", "strict"),
     "Strict mJ/image": ("energies", "strict"),
     "Lemaire mJ/image (with memory)": ("energies", "lemaire"),
-}  # fmt: skip
+}
 
 
 def records(folder: str) -> list[dict[str, Any]]:

@@ -48,9 +48,11 @@ def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
             rates.errorbar(x, [row.firing_rate for row in rows], xerr=spread, **style)
             if measured and all(row.loss_difference is not None for row in rows):
                 axes[1, 0].errorbar(
-                    x, [1e3 * (row.loss_difference or 0.0) for row in rows],
-                    yerr=[1.96e3 * (row.loss_error or 0.0) for row in rows], **style,
-                )  # fmt: skip
+                    x,
+                    [1e3 * (row.loss_difference or 0.0) for row in rows],
+                    yerr=[1.96e3 * (row.loss_error or 0.0) for row in rows],
+                    **style,
+                )
         if again:
             top.errorbar(
                 [_where(row) + aside for row in again], [row.difference for row in again],

@@ -136,11 +136,13 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             keep=request.keep,
             ledger=ledger,
             made_from={
-                "weights": weights, "held_out": len(test), "images": test.fingerprint,
+                "weights": weights,
+                "held_out": len(test),
+                "images": test.fingerprint,
                 "seed": request.seed,
             },
             on_candidate=measured.advance,
-        )  # fmt: skip
+        )
         drawn.update(total=search.settings * request.samples)
         findings = search.run()
         for bar in (drawn, measured):  # settings that were known, or that two methods share

@@ -184,9 +184,9 @@ def expand(
                     suite, preset_name, data, system,
                     time_steps=trained_with, seed=seed, precision=precision,
                 )  # fmt: skip
-                config = training.config if count is None else {
-                    **training.config, "time_steps": count
-                }  # fmt: skip
+                config = (
+                    training.config if count is None else {**training.config, "time_steps": count}
+                )
                 for choice in choices if entry.samplers else [None]:
                     if choice and choice.threshold is not None and not entry.guidable:
                         continue  # no threshold that may move

@@ -45,8 +45,9 @@ def plot_conversions(section: Section) -> Drawing:
 
     conversions = section.conversions
     colours = seaborn.color_palette("colorblind").as_hex()
-    styles = [(colours[c], m) for c, m, _ in zip(cycle(ORDER), cycle(MARKS), conversions,
-                                                 strict=False)]  # fmt: skip
+    styles = [
+        (colours[c], m) for c, m, _ in zip(cycle(ORDER), cycle(MARKS), conversions, strict=False)
+    ]
     points = [p for c in conversions for p in c.points]
     steps = sorted({p.time_steps for p in points if p.time_steps})
     scored = [c for c in conversions if c.ranked_by]

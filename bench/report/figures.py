@@ -147,10 +147,12 @@ def _mark(
         groups.setdefault((row.system, bool(row.time_steps), *bars), []).append(index)
     for members in groups.values():
         ax.errorbar(
-            [mean(x[i]) for i in members], [mean(y[i]) for i in members],
-            xerr=spreads([x[i] for i in members]), yerr=spreads([y[i] for i in members]),
+            [mean(x[i]) for i in members],
+            [mean(y[i]) for i in members],
+            xerr=spreads([x[i] for i in members]),
+            yerr=spreads([y[i] for i in members]),
             **{**mark_style(rows[members[0]], look), "linestyle": "none"},
-        )  # fmt: skip
+        )
 
 
 def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
@@ -176,12 +178,14 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             bars = spreads([row.metric(metric) for row in rows])
             ax.errorbar([row.time_steps or 0 for row in rows], y, yerr=bars, **style)
         for row in flat.values():
-            ax.axhline(mean(row.metric(metric)), color=look[row.system].colour, linewidth=1,
-                       linestyle=":")  # fmt: skip
+            ax.axhline(
+                mean(row.metric(metric)), color=look[row.system].colour, linewidth=1, linestyle=":"
+            )
         shown = [row for rows in lines.values() for row in rows] + list(flat.values())
         y_scale(ax, [mean(row.metric(metric)) for row in shown])
-        steps_axis(ax, sorted({r.time_steps for rows in lines.values() for r in rows
-                                if r.time_steps}))  # fmt: skip
+        steps_axis(
+            ax, sorted({r.time_steps for rows in lines.values() for r in rows if r.time_steps})
+        )
         ax.set_xlabel("spiking time steps T")
         ax.set_ylabel(heading(metric))
         trained = [row for rows in lines.values() for row in rows]
@@ -195,13 +199,13 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         f"Each system is trained at its T, or converted to it.{dotted}{bars_note(shown)}",
         f"Line plot of {heading(metric)} over spiking time steps: "
         + "; ".join(
-            f"{rows[0].title} " + ", ".join(f"T {r.time_steps}: {mean(r.metric(metric)):.4g}"
-                                            for r in rows)
+            f"{rows[0].title} "
+            + ", ".join(f"T {r.time_steps}: {mean(r.metric(metric)):.4g}" for r in rows)
             for rows in lines.values()
         )
         + ".",
         figure,
-    )  # fmt: skip
+    )
 
 
 def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:

@@ -81,8 +81,10 @@ def _body(table: TableText) -> list[str]:
     lines = []
     for line in table.lines:
         cells = [escape(entry.text) for entry in line.entries]
-        bold = [rf"\textbf{{{cell}}}" if entry.best else cell
-                for cell, entry in zip(cells, line.entries, strict=True)]  # fmt: skip
+        bold = [
+            rf"\textbf{{{cell}}}" if entry.best else cell
+            for cell, entry in zip(cells, line.entries, strict=True)
+        ]
         lines.append("    " + " & ".join(bold) + r" \\")
     return lines
 

@@ -118,8 +118,9 @@ def draw_samples(board: Board, samples: Sequence[Samples]) -> Drawing:
         for line, entry in enumerate(shown):
             for column in range(columns):
                 ax = axes[line, column]
-                ax.imshow(entry.tiles[column], cmap="grey", vmin=0, vmax=255,
-                          interpolation="nearest")  # fmt: skip
+                ax.imshow(
+                    entry.tiles[column], cmap="grey", vmin=0, vmax=255, interpolation="nearest"
+                )
                 ax.set_axis_off()
             axes[line, 0].text(
                 -0.12, 0.5, plain(_wrapped(names[line])), fontsize=7, ha="right",

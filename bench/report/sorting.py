@@ -153,8 +153,9 @@ def _told_apart(rows: list[Row]) -> list[Row]:
     for row in rows:
         alike.setdefault((row.name, row.solver), []).append(row)
     varying = {key: _varying([_settings(row) for row in group]) for key, group in alike.items()}
-    most = {key: Counter(suites[row.records[0].suite] for row in group)
-            for key, group in alike.items()}  # fmt: skip
+    most = {
+        key: Counter(suites[row.records[0].suite] for row in group) for key, group in alike.items()
+    }
     told = []
     for row in rows:
         key, own = (row.name, row.solver), suites[row.records[0].suite]
@@ -181,11 +182,8 @@ def _varying(settings: Sequence[Mapping[str, Any]]) -> set[str]:
     """The settings that are not the same everywhere; None is as good as not given."""
     first = settings[0]
     return {
-        key
-        for other in settings
-        for key in (*first, *other)
-        if other.get(key) != first.get(key)
-    }  # fmt: skip
+        key for other in settings for key in (*first, *other) if other.get(key) != first.get(key)
+    }
 
 
 def _setting(name: str, value: Any) -> str:

@@ -64,9 +64,10 @@ def ranking(board: Board) -> TableText:
     """The rows of ``board``, best first, the best mean of every metric marked."""
     columns = [Column("Rank"), Column("System", figures=False), Column("T")]
     done, metrics, ranked_by = board.done, board.metrics, board.ranked_by
-    several = any(len(row.records) > 1 for row in done) or len(
-        {seed for row in board.rows for seed in row.seeds}
-    ) > 1  # fmt: skip
+    several = (
+        any(len(row.records) > 1 for row in done)
+        or len({seed for row in board.rows for seed in row.seeds}) > 1
+    )
     budgets = {(r.train_steps, r.batch_size) for row in done for r in row.records}
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []

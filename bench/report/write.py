@@ -56,8 +56,9 @@ def run_report(
         drawings, reasons = draw(report, bar.advance)
         samples = {board.name: read_samples(board) for board in report.boards}
         samples = {name: entries for name, entries in samples.items() if entries}
-        pictures = {b.name: draw_samples(b, samples[b.name])
-                    for b in report.boards if b.name in samples}  # fmt: skip
+        pictures = {
+            b.name: draw_samples(b, samples[b.name]) for b in report.boards if b.name in samples
+        }
         every = [*(d for group in drawings.values() for d in group), *pictures.values()]
         bar.update(total=drawn + len(every), note="files")
         files: dict[str, bytes] = {}

@@ -106,8 +106,9 @@ def open_to_draw(
         return Drawing(system, machine, asked.seed, None)
     choice = choose_sampling(asked.sampler)
     options = choice.model_dump() | {
-        "threshold": asked.threshold, "engine": asked.engine or "exact"
-    }  # fmt: skip
+        "threshold": asked.threshold,
+        "engine": asked.engine or "exact",
+    }
     time_steps = asked.time_steps or checkpoint.time_steps
     if asked.threshold is None and (
         files := guidance_files(checkpoint.folder, checkpoint.time_steps)

@@ -234,8 +234,9 @@ def _references(done: Sequence[Record]) -> list[str]:
         hashes = {r.reference_hash: cell_name(r) for r in done if r.dataset == dataset}
         if len(hashes) > 1:
             named = _each(f"{key or 'not known'} ({cell})" for key, cell in hashes.items())
-            lines.append(f"- Not comparable: {dataset} has references of more than one hash: "
-                         f"{named}.")  # fmt: skip
+            lines.append(
+                f"- Not comparable: {dataset} has references of more than one hash: {named}."
+            )
     return lines
 
 

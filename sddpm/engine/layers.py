@@ -64,9 +64,11 @@ class Activation:
         weight, bias = fold(conv, norm)
         prepared = prepare(
             *(weight, bias, conv.stride[0]),
-            parts=precision.weight_parts, dtype=self.dtype, bytes_in=self.spikes_in_bytes,
+            parts=precision.weight_parts,
+            dtype=self.dtype,
+            bytes_in=self.spikes_in_bytes,
             doubling=doubling,
-        )  # fmt: skip
+        )
         scale = StepScale(conv, norm)
         return TemporalConvolution(prepared, scale) if scale.p else prepared
 

@@ -49,8 +49,9 @@ def test_parameters_are_the_published_ones(channels: int, size: int, expected: i
     assert count_parameters(net.posterior) == 1_517_312
 
 
-@pytest.mark.parametrize(("channels", "size", "millions"), [(1, 32, 1.13), (3, 32, 1.13),
-                                                            (3, 64, 3.76)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("channels", "size", "millions"), [(1, 32, 1.13), (3, 32, 1.13), (3, 64, 3.76)]
+)
 def test_parameters_of_the_twin_are_the_published_ones(
     channels: int, size: int, millions: float
 ) -> None:

@@ -27,7 +27,7 @@ RULES = [
     (r"^conv([2-5])\.0\.", lambda m: f"layers.{int(m[1]) - 2}.conv."),
     (r"^conv([2-5])\.1\.", lambda m: f"layers.{int(m[1]) - 2}.norm."),
     (r"^conv6\.0\.", lambda m: "leave."),
-]  # fmt: skip
+]
 
 
 def renamed(name: str) -> str:

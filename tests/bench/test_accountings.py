@@ -42,8 +42,9 @@ def doubled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("doubled")
 def test_an_accounting_is_one_entry() -> None:
     one = Counts(1, 1, 3, 5, 7, 9)
-    both = price_energies({"per_evaluation": one, "per_image": Counts(2, 2, 6, 9, 9, 9)},
-                          DEFAULT_TABLE)  # fmt: skip
+    both = price_energies(
+        {"per_evaluation": one, "per_image": Counts(2, 2, 6, 9, 9, 9)}, DEFAULT_TABLE
+    )
     assert (both["doubled"].per_evaluation_mj, both["doubled"].per_image_mj) == (6, 12)
     stored = cell(0).model_copy(update={"energies": both})
     stored = Record.model_validate_json(stored.model_dump_json())

@@ -135,8 +135,10 @@ def test_options_replace_the_suite_s(suite: Suite) -> None:
     found = [(c.time_steps, c.sampling["sampler"], c.sampling["steps"], c.seed) for c in cells]
     assert found == [(8, "ddim", 7, 0), (8, "ddpm", 10, 0), (8, "ddim", 7, 3), (8, "ddpm", 10, 3)]
     assert [cell.label for cell in cells[:3]] == [
-        "spiking-T8-ddim7-eta0.5", "spiking-T8-ddpm10", "spiking-T8-ddim7-eta0.5 seed 3",
-    ]  # fmt: skip
+        "spiking-T8-ddim7-eta0.5",
+        "spiking-T8-ddpm10",
+        "spiking-T8-ddim7-eta0.5 seed 3",
+    ]
 
 
 def test_a_named_precision_is_the_parents_too(suite: Suite) -> None:

@@ -193,7 +193,8 @@ def test_two_trainings_do_not_work_in_one_folder(tmp_path: Path, idle: None) -> 
     out = tmp_path / "out"
     out.mkdir()
     with FileLock(out / ".lock"):
-        taken = call("train", "--suite", "digits", "--preset", "smoke", "--system", "sddpm",
-                     "--out", out)  # fmt: skip
+        taken = call(
+            "train", "--suite", "digits", "--preset", "smoke", "--system", "sddpm", "--out", out
+        )
         refused(taken, f"--out {out}", "at work there")
     assert {path.name for path in out.iterdir()} <= {".lock"}

@@ -205,8 +205,10 @@ def test_further_time_steps_keep_the_rows_that_are_there(
     assert "Quality: 10 samples of each that has a figure" in report
     assert "against 12 training images" in report
     assert {row["time_steps"] for row in csv.DictReader((out / "layers.csv").open())} == {
-        "1", "3", "2/1"
-    }  # fmt: skip
+        "1",
+        "3",
+        "2/1",
+    }
     widths = {line.count("|") for line in report.split("##")[0].splitlines() if line[:2] == "| "}
     assert len(widths) == 1, "a row without quality has as many columns"
 
@@ -336,8 +338,9 @@ def test_break_even_by_hand() -> None:
 
 def test_fast_snn_from_a_trained_quantised_twin(suite: Path, tmp_path: Path) -> None:
     home = tmp_path / "quantised"
-    done = call("train", "--suite", suite, "--preset", "smoke", "--system", "quantised_twin",
-                "--out", home)  # fmt: skip
+    done = call(
+        "train", "--suite", suite, "--preset", "smoke", "--system", "quantised_twin", "--out", home
+    )
     assert done.exit_code == 0, done.output
     done = call("convert", "--ann", home / "checkpoint", "--method", "fast-snn", "--signed",
                 "--time-steps", 3, "--calibration-images", 8, "--held-out", 4,

@@ -186,9 +186,7 @@ def test_search_compares_pairs_and_shares_rows(network: Denoiser) -> None:
         level = thresholds if isinstance(thresholds, float) else 1.1
         noise = [0.0, 5.0, -3.0, 1.0]
         away = abs(level - 0.9) * 10
-        return {
-            "distances": [50 + away + n for n in noise], "kid": 0.1, "firing_rate": 0.3 / level
-        }  # fmt: skip
+        return {"distances": [50 + away + n for n in noise], "kid": 0.1, "firing_rate": 0.3 / level}
 
     scorer = Scorer(network, score, steps=2, samples=12)
     pictures = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -233,8 +231,9 @@ def test_intervals_come_from_paired_resamples(network: Denoiser) -> None:
 
 def findings(low: float, high: float, picked: float = 0.9) -> Findings:
     base = ScoredThresholds("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
-    row = replace(base, method="grid", thresholds=picked, distance=49.0, difference=-1.0, low=low,
-                  high=high)  # fmt: skip
+    row = replace(
+        base, method="grid", thresholds=picked, distance=49.0, difference=-1.0, low=low, high=high
+    )
     pick = row if picked != 1.0 else base
     return Findings(1.0, [base, row], [], [], pick, pick)
 

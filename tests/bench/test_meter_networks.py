@@ -135,9 +135,11 @@ def test_first_convolution_called_step_by_step_is_still_the_first() -> None:
 def test_where_every_convolution_reads_spikes_none_is_the_first() -> None:
     """As in a spiking decoder: a linear layer of real numbers, neurons, transposed convolutions."""
     net = nn.Sequential(
-        declare(nn.Linear(3, 4, bias=False), reads="real"), Fire(), nn.Unflatten(1, (1, 2, 2)),
+        declare(nn.Linear(3, 4, bias=False), reads="real"),
+        Fire(),
+        nn.Unflatten(1, (1, 2, 2)),
         declare(nn.ConvTranspose2d(1, 5, 2, stride=2, bias=False), reads="spikes"),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).expand(4, 3))
     counts = count(net, torch.ones(1, 3))
@@ -151,9 +153,10 @@ def test_where_every_convolution_reads_spikes_none_is_the_first() -> None:
 
 def test_the_first_convolution_of_real_numbers_may_come_after_one_of_spikes() -> None:
     net = nn.Sequential(
-        Fire(), declare(nn.Conv2d(1, 2, 1, bias=False), reads="spikes"),
+        Fire(),
+        declare(nn.Conv2d(1, 2, 1, bias=False), reads="spikes"),
         declare(nn.Conv2d(2, 3, 1, bias=False), reads="real"),
-    )  # fmt: skip
+    )
     counts = count(net, torch.ones(1, 1, 4, 4))
     assert counts.macs_first_conv == counts.macs == 16 * 2 * 3
     assert counts.sops == counts.acs == 16 * 2

@@ -126,8 +126,10 @@ def test_strip_and_animation(tmp_path: Path) -> None:
     save_animation(frames, tmp_path / "d.gif")
     with Image.open(tmp_path / "d.gif") as gif:
         assert gif.info["loop"] == 0
-        pictures = [(frame.info["duration"], frame.convert("L").copy())
-                    for frame in ImageSequence.Iterator(gif)]  # fmt: skip
+        pictures = [
+            (frame.info["duration"], frame.convert("L").copy())
+            for frame in ImageSequence.Iterator(gif)
+        ]
     assert len(pictures) == 7
     assert pictures[-1][0] == LAST_FRAME_MS > pictures[0][0]
     assert np.array_equal(np.asarray(pictures[-1][1])[2:66:8, 2:66:8], frames[-1, 0, 0])

@@ -222,8 +222,10 @@ def test_an_ann_is_priced_at_the_bits_of_the_table_s_spiking_rows() -> None:
     headings, rows = display(frame(records))
     shown = [dict(zip(headings, row, strict=True)) for row in rows]
     assert [s for s in headings if "-bit" in s] == [
-        "8-bit mJ/image", "3-bit mJ/image", "4-bit mJ/image",
-    ]  # fmt: skip
+        "8-bit mJ/image",
+        "3-bit mJ/image",
+        "4-bit mJ/image",
+    ]
     # 1 M at 0.3 pJ and 100 M at 0.2 (3 x 8 / 64) ** 0.98855 + 0.1 pJ.
     assert shown[0]["3-bit mJ/image"] == "0.0179"
     assert shown[0]["4-bit mJ/image"] == "0.0204"

@@ -151,15 +151,19 @@ def test_every_form_shows_the_same_table(made: tuple[Path, list[Record]]) -> Non
     assert {path.stem for path in paths} == set(page.tables) - {"glance"}
     for path in paths:
         # In a ranking of the page, the reason stands beside the name.
-        shown = [[re.sub(r" (failed|missing): .*", "", text) for text in row]
-                 for row in page.tables[path.stem]]  # fmt: skip
+        shown = [
+            [re.sub(r" (failed|missing): .*", "", text) for text in row]
+            for row in page.tables[path.stem]
+        ]
         body = re.search(r"\\toprule(.*)\\bottomrule", path.read_text(), re.DOTALL)
         assert body
         lines = [line.strip() for line in body[1].splitlines() if line.strip().endswith(r"\\")]
         latex = [line.removesuffix(r"\\").strip().split(" & ") for line in lines]
         # Headings are broken at their spaces and slashes.
-        latex[0] = [re.sub(r"^\\shortstack\[.\]\{(.*)\}$", r"\1", cell).replace(r"\\", "")
-                    for cell in latex[0]]  # fmt: skip
+        latex[0] = [
+            re.sub(r"^\\shortstack\[.\]\{(.*)\}$", r"\1", cell).replace(r"\\", "")
+            for cell in latex[0]
+        ]
         bare = [[re.sub(r"^\\textbf\{(.*)\}$", r"\1", cell) for cell in row] for row in latex]
         wanted = [[escape(text) for text in row] for row in shown]
         assert bare[1:] == wanted[1:], path.name
@@ -186,8 +190,10 @@ def test_rankings_hold_what_can_be_compared(made: tuple[Path, list[Record]]) -> 
     page = Page(made[0] / "index.html")
     rankings = {name: rows for name, rows in page.tables.items() if name.startswith("ranking")}
     assert len(rankings) == 4
-    firsts = [sorted(text for text in rows[0] if "FD" in text or "FID" in text)
-              for rows in rankings.values()]  # fmt: skip
+    firsts = [
+        sorted(text for text in rows[0] if "FD" in text or "FID" in text)
+        for rows in rankings.values()
+    ]
     assert firsts == [["FD (efflite0) ↓"], ["FD (efflite0) ↓"], ["FID ↓"], ["FD (efflite0) ↓"]]
     assert [len(rows) - 1 for rows in rankings.values()] == [5, 1, 1, 1]
 
@@ -325,20 +331,26 @@ def test_a_browser_shows_it_and_its_controls_work(
 
         # Sort: ascending, descending; what has no figure stays last.
         ranking = "table.ranking"
-        column = page.run(f"[...document.querySelector('{ranking}').tHead.rows[0].cells]"
-                          ".findIndex(c => c.textContent.startsWith('FD'))")  # fmt: skip
+        column = page.run(
+            f"[...document.querySelector('{ranking}').tHead.rows[0].cells]"
+            ".findIndex(c => c.textContent.startsWith('FD'))"
+        )
         heading = f"{ranking} th:nth-child({column + 1}) button"
-        shown = (f"[...document.querySelector('{ranking}').tBodies[0].rows]"
-                 f".map(r => r.cells[{column}].textContent)")  # fmt: skip
+        shown = (
+            f"[...document.querySelector('{ranking}').tBodies[0].rows]"
+            f".map(r => r.cells[{column}].textContent)"
+        )
         page.click(heading)
         assert page.run(shown) == ["5.00 ± 1.00", "10.00 ± 2.00", "30.00", "-", "-"]
         page.click(heading)
         assert page.run(shown) == ["30.00", "10.00 ± 2.00", "5.00 ± 1.00", "-", "-"]
 
         # Compare: the pictures are the chosen rows', the divider moves, rows can be exchanged.
-        state = ("(() => { const c = document.querySelector('.compare');"
-                 "return [c.querySelector('.over').src, c.querySelector('.under').src,"
-                 "c.querySelector('.stage').style.getPropertyValue('--cut')]; })()")  # fmt: skip
+        state = (
+            "(() => { const c = document.querySelector('.compare');"
+            "return [c.querySelector('.over').src, c.querySelector('.under').src,"
+            "c.querySelector('.stage').style.getPropertyValue('--cut')]; })()"
+        )
         rows = page.run("[...document.querySelectorAll('.strip img')].map(i => i.src)")
         assert page.run(state) == [rows[0], rows[1], "50%"]
         page.click(".compare button")

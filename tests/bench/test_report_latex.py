@@ -57,8 +57,10 @@ def test_a_cell_is_never_the_argument_of_the_rule_above_it() -> None:
     text = to_latex(TableText("t", "c", [Column("System")], body))
     rows = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
     assert [row.strip() for row in rows if row.strip()] == [
-        r"{[}4pt] system \\", r"{*} system \\", r"{[}x] \\",
-    ]  # fmt: skip
+        r"{[}4pt] system \\",
+        r"{*} system \\",
+        r"{[}x] \\",
+    ]
 
 
 @pytest.mark.skipif(not has_latex(), reason="no LaTeX with booktabs and longtable here")

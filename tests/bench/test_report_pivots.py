@@ -19,8 +19,10 @@ def board(*records: Record) -> Board:
 
 
 def texts(table: TableText) -> list[list[str]]:
-    return [[column.text for column in table.columns],
-            *([entry.text for entry in line.entries] for line in table.lines)]  # fmt: skip
+    return [
+        [column.text for column in table.columns],
+        *([entry.text for entry in line.entries] for line in table.lines),
+    ]
 
 
 def marked(table: TableText) -> set[str]:
@@ -41,11 +43,13 @@ def test_time_steps_stand_side_by_side_with_the_spread_over_seeds() -> None:
     plain, guided = record("sddpm", 0.0), record("sddpm", 0.0, threshold="guided")
     name = f"{plain.sampler} {plain.sampler_steps}" + (f" eta={plain.eta:g}" if plain.eta else "")
     assert guided.threshold == "guided"
-    assert sorted(texts(table)) == sorted([
-        ["System", "Sampler", "T = 2", "T = 4", "T = 8"],
-        ["SDDPM", name, "10.00 ± 2.83", "7.00", "-"],
-        ["SDDPM", f"{name} guided", "-", "5.00", "9.50"],
-    ])  # fmt: skip
+    assert sorted(texts(table)) == sorted(
+        [
+            ["System", "Sampler", "T = 2", "T = 4", "T = 8"],
+            ["SDDPM", name, "10.00 ± 2.83", "7.00", "-"],
+            ["SDDPM", f"{name} guided", "-", "5.00", "9.50"],
+        ]
+    )
     # FSVAE was measured at one T: nothing to lay out.
     assert marked(table) == {"10.00 ± 2.83", "5.00", "9.50"}
 
@@ -76,9 +80,10 @@ def test_conversions_stand_beside_their_ann() -> None:
         return steps, error, 0.1, 1.0 + error, 0.2, 0.1, 0.123456
 
     ltb = conversion(
-        [row(None, 0.0), row(4, 0.25), row(8, 0.125), row(8, 0.1)], (3.0, 9.0, 6.0, 5.0),
+        [row(None, 0.0), row(4, 0.25), row(8, 0.125), row(8, 0.1)],
+        (3.0, 9.0, 6.0, 5.0),
         schedules={3: (4, 8, 12)},
-    )  # fmt: skip
+    )
     qcfs = conversion([row(None, 0.0), row(8, 0.5)], (4.0, 7.0), method="qcfs", id="q")
     conversions = list(read_curves([*ltb, *qcfs], "").values())
     quality, error, loss, energy = conversion_pivots(Section(1, "digits", [], [], conversions))

@@ -84,8 +84,10 @@ def test_rows_of_one_name_are_told_apart() -> None:
     (board,) = make_report(Sources(records=records), []).boards
     title = records[0].title
     assert sorted(row.label for row in board.rows if row.system == "sddpm") == [
-        title, title, f"{title}: prediction epsilon",
-    ]  # fmt: skip
+        title,
+        title,
+        f"{title}: prediction epsilon",
+    ]
     # Within one suite neither is the plain one; a suite is named where nothing else differs.
     (board,) = make_report(
         Sources(records=[cell(0, train_steps=60), cell(1, train_steps=61)]), []
@@ -100,9 +102,11 @@ def test_the_front_is_what_nothing_beats() -> None:
     for sign in (1, -1):
         front = {points[i] for i in pareto(points, lower_is_better=sign == 1)}
         beaten = {
-            p for p in points for q in points
+            p
+            for p in points
+            for q in points
             if q[0] <= p[0] and sign * q[1] <= sign * p[1] and q != p
-        }  # fmt: skip
+        }
         assert front == set(points) - beaten
 
 

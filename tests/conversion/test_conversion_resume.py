@@ -54,8 +54,9 @@ def twin() -> Denoiser:
 
 
 def calibrated(twin: Denoiser, method: str, images: GeneratedImages, folder: Path) -> Path:
-    child = build(config_of(twin, time_steps=4, method=method, calibration_steps=BATCHES),
-                  SHAPE, twin)  # fmt: skip
+    child = build(
+        config_of(twin, time_steps=4, method=method, calibration_steps=BATCHES), SHAPE, twin
+    )
     training = TrainConfig(BATCHES, 8, checkpoint_seconds=0)
     fit(child, images, config=training, folder=folder, description={}, progress=False)
     return folder / "checkpoint" / MODEL

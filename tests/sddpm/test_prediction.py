@@ -60,9 +60,11 @@ def test_a_step_equals_diffusers_own_v_prediction() -> None:
         eps = output(raw, x, t.expand(len(x)))
         # Where hardly any image is left, its reconstruction divides by sqrt(abar) = 0.01.
         torch.testing.assert_close(
-            ours.step(eps, t, x).prev_sample, theirs.step(raw, t, x).prev_sample,
-            rtol=1e-4, atol=1e-4,
-        )  # fmt: skip
+            ours.step(eps, t, x).prev_sample,
+            theirs.step(raw, t, x).prev_sample,
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 class Fixed(nn.Module):

@@ -196,8 +196,10 @@ ODD = {
 def test_tensors_that_cannot_be_weights_are_named(kind: str, tmp_path: Path) -> None:
     content = torch.load(GOLDEN, weights_only=True)
     state = content["net_model"]
-    torch.save({"net_model": {**state, "conv.weight": ODD[kind](state["conv.weight"])}},
-               tmp_path / "bad.pt")  # fmt: skip
+    torch.save(
+        {"net_model": {**state, "conv.weight": ODD[kind](state["conv.weight"])}},
+        tmp_path / "bad.pt",
+    )
     with pytest.raises(ValueError, match=rf"bad\.pt: (conv\.weight.*{kind}|not a complete)"):
         sddpm.load_published(tmp_path / "bad.pt")
 

@@ -59,8 +59,9 @@ def test_p_rate_moves_p_that_much_faster_and_weights_as_before(tmp_path: Path) -
         before = {name: value.clone() for name, value in child.net.named_parameters()}
         fit(child, GeneratedImages(), config=TrainConfig(1, 8), folder=tmp_path / str(rate),
             description={}, progress=False)  # fmt: skip
-        moved[rate] = {n: float((v - before[n]).abs().max().detach())
-                       for n, v in child.net.named_parameters()}  # fmt: skip
+        moved[rate] = {
+            n: float((v - before[n]).abs().max().detach()) for n, v in child.net.named_parameters()
+        }
     for name, distance in moved[50.0].items():
         assert distance <= 1.01 * (5e-3 if name.endswith(".p") else 1e-4), name
     scales = [name for name in moved[1.0] if name.endswith(".p")]

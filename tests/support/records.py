@@ -75,9 +75,11 @@ def cell(number: int, system: str = "sddpm", fd: float = 10.0, **more: Any) -> R
 
 
 def conversion(
-    rows: Sequence[Sequence[Any]], distances: Sequence[float] | None = None,
-    schedules: Mapping[int, Sequence[int]] | None = None, **changes: Any,
-) -> list[Record]:  # fmt: skip
+    rows: Sequence[Sequence[Any]],
+    distances: Sequence[float] | None = None,
+    schedules: Mapping[int, Sequence[int]] | None = None,
+    **changes: Any,
+) -> list[Record]:
     """Records of a conversion of a twin on digits.
 
     Args:
