@@ -48,7 +48,7 @@ class Config(UNetWidths, DenoiserTraining):
     attention: bool = False
     """Self-attention at half the image's size, and in the middle."""
     middle_attention: bool = field(default=True, metadata=before(False))
-    """Self-attention in the middle, whatever ``attention`` says."""
+    """Self-attention in the middle block, independent of ``attention``."""
     initialisation: Literal["published", "torch"] = field(
         default="published", metadata=before("torch")
     )
@@ -78,7 +78,7 @@ SCHEDULE: dict[str, tuple[Any, ...]] = {
     "thresholding": (False, None),
     "clip_sample_range": (1.0, None),
 }
-"""Field of a diffusers scheduler -> what it may say."""
+"""Legal values by field of a diffusers scheduler."""
 
 
 class NoiseNet(NoiseNetwork):

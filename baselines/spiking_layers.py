@@ -23,7 +23,7 @@ from torch.nn import functional
 from sddpm.neurons import check_time_steps
 
 Surrogate = Callable[[Tensor], Tensor]
-"""Membrane potential before firing -> the derivative that stands in for the spike's."""
+"""Surrogate gradient: membrane potential before firing -> derivative used for the spike."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Membrane:
     """Potentials after the last spike's reset, float32; the caller's, for one neuron layer."""
 
     v: Tensor | None = None
-    """None: at rest, 0."""
+    """Membrane potential; None is the resting potential, 0."""
 
 
 class LeakyNeuron(nn.Module):
@@ -194,7 +194,8 @@ class TimeBatchNorm(nn.Module):
         self.register_buffer("updates", torch.tensor(0, dtype=torch.long))
 
     def forward(self, x: Tensor, track: bool = True) -> Tensor:
-        """Normalise; in training, ``track`` says whether the running statistics take note."""
+        """Normalise ``x``; in training, ``track`` says whether the running statistics are
+        updated."""
         weight = self.weight * self.scale
         if not self.training:
             mean, var = self.running_mean, self.running_var

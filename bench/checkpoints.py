@@ -25,7 +25,7 @@ class Checkpoint:
 
     folder: Path
     facts: Mapping[str, Any]
-    """Everything that config.json says; :func:`describe` lists what a run writes."""
+    """Content of config.json; :func:`describe` lists the fields that a run writes."""
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:

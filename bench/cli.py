@@ -35,7 +35,7 @@ COMMANDS = (
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"
-"""Variable by which a shell asks what could be typed; Click names it after the command."""
+"""Variable through which a shell asks for completions; Click names it after the command."""
 RESUMABLE = {command.name for command in (run, train, guide, convert)}
 """Commands that, stopped and given again, go on where they were."""
 

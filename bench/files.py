@@ -1,5 +1,5 @@
-"""Files that the harness keeps: JSON written whole, outputs tried before the work, one run at a
-time in a folder."""
+"""Files of the harness: JSON written completely, outputs tested before the work, one run at a time
+in a folder."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def lock_folder(root: Path, first: bool) -> Iterator[None]:
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed processes left unfinished in the run's or training's folder ``root``.
+    """Remove the unfinished files of killed processes in the run's or training's folder ``root``.
 
     Only this run's own folders are searched: a run in another folder below may be at work.
     """

@@ -37,7 +37,8 @@ class SystemEntry:
     guidable: bool = False
     """Whether its firing thresholds may move while it samples."""
     hooks: Mapping[Ability, str] = field(default_factory=dict)
-    """Special ability -> ``module`` or ``module:name``; :func:`load_hook` says what each is."""
+    """Special abilities: name -> ``module`` or ``module:name``; :func:`load_hook` describes
+    each."""
 
 
 SYSTEMS: dict[str, SystemEntry] = {

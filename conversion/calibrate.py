@@ -38,8 +38,8 @@ def activations(net: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def watched(net: nn.Module, see: See) -> Iterator[None]:
-    """Inside the block, ``see(name, input, output)`` is called after each activation; what it
-    returns, unless None, takes the output's place."""
+    """Call ``see(name, input, output)`` after each activation inside the block. A result other than
+    None replaces the output."""
     handles = [
         layer.register_forward_hook(lambda _m, given, out, name=name: see(name, given[0], out))
         for name, layer in activations(net).items()
@@ -63,7 +63,7 @@ class ThresholdStatistic:
     """
 
     per_channel: ClassVar[bool] = False
-    """Whether every channel has a threshold of its own."""
+    """Whether every channel has its own threshold."""
 
     def __init__(self, time_steps: int = 1, percentile: float = 99.9) -> None:
         if not 0 < percentile <= 100:
@@ -75,7 +75,7 @@ class ThresholdStatistic:
 
     @torch.no_grad()
     def update(self, parent: nn.Module, noisy: Tensor, t: Tensor) -> None:
-        """Take in what ``parent`` does on ``noisy`` (``[batch, C, H, W]``) at steps ``t``.
+        """Measure the activations of ``parent`` on ``noisy`` (``[batch, C, H, W]``) at steps ``t``.
 
         Raises:
             ValueError: there are no images.
@@ -92,8 +92,8 @@ class ThresholdStatistic:
         self.batches += 1
 
     def see(self, name: str, given: Tensor, out: Tensor) -> Tensor | None:
-        """Take in the activation ``out`` of the layer ``name``; what is returned, unless None,
-        goes on through the parent in its place."""
+        """Measure the activation ``out`` of the layer ``name``. A result other than None replaces
+        it in the parent."""
         value, old = self.measure(out.float()), self.values.get(name)
         self.values[name] = value if old is None else self.combine(old, value)
         return None
@@ -160,7 +160,7 @@ class ChannelLeastSquares(ThresholdStatistic):
 
 
 class LocalBalancing(ThresholdStatistic):
-    """Local threshold balancing: one update a batch, and the clipped activation goes on."""
+    """Local threshold balancing: one update for each batch; the clipped activation is passed on."""
 
     per_channel = True
 
@@ -178,8 +178,8 @@ def _selection(out: Tensor) -> Tensor:
 
 
 def balance(theta: Tensor, out: Tensor) -> Tensor:
-    """Thresholds ``[channels]`` after activations ``[batch, channels, H, W]`` were seen: twice the
-    mean of what exceeds them is added."""
+    """Thresholds ``[channels]`` after activations ``[batch, channels, H, W]`` were seen: each grows
+    by twice the mean of the excess over it."""
     over = (out - theta[:, None, None]).clamp(min=0)
     return (theta + 2 * over.mean((0, 2, 3))).clamp(min=LEAST)
 

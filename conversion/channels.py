@@ -19,7 +19,8 @@ from sddpm.neurons import RateIF
 from sddpm.unet import UNet
 
 READERS = {"act1": ("conv1",), "act2": ("conv2",), "act": ("conv", "conv2")}
-"""Name of an activation in its block -> the convolution that reads it, which knows its width."""
+"""Convolutions that read an activation of a block, by the activation's name. Their input channels
+are its width."""
 
 OWN = (".balance", readout.OWN)
 """Ends of the names that a child's state has and its parent's has not."""
@@ -63,7 +64,7 @@ def with_channels(net: UNet) -> UNet:
 
 
 def load_parent(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a parent's ``state`` strictly into ``net``, whose balances and window are its own."""
+    """Load a parent's ``state`` strictly into ``net``, which keeps its own balances and window."""
     own = {k: v for k, v in net.state_dict().items() if k.endswith(OWN)}
     net.load_state_dict({**own, **{k: v.clone() for k, v in shared(state).items()}}, strict=True)
 

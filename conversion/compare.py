@@ -42,7 +42,7 @@ class LayerError:
     rounding: float
     unevenness: float
     clipped_share: float
-    """Neurons whose mean input is above the threshold, of all, in [0, 1]."""
+    """Share of neurons whose mean input is above the threshold, in [0, 1]."""
     firing_rate: float
     """Spikes per neuron and spiking step, in [0, 1]."""
 

@@ -47,29 +47,32 @@ from sddpm.widths import SIZES, UNetWidths, over
 
 @dataclass(frozen=True)
 class Config(UNetWidths):
-    """A converted network. The defaults are the published widths, which its parent must have, and
-    our method for any ReLU parent; what is published is said at the top of this module."""
+    """Configuration of a converted network. The defaults are the published widths, which the parent
+    must have, and a method of this project for any ReLU parent. The top of this module describes
+    the published method."""
 
     time_steps: int = 64
     """Spiking time steps of one network evaluation; any, with any checkpoint."""
     method: str = "rate-percentile"
     """One of :data:`conversion.methods.METHODS`."""
     signed: bool = False
-    """Neurons may take spikes back, which corrects most of what uneven arrival spoils."""
+    """Whether neurons can emit negative spikes, which corrects most of the error that uneven
+    arrival causes."""
     percentile: float = 99.9
     """Percentile of the parent's activations, for ``rate-percentile``."""
     calibration_steps: int = 8
-    """Batches of training images on which thresholds are measured; later ones change nothing."""
+    """Batches of training images on which thresholds are measured; later batches are not used."""
     readout: str = "mean"
-    """Over spiking time, before the head: the plain ``mean``, or a ``window`` that averages out
-    what the last membranes hold back, a parabola unless it was fitted."""
+    """Read-out over spiking time, before the head: the plain ``mean``, or a ``window`` that
+    averages out the charge that remains in the membranes. The window is a parabola unless it was
+    fitted."""
     schedule: tuple[int, ...] = ()
     """Spiking time steps in equal parts of the denoising, from noise to image, in place of
-    ``time_steps``, which is then their mean; empty: the same everywhere."""
+    ``time_steps``, which is then their mean. Empty: the same number everywhere."""
 
 
 class Converted(Denoiser):
-    """A rate-coded U-Net. ``train_step`` measures thresholds and descends nothing.
+    """A rate-coded U-Net. ``train_step`` measures thresholds and trains no weights.
 
     Args:
         net: with the parent's weights, or to be loaded from a checkpoint.
@@ -240,7 +243,7 @@ def check_parent(config: Config, shape: ImageShape, parent: System, source: UNet
 
 
 def convertible(parent: System) -> UNet:
-    """The network of ``parent``, if a rate code can say what its activations say.
+    """The network of ``parent``, if a rate code can represent its activations.
 
     Raises:
         ValueError: it cannot, and why.

@@ -36,7 +36,7 @@ def finetune(
     gradient_clip: float = 1.0,
     on_step: Callable[[float], None] = lambda loss: None,
 ) -> None:
-    """Train ``child`` to predict what ``parent`` predicts. The step size falls linearly to 0.
+    """Train ``child`` to predict the output of ``parent``. The step size falls linearly to 0.
 
     Args:
         draw: the batch (x_t, t) of a step, by its number.
@@ -111,7 +111,7 @@ def blocks_of(net: UNet) -> Iterator[str]:
 
 
 class _Reached(Exception):  # noqa: N818 (no error: it ends the pass)
-    """The block has run: nothing after it is needed."""
+    """The block has run; the rest of the network is not needed."""
 
 
 @torch.no_grad()
@@ -134,8 +134,8 @@ def run_until(net: UNet, block: str, x: Tensor, t: Tensor) -> tuple[tuple[Tensor
 
 
 def averaged(values: Tensor, batch: int) -> Tensor:
-    """The mean over spiking time of ``[time_steps * batch, ...]``, as ``[batch, ...]``; what has
-    no spiking time stays."""
+    """The mean over spiking time of ``[time_steps * batch, ...]``, as ``[batch, ...]``; a tensor
+    without spiking time is returned unchanged."""
     return values.unflatten(0, (-1, batch)).mean(0)
 
 

@@ -41,8 +41,8 @@ class Config(UNetWidths, DenoiserTraining):
     """Levels of an activation above 0: best is the number of spiking steps to come, or four times
     that where the network will be read through a window."""
     start_levels: int = 16
-    """The clips start where rounding to so many levels errs least: best is the number of spiking
-    steps to come."""
+    """Number of levels for which the clips start at the least rounding error. Best is the later
+    number of spiking steps."""
     parent_weight: float = 0.5
     """Share in the loss of the distance to the ReLU twin's prediction; the rest is to the noise."""
 

@@ -25,7 +25,7 @@ READOUTS = ("mean", "window")
 PARABOLA = (1.5, 0.0, -1.5, 0.0)
 """``3/2 (1 - s^2)``: best for membranes of one variance that start at their mean; its mean is 1."""
 OWN = ".coefficients"
-"""Ends the name of what a child's readout has and its parent's has not."""
+"""Suffix of the names of tensors that a child's read-out has and its parent's has not."""
 
 
 class WindowReadout(nn.Module):
@@ -56,7 +56,7 @@ class WindowReadout(nn.Module):
 
 @torch.no_grad()
 def fit_window(parent: UNet, child: UNet, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set the window of ``child`` to what brings its last features nearest to the parent's.
+    """Fit the window of ``child``, so that its last features are nearest to the parent's.
 
     Args:
         batches: (x_t, t).

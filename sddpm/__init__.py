@@ -1,4 +1,4 @@
-"""SDDPM: the directly trained spiking diffusion model, and the ground floor of the suite."""
+"""SDDPM, the directly trained spiking diffusion model, and the modules that all systems share."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Activations by name: what a U-Net's configuration may ask for."""
+"""Activations of a U-Net by the names that its configuration may use."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def is_spiking(name: str) -> bool:
 
 
 def is_rate_coded(name: str) -> bool:
-    """Whether the mean of the activation ``name`` over spiking time is what it says, so that the
-    network is read out by its mean as well."""
+    """Whether the network is read out by its mean over spiking time, because the mean of the
+    activation ``name`` over time is its value."""
     return getattr(ACTIVATIONS[name], "code", None) == "rate"

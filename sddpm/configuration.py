@@ -17,8 +17,8 @@ _BEFORE = "before"
 
 
 def before(value: Any) -> dict[str, Any]:
-    """Metadata of a dataclass field that configurations gained later: a stored configuration
-    without the field stands for ``value``."""
+    """Metadata of a dataclass field that was added to a configuration later. A stored configuration
+    without the field has ``value``."""
     return {_BEFORE: value}
 
 
@@ -30,7 +30,7 @@ def complete(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def storable(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values``, every field of the dataclass ``kind``, without those that say what was so
-    before there was such a field: the inverse of :func:`complete`."""
+    """Drop from ``values``, which has every field of the dataclass ``kind``, the later fields with
+    their ``before`` value: the inverse of :func:`complete`."""
     gained = {f.name: f.metadata[_BEFORE] for f in fields(kind) if _BEFORE in f.metadata}
     return {k: v for k, v in values.items() if k not in gained or v != gained[k]}

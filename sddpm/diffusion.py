@@ -116,14 +116,14 @@ class NoiseOutput(nn.Module):
 
 
 class NoiseNetwork(nn.Module):
-    """A network ``eps = net(x, t)`` that says what its last layer predicts."""
+    """A network ``eps = net(x, t)`` that states which quantity its last layer predicts."""
 
     output: NoiseOutput
 
 
 def noise_loss(net: nn.Module, predicted: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
-    """Mean squared error, over every element and in float32, of what ``net``'s last layer stands
-    for: of the noise itself where ``net`` does not say otherwise.
+    """Mean squared error of the output of ``net``'s last layer, over every element and in float32.
+    If ``net`` does not state another quantity, the output is the noise.
 
     Args:
         predicted: noise, ``[batch, C, H, W]``.

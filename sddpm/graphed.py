@@ -64,7 +64,8 @@ class GraphedModule(nn.Module):
 
 
 class _Whole(nn.Module):
-    """The network under another name: what captures it replaces the ``forward`` it is given."""
+    """Another module with the same network, because the capture replaces the module's
+    ``forward``."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -46,8 +46,8 @@ def read_thresholds(net: nn.Module) -> dict[str, float]:
 
 
 def simplify(thresholds: Thresholds) -> Thresholds:
-    """One number where every layer has the same threshold, else one a layer; rounded to what
-    float32 keeps, so that equal settings are equal."""
+    """One number if every layer has the same threshold, else one for each layer. Values are rounded
+    to float32, so that equal settings compare equal."""
     if not isinstance(thresholds, Mapping):
         return round(float(thresholds), 6)
     rounded = {name: round(value, 6) for name, value in thresholds.items()}
@@ -56,7 +56,8 @@ def simplify(thresholds: Thresholds) -> Thresholds:
 
 
 def scale(thresholds: Thresholds, factor: float) -> Thresholds:
-    """``factor`` times each threshold: layers with thresholds of their own keep their ratios."""
+    """Multiply each threshold by ``factor``; layers with thresholds of their own keep their
+    ratios."""
     if isinstance(thresholds, Mapping):
         return {name: factor * value for name, value in thresholds.items()}
     return factor * thresholds
@@ -143,7 +144,7 @@ def denoising_losses(net: nn.Module, held_out: HeldOut, batch_size: int = 128) -
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold, or one a layer, and what led to it."""
+    """A threshold, or one for each layer, and the search that chose it."""
 
     thresholds: Thresholds
     method: str
@@ -264,7 +265,7 @@ def read_guidance(folder: str | Path) -> Thresholds | None:
 
 
 def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
-    """Time steps -> the guidance file whose thresholds were chosen with so many.
+    """Guidance files by the number of time steps for which their thresholds were chosen.
 
     One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
     the weights, the others are in a folder each. A file that does not say is of the former. What

@@ -1,4 +1,4 @@
-"""Layers that say what they read, and the time embedding.
+"""Layers that declare what they read, and the time embedding.
 
 Whether a product costs a multiplication depends on what the layer is fed: spikes select
 weights (an accumulate), a count of events selects them as often (an accumulate an event), real
@@ -42,8 +42,8 @@ _solving: ContextVar[bool] = ContextVar("solving", default=False)
 
 @contextmanager
 def solver_arithmetic() -> Iterator[None]:
-    """Around what a solver does between two evaluations of the network: sums of a few images,
-    which no accounting here prices, in whichever operators it writes them."""
+    """Context for a solver's work between two evaluations of the network: sums of a few images, in
+    any operators. No accounting prices them."""
     token = _solving.set(True)
     try:
         yield
@@ -86,7 +86,7 @@ def check_finite(net: nn.Module) -> None:
 
 
 def each_step(t: Tensor | int, x: Tensor) -> Tensor:
-    """Diffusion steps as ``[batch]``: one number stands for every image of ``x``."""
+    """Diffusion steps as ``[batch]``; one number applies to every image of ``x``."""
     steps = torch.as_tensor(t, device=x.device)
     if steps.is_floating_point() or steps.dtype == torch.bool:
         raise ValueError(f"t={t}: expected whole diffusion steps, one or [batch]")

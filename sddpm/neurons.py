@@ -1,4 +1,4 @@
-"""Activations of the U-Net family, and everything else that knows about spiking time.
+"""Activations of the U-Net family, and all other code for spiking time.
 
 Spiking time is folded into the batch: a tensor holds ``[time_steps * batch, ...]`` with time
 as the slow axis. An activation unfolds it, integrates from a fresh membrane and folds back,
@@ -26,7 +26,7 @@ from sddpm.kernels.neurons import Dynamics
 MOST_TIME_STEPS = 1024
 """Spiking time steps that a network may have: memory and work grow with them."""
 MOST_THRESHOLD = 1e6
-"""Far above any current; what is larger is a damaged number."""
+"""Largest legal value, far above any current; a larger value is a damaged number."""
 
 
 def check_threshold(value: float, name: str = "threshold") -> float:
@@ -91,7 +91,8 @@ class SpikingNeuron(nn.Module):
         return None
 
     def dynamics(self) -> Dynamics | None:
-        """The neuron as the kernels know it; None if it is none of theirs, and the loop runs."""
+        """Parameters of the neuron for the compiled kernels; None if no kernel computes it, and the
+        loop runs."""
         charge = _CHARGES.get(type(self).charge)
         if charge is None or self.theta.numel() != 1 or type(self.surrogate) is not surrogate.ATan:
             return None
@@ -166,7 +167,7 @@ class LIF(SpikingNeuron):
 
 
 class ParametricLIF(SpikingNeuron):
-    """LIF whose leak is learned, one a layer: ``h = v + (x - v) sigmoid(w)``.
+    """LIF with one learned leak for each layer: ``h = v + (x - v) sigmoid(w)``.
 
     ``w`` starts at 0, which is ``tau = 2`` (SpikingJelly's ParametricLIFNode).
     """
@@ -323,7 +324,7 @@ class MembraneReadout(nn.Module):
     @torch.no_grad()
     def keep_sum_of(self, time_steps: int) -> None:
         """Scale the weights to the sum that they have at ``time_steps``. With constant input the
-        output is then that of a read-out over so many steps."""
+        output then equals that of a read-out over ``time_steps``."""
         wanted, own = (
             sum(self.decay**s for s in range(n)) for n in (time_steps, len(self.weights))
         )

@@ -97,8 +97,8 @@ def check_numbers(system: System, folder: Path) -> None:
 
 
 class _AtMost(TorchFunctionMode):
-    """Stops what calls torch more than ``calls`` times: a network of more layers than the file
-    has tensors is not built to its end."""
+    """Limit on the calls of torch. A network with more layers than the file has tensors stops at
+    ``calls`` calls."""
 
     def __init__(self, calls: int, folder: Path) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _AtMost(TorchFunctionMode):
 def _read(
     folder: Path, facts: Mapping[str, Any], name: str, kind: type[Any], changed: Mapping[str, Any]
 ) -> Any:
-    """``facts[name]`` as the dataclass ``kind``; fields that it does not know are left out."""
+    """Read ``facts[name]`` as the dataclass ``kind``; unknown fields are left out."""
     values = facts.get(name)
     try:
         if not isinstance(values, Mapping):

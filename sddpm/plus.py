@@ -1,4 +1,4 @@
-"""SDDPM+: the spiking U-Net with what keeps more of the image than published SDDPM does.
+"""SDDPM+: the spiking U-Net with options that preserve more of the image than published SDDPM does.
 
 Each departure from Cao et al. (arXiv 2306.17046) is an option of :class:`Config`. Integer neurons
 train in one pass and run as binary spikes (arXiv 2407.20708, 2411.16061); the other neurons of
@@ -37,10 +37,10 @@ class Config(FreshUNet, DenoiserTraining):
     mean_shortcuts: bool = True
     """Let 1x1 shortcuts read the mean over spiking time, once."""
     min_snr: float = 0.0
-    """Largest signal-to-noise ratio that the loss counts in full (Min-SNR's gamma); 0: the plain
-    squared error of what the network predicts."""
+    """Largest signal-to-noise ratio that the loss weights in full (Min-SNR's gamma). 0: the plain
+    squared error of the network's output."""
     threshold: float = 1.0
-    """Firing threshold of every neuron; the current that an event stands for."""
+    """Firing threshold of every neuron, which is also the current of one event."""
     prediction: Prediction = "v_prediction"
     """Quantity that the last layer predicts: v, or the noise (``epsilon``)."""
     linear_head: bool = True
@@ -48,7 +48,7 @@ class Config(FreshUNet, DenoiserTraining):
 
 
 class WeightedDenoiser(Denoiser):
-    """A denoiser whose loss counts each diffusion step by its signal-to-noise ratio.
+    """A denoiser whose loss weights each diffusion step by its signal-to-noise ratio.
 
     Args:
         min_snr: Min-SNR's gamma, above 0: a step's squared error of the noise is weighted by

@@ -1,4 +1,4 @@
-"""A network in the form that samples: as it is, or prepared and kept while it stays the same.
+"""A network in the form that samples: unchanged, or prepared and reused while it stays the same.
 
 What was prepared is a snapshot, so it may be used again only for the very same network. Every
 number of it is compared with a copy, because no cheaper sign is safe: torch counts the changes

@@ -1,4 +1,4 @@
-"""SDDPM as the ecosystem uses models: ``from_pretrained``, ``sample``, ``save_pretrained``.
+"""SDDPM with the usual interface of models: ``from_pretrained``, ``sample``, ``save_pretrained``.
 
 A folder is a checkpoint of :mod:`sddpm.checkpoint` (``config.json``, ``model.safetensors``)
 with a model card beside it. Checkpoints that come with the package are opened by name.
@@ -39,8 +39,8 @@ from sddpm.samplers import OnStep
 
 KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm}
 FINDERS = "sddpm.systems"
-"""Entry points of installed packages that know further systems: functions from a system's name to
-its module (``Config``, ``build``), which raise ValueError for a name that they do not know."""
+"""Entry points of installed packages that add systems. Each is a function from a system's name to
+its module (``Config``, ``build``), and raises ValueError for an unknown name."""
 CARD = "README.md"
 REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD}
 """Files of a folder that a saved checkpoint replaces."""
@@ -69,7 +69,7 @@ def load(
 
 
 def find_module(name: str) -> ModuleType:
-    """The module of the system ``name``: SDDPM's own, or what an installed package knows.
+    """The module of the system ``name``: SDDPM's own, or that of an installed package.
 
     Raises:
         ValueError: nothing knows it.

@@ -1,4 +1,4 @@
-"""The one progress bar, on standard error."""
+"""The progress bar of every command, on standard error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bar:
         self._progress, self._task = progress, task
 
     def advance(self, count: float = 1) -> None:
-        """Add ``count`` to what is done."""
+        """Add ``count`` to the finished amount."""
         self._progress.advance(self._task, count)
 
     def update(
@@ -37,12 +37,12 @@ class Bar:
         task: str | None = None,
         note: str | None = None,
     ) -> None:
-        """Set what is given: how much is done, of how much, the task, a note behind the bar."""
+        """Set the given values: the finished amount, the total, the task, a note behind the bar."""
         fields: dict[str, Any] = {} if note is None else {"note": note}
         self._progress.update(self._task, completed=done, total=total, description=task, **fields)
 
     def finish(self) -> None:
-        """Take what is done for everything: the total was an upper limit."""
+        """Set the total to the finished amount, if the total was only an upper limit."""
         done = self._progress.tasks[self._progress.task_ids.index(self._task)].completed
         self.update(done=done, total=done)
 

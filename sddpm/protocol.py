@@ -21,7 +21,8 @@ MOST_PIXELS = 16_384
 
 @dataclass(frozen=True)
 class ImageShape:
-    """The only thing a system knows about its data before training starts."""
+    """Channels and size of the images, the only fact about its data that a system gets before
+    training."""
 
     channels: int
     """1 (grey) or 3 (RGB)."""
@@ -77,19 +78,20 @@ class System(nn.Module, ABC):
     """
 
     optimizers: dict[str, Optimizer]
-    """Attribute name of a trained module -> its optimiser. Empty where nothing is descended."""
+    """Optimisers by the attribute names of the trained modules. Empty if no weights are trained by
+    gradients."""
     graphable: ClassVar[frozenset[str]] = frozenset()
     """Trained modules that a step calls once, on tensors only, and that read no value back: a GPU
     replays them (:class:`sddpm.graphed.GraphedModule`)."""
     channels_last: ClassVar[frozenset[str]] = frozenset()
-    """Modules whose convolutions are trained in channels-last memory, where they are fastest.
+    """Modules whose convolutions are trained in channels-last memory, which is fastest for them.
     Before and after a training weights are contiguous, as torch's tools for weights expect."""
 
     @property
     @abstractmethod
     def generator(self) -> nn.Module:
-        """The module that runs at sampling time: its parameters and operations are the ones
-        counted, so a GAN's critic and a VAE's encoder cost nothing."""
+        """The module that runs at sampling time. Its parameters and operations are counted, so a
+        GAN's critic and a VAE's encoder are not."""
 
     @abstractmethod
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:

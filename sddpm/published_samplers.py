@@ -45,7 +45,7 @@ class PublishedScheduler:
         self.timesteps = torch.empty(0, dtype=torch.long)
 
     def set_timesteps(self, evaluations: int) -> None:
-        """Choose the diffusion steps so that the network is evaluated so many times.
+        """Choose the diffusion steps for the given number of network evaluations.
 
         Raises:
             ValueError: the published code cannot do that.

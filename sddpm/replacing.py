@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and what killed processes leave.
+"""Files and folders that are written completely or not at all, and the removal of unfinished ones.
 
 A file or folder called NAME is made as ``.NAME.PID@HOST.tmp`` beside it and takes its name in one
 step. A file system swaps no two folders in one step: the old one moves to ``.NAME.PID@HOST.old``
@@ -75,7 +75,8 @@ def temporary_path(path: Path) -> Path:
 
 
 def recover_folder(path: Path) -> None:
-    """Finish what killed processes began with ``path``; a process at work is left alone.
+    """Finish the replacement of ``path`` that a killed process began; running processes are left
+    alone.
 
     A folder that was to be replaced becomes the new one, which was complete.
     """
@@ -87,13 +88,13 @@ def recover_folder(path: Path) -> None:
 
 
 def sweep_unfinished(path: Path) -> None:
-    """Remove what killed processes left of a file or folder that was to become ``path``."""
+    """Remove the temporary files that killed processes left for ``path``."""
     for left in _left(path, "tmp"):
         _remove(left)
 
 
 def sweep_folder(folder: Path, *, below: bool = False) -> None:
-    """Remove what killed processes left unfinished in ``folder``.
+    """Remove the temporary files that killed processes left in ``folder``.
 
     Args:
         below: search the folders inside as well.
@@ -135,7 +136,7 @@ def _left(path: Path, ending: str) -> Iterator[Path]:
 
 
 def _is_abandoned(found: Path, match: re.Match[str]) -> bool:
-    """Whether no process works on a file or folder whose name matched."""
+    """Whether no running process works on a file or folder whose name matched."""
     if match["host"] in (None, platform.node()):
         return not _alive(int(match["process"]))
     inside = found.iterdir() if found.is_dir() else ()
@@ -162,7 +163,7 @@ def _alive(process: int) -> bool:
 
 
 def _name_path(error: OSError, path: Path) -> OSError:
-    """``error`` by the name that was asked for, where it tells the temporary one."""
+    """Rewrite ``error`` with the requested path in place of the temporary one."""
     if error.errno == errno.ENOSPC:
         return OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path))
     if error.errno is not None and str(error.filename).startswith(str(temporary_path(path))):

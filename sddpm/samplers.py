@@ -1,4 +1,4 @@
-"""Samplers: diffusers' schedulers behind one loop that knows nothing of the network.
+"""Samplers: diffusers' schedulers in one loop that is independent of the network.
 
 A sampler is one entry of :data:`SAMPLERS`. The network is any ``denoise(x, t)`` that maps
 ``[batch, C, H, W]`` and ``[batch]`` integer diffusion steps to the predicted noise.

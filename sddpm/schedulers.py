@@ -1,5 +1,5 @@
-"""diffusers' schedulers whose steps go where ours must: to the next chosen diffusion step, and
-with the last one to the image.
+"""Schedulers of diffusers, changed so that each step ends at the next chosen diffusion step, and
+the last one at the image.
 
 diffusers' rule for "the last step" is diffusion step 0. "Trailing" spacing starts from the last
 diffusion step, which is what x_T is, and ends above 0 for most numbers of steps.

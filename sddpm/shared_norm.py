@@ -1,4 +1,5 @@
-"""BatchNorm over the batch of all processes: a training on several is the training on one.
+"""BatchNorm over the batch of all processes, so that the number of processes does not change a
+training.
 
 Each process normalising its own share would make the result depend on how many there are.
 torch's SyncBatchNorm does the same, but on GPUs alone.
@@ -13,7 +14,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose mean and variance are of every process's batch.
+    """BatchNorm2d with mean and variance over the batch of all processes.
 
     In training, all processes must call it together, each with as many images.
     """

@@ -1,4 +1,5 @@
-"""Spiking neurons that lose less of their input than a hard reset does: the options of SDDPM+.
+"""Spiking neurons that lose less of their input than a neuron with hard reset: the options of
+SDDPM+.
 
 A hard reset throws away what the membrane holds above the threshold, so that four binary steps
 say little more than "large" or "small". The neurons here keep the rest (soft reset), send signed

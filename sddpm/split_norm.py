@@ -1,4 +1,4 @@
-"""BatchNorm over a part of the batch, as where every GPU normalises the images it was given."""
+"""BatchNorm over parts of the batch, as on several GPUs that each normalise their own images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics in training are of ``images`` images and all their spiking
-    steps. The running statistics follow the batch's first group, as torch's DataParallel keeps
-    those of its first GPU, so the groups, not the processes, decide the result.
+    """BatchNorm2d with training statistics over ``images`` images and all their spiking steps. The
+    running statistics follow the first group of the batch, as torch's DataParallel keeps those of
+    its first GPU. So the groups, and not the processes, decide the result.
 
     Args:
         channels: of the input.

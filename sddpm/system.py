@@ -22,8 +22,8 @@ from sddpm.widths import TRAINED, FreshUNet, over
 
 @dataclass(frozen=True)
 class Config(FreshUNet, DenoiserTraining):
-    """SDDPM. The defaults are those of the published code for CIFAR-10, in batches and steps that a
-    suite chooses; where the papers say otherwise, a field's line does."""
+    """Configuration of SDDPM. The defaults are those of the published code for CIFAR-10; a suite
+    chooses batches and steps. A field's description names other values of the papers."""
 
     time_steps: int = 4
     """Spiking time steps of one network evaluation."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class TemporalConv2d(nn.Conv2d):
-    """A convolution whose current is scaled by ``p[s]`` at spiking step ``s``.
+    """A convolution with its current scaled by ``p[s]`` at spiking step ``s``.
 
     Args:
         time_steps: spiking time steps, folded into the batch of the input.

@@ -1,4 +1,4 @@
-"""Training: one loop, read downwards, on Lightning Fabric.
+"""Training: one loop on Lightning Fabric.
 
 Fabric owns devices, precision, several GPUs and several machines. Everything random in step
 ``n`` comes from a stream seeded with (seed, n), and the order of the images from (seed, epoch),

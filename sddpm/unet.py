@@ -1,4 +1,5 @@
-"""The one U-Net: spiking, ReLU or quantised ReLU, by the activation in its configuration.
+"""The U-Net of all systems of the family: spiking, ReLU or quantised ReLU, by the activation in its
+configuration.
 
 Paper: Cao et al., "Spiking Denoising Diffusion Probabilistic Models", arXiv 2306.17046.
 A block is pre-spike: activation, convolution, BatchNorm, add the time embedding; the first
@@ -90,7 +91,8 @@ class Recipe:
         return self.config.initialisation == "xavier"
 
     def norm(self, channels: int, constant: bool = False) -> nn.BatchNorm2d:
-        """``constant``: of what is the same at all spiking steps and is given once."""
+        """Batch norm of ``channels`` channels. With ``constant``, its input is the same at all
+        spiking steps and is given once."""
         config = self.config
         if not config.norm_images:
             return nn.BatchNorm2d(channels)

@@ -1,4 +1,4 @@
-"""An integer network as the binary spikes that its counts stand for.
+"""An integer network that runs as the binary spikes of its counts.
 
 An integer neuron (:class:`sddpm.soft_neurons.IntegerIF`) sends counts 0 to ``levels`` in one pass.
 Neuromorphic hardware sends them as binary spikes: step ``s`` holds a spike where the count is at

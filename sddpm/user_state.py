@@ -15,7 +15,7 @@ from sddpm.checkpoint import MODEL, shipped_checkpoints
 
 
 def state_folder(checkpoint: Path) -> Path:
-    """The folder for what is measured of the network in the folder ``checkpoint``.
+    """The folder for measurements of the network in the folder ``checkpoint``.
 
     Returns:
         ``checkpoint`` itself; for a shipped one ``$XDG_STATE_HOME/sddpm-bench/NAME-HASH``, where

@@ -13,13 +13,14 @@ from sddpm.diffusion import Prediction
 
 MOST_BLOCKS = 64
 MOST_LEVELS = 10
-"""Far above every network in use: more layers than these would take minutes to make, even on the
-meta device, where widths cost nothing."""
+"""Largest number of layers, far above every network in use. More would take minutes to build, even
+on the meta device, where widths cost nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetWidths:
-    """The size of a U-Net and what it predicts. The defaults are the published ones."""
+    """The size of a U-Net and the quantity that it predicts. The defaults are the published
+    ones."""
 
     channels: int = 128
     """Base width; even."""

@@ -66,8 +66,8 @@ class Config(DenoiserTraining):
     channels: int = 128
     """Base width of the U-Net."""
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    """Width of what each level hands down, in units of ``channels``; each level but the last
-    halves the size."""
+    """Output width of each level, in units of ``channels``; each level but the last halves the
+    size."""
     blocks: int = 2
     """Residual blocks a level, on the way down and on the way up."""
     diffusion_steps: int = 1000

@@ -37,8 +37,8 @@ class Shape:
     channels: int
     """Base width; even."""
     multipliers: tuple[int, ...]
-    """Width of what each level hands down, in units of ``channels``; each level but the last
-    halves the size. A level works at the width it is handed."""
+    """Output width of each level, in units of ``channels``; each level but the last halves the
+    size. The input width of a level is the output width of the level before."""
     blocks: int
     """Residual blocks a level, on the way down and on the way up."""
     time_steps: int
@@ -167,7 +167,8 @@ class ResidualBlock(nn.Module):
 
 
 class Firing(nn.Module):
-    """3x3 convolution of spikes, BN, LIF: what ends the deepest and the highest level."""
+    """3x3 convolution of spikes, BN, LIF: the last layers of the deepest and of the highest
+    level."""
 
     def __init__(self, inputs: int, outputs: int, time_steps: int) -> None:
         super().__init__()
@@ -192,7 +193,7 @@ class Doubling(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks of one level, down or up, and what leads to the next."""
+    """Blocks of one level, down or up, and the layers between it and the next level."""
 
     def __init__(self, blocks: Sequence[ResidualBlock], leave: nn.Module) -> None:
         super().__init__()

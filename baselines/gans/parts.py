@@ -89,7 +89,7 @@ class LastMembrane(nn.Module):
 
 
 class StepBatchNorm(nn.Module):
-    """Batch norm with the statistics of each spiking step of its own, one affine map for all.
+    """Batch norm with separate statistics for each spiking step and one affine map for all.
 
     Accepts ``[time_steps * batch, channels]`` and ``[time_steps * batch, channels, H, W]``.
     There, one set of running statistics follows the steps in turn although no two of them are

@@ -125,14 +125,13 @@ class SpikingGAN(System):
         """Loss of the generator from the critic's scores ``[batch]`` of its images."""
 
     def pictures(self, output: Tensor) -> Tensor:
-        """Images ``[batch, C, H, W]`` in [0, 1] of what the generator gives."""
+        """Images ``[batch, C, H, W]`` in [0, 1] from the generator's output."""
         return output
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
-        """One update of the critic on the real ``images`` and as many generated ones, then one
-        of the generator on the same latents: a step of ``batch`` images has seen ``batch`` real
-        images, once.
-        """
+        """One update of the critic on the real ``images`` and as many generated ones, then one of
+        the generator on the same latents. A step of ``batch`` images uses ``batch`` real images
+        once."""
         config, batch = self.config, len(images)
         if batch < 2:
             raise ValueError(

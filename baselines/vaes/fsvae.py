@@ -80,8 +80,8 @@ class Config:
     distance: Literal["mmd", "kl"] = "mmd"
     """Between posterior and prior: spike-space MMD (weight 1), or Bernoulli KL (weight 1e-4)."""
     scheduled: tuple[float, float] = (0.1, 0.3)
-    """Probability, at the start and at the end of training, that the prior is fed a bit vector
-    of its own instead of the posterior's."""
+    """Probability, at the start and at the end of training, that the prior gets a bit vector of its
+    own in place of the posterior's."""
     learning_rate: float = 1e-3
     """AdamW's step size."""
     weight_decay: float = 1e-3
@@ -173,7 +173,7 @@ class Decoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Prior and decoder: what sampling runs."""
+    """Prior and decoder: the networks that run at sampling time."""
 
     def __init__(self, config: Config, pyramid: Pyramid) -> None:
         super().__init__()

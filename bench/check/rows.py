@@ -16,8 +16,8 @@ Row = Mapping[str, Value]
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a ``table.csv`` or a ``records.jsonl``, told apart by content; of a run's
-    folder, its records.
+    """The rows of a ``table.csv`` or a ``records.jsonl``, recognised by content; for a run's
+    folder, the rows of its records.
 
     Raises:
         FileNotFoundError: there is no such file.

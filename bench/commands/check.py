@@ -73,7 +73,7 @@ def check(
     everything: bool,
     kind: str,
 ) -> None:
-    """Compare two metric tables; :data:`HELP` is what a user reads."""
+    """Compare two metric tables; :data:`HELP` is the help text."""
     from bench.check import output
     from bench.check.compare import compare, parse_tolerance
     from bench.check.rows import read_table

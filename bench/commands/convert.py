@@ -20,7 +20,7 @@ TRAIN_CLIPS = ", ".join(name for name, each in METHODS.items() if each.trains_cl
 
 
 class Schedule(tuple[int, ...]):
-    """Numbers of spiking time steps; its text is what it was read from."""
+    """Numbers of spiking time steps; its text is the text from which it was read."""
 
     def __str__(self) -> str:
         return "/".join(map(str, self))
@@ -145,7 +145,7 @@ def convert(ctx: click.Context, ann: str, **given: Any) -> None:
 
 
 def _refuse_unread(ctx: click.Context) -> None:
-    """Refuse options of a step that is not asked for."""
+    """Refuse options of a step that was not requested."""
     asked = ctx.params
     if asked["distill"] is None:
         options.refuse(ctx, ("dataset", "distill_steps"), "give it with --distill PRESET")

@@ -121,7 +121,7 @@ def command_line(ctx: click.Context) -> str:
 
 
 def refuse(ctx: click.Context, names: Collection[str], why: str) -> None:
-    """Refuse options that nothing would read.
+    """Refuse options that would have no effect.
 
     Args:
         names: of the parameters, of which none may be on the command line.

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes."""
 LOG_COLUMNS = 320
-"""Width where there is no terminal: a log or a pipe wraps nothing."""
+"""Width without a terminal: lines in a log or a pipe are not wrapped."""
 
 
 def say(line: str) -> None:
-    """A line on standard error, about what happens."""
+    """Print a progress message as one line on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -34,7 +34,7 @@ def print_configuration(plan: Plan) -> None:
 
 
 def print_summary(plan: Plan) -> None:
-    """Five lines about what a run will do; its folder keeps every setting."""
+    """Five lines that describe a run before it starts; its folder keeps every setting."""
     from bench.plan.sampling import solver
     from bench.run.runner import RUN
 
@@ -81,7 +81,7 @@ def print_states(plan: Plan) -> None:
 
 
 def print_estimate(estimate: Estimate) -> None:
-    """Each cell with its state and what is left to do of it, and the sum."""
+    """Each cell with its state and remaining work, and the sum."""
     headings = [*estimate.costs[0].states, "MAC/image", "AC/image", "train MAC", "train time",
                 "sample MAC", "sample time"]  # fmt: skip
     rows = []
@@ -142,7 +142,7 @@ def print_result(result: RunResult) -> None:
 def print_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], repeat: int | None = None
 ) -> None:
-    """A table; columns of figures stand to the right.
+    """A table; columns of figures are aligned to the right.
 
     Text that is wider than the terminal is folded. With ``repeat``, the table is printed in
     parts instead, each with the first ``repeat`` columns: a folded figure cannot be read.

@@ -41,7 +41,7 @@ class ConversionFolder:
         }
 
     def find(self, times: Times | None) -> Record | None:
-        """The record of the child at ``times``, or of the parent, if it still stands."""
+        """The record of the child at ``times``, or of the parent, if it is still valid."""
         stands = times is None or (self.root / folder_name(times)).is_dir()
         return self._records.get(times) if stands else None
 

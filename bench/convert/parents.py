@@ -39,7 +39,7 @@ class Parent:
 
 
 def open_parent(request: ConvertRequest, machine: Machine) -> Parent:
-    """The network to convert; trained first where the method or ``--distill`` says so.
+    """The network to convert; it is trained first if the method or ``--distill`` requires it.
 
     Raises:
         ValueError: it cannot be converted, and why; --distill without images to learn on.

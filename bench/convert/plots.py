@@ -21,8 +21,8 @@ PARTS = {"inherited": "s", "clipping": "^", "rounding": "D", "unevenness": "v"}
 
 
 def plot_costs(curve: ConversionCurve, path: Path) -> None:
-    """Relative error, sample quality (where it was measured) and energy against T, one above the
-    other; the ANN's are lines. Schedules stand at their mean T, as crosses."""
+    """Relative error, sample quality (if it was measured) and energy against T, one plot above the
+    other. Lines show the values of the ANN. Crosses show schedules at their mean T."""
     parent, children = curve.parent, curve.children
     colours = palette()
     panels = 3 if curve.scored else 2

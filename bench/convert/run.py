@@ -117,7 +117,8 @@ class ConversionRun:
     folder: ConversionFolder
 
     def make(self) -> None:
-        """Make what is not there; the rest is read, and changes by the command's name alone."""
+        """Make the missing networks. Existing ones are read, and only the command's name in them
+        changes."""
         # In evaluations of one spiking step: an image costs T, and one of the parent; a step of
         # fine-tuning counts as one image.
         units = len(self.held_out.t) + self.converter.finetune_total
@@ -179,7 +180,7 @@ class ConversionRun:
         return record
 
     def _parent(self, child: Record) -> Record:
-        """The record of what ``child`` was compared with."""
+        """The record of the network that ``child`` was compared with."""
         about = self.parent.checkpoint.facts
         training, trainer = about.get("training", {}), about.get("trainer", {})
         steps, batch = training.get("steps", 0), training.get("batch_size", 1)

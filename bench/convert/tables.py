@@ -31,7 +31,7 @@ def headings(curve: ConversionCurve) -> list[str]:
 
 
 def rows(curve: ConversionCurve) -> list[list[str]]:
-    """The table for people; a row whose samples were not scored ends in dashes."""
+    """The table for people; a row without scored samples ends in dashes."""
     width = len(headings(curve))
     return [row + [DASH] * (width - len(row)) for row in map(_cells, curve.networks)]
 

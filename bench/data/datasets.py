@@ -63,7 +63,8 @@ class DatasetSpec:
     crop: int | None = None
     """Side in pixels of the centre square that is kept before resizing; None: the largest."""
     lossless: bool = False
-    """The original pictures were never JPEG, so JPEG files are a variant and the label says so."""
+    """Whether the original images were never JPEG. JPEG files are then a variant, and the label
+    says so."""
     train_images: int | None = None
     """Pictures in the official training split; another count is labelled a subset."""
     test_images: int | None = None

@@ -23,9 +23,9 @@ ENDINGS = {
 }  # fmt: skip
 """Ending of a picture's file, in lower case -> its format."""
 FORMATS = tuple(sorted(set(ENDINGS.values())))
-"""Formats that are opened, by Pillow's names. PPM stands for PBM, PGM and PNM too."""
+"""Formats that are opened, by Pillow's names. PPM includes PBM, PGM and PNM."""
 BACKGROUND = (255, 255, 255)
-"""White, in RGB: what shows behind transparent pixels."""
+"""White, in RGB: the background of transparent pixels."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 """Pillow's modes of pictures without colour; those of 16 bits start with ``I;16``."""
 PART = 2**20
@@ -41,7 +41,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Value of :data:`ORIENTATION` -> what turns the picture upright."""
+"""Transform that turns the picture upright, by the value of :data:`ORIENTATION`."""
 
 
 def is_picture(name: str) -> bool:

@@ -80,7 +80,7 @@ def split_folders(names: Sequence[str]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """Pictures whose every file was read once, so that their content is known."""
+    """Pictures whose files were all read once, so that their content is known."""
 
     source: Encoded
     digests: Sequence[bytes]
@@ -104,7 +104,7 @@ class Surveyed:
 
 
 def survey(source: Encoded) -> Surveyed:
-    """Read every picture's file of ``source``, or recall what it held.
+    """Read every picture's file of ``source``, or use the stored result of an earlier reading.
 
     Raises:
         ValueError: a file is no picture, by its head; the message names it.

@@ -30,11 +30,12 @@ class Entry:
     """A file of the folder, or a member of a ZIP archive in it."""
 
     name: str
-    """Path below the folder, with ``/``. An archive stands as a folder of its name."""
+    """Path below the folder, with ``/``. An archive appears as a folder of its name."""
     path: Path
     """Path on disk; for a member of an archive, the path of the archive."""
     stamp: str
-    """Changes whenever the file's content does, its time of modification put back or not."""
+    """Text that changes whenever the file's content changes, even if its time of modification is
+    reset."""
     changed: float
     """Time at which the file was last changed or exchanged, in seconds since 1970."""
     member: str | None = None

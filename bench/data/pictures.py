@@ -118,7 +118,8 @@ class Encoded(ABC):
 
     @abstractmethod
     def stamp(self) -> str | None:
-        """Changes when any picture does, and is quick to tell; None: cannot be told now."""
+        """Text that changes when any picture changes, and is quick to compute. None: not known
+        yet."""
 
     @abstractmethod
     def select(self, indices: Sequence[int]) -> Encoded:

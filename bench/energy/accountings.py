@@ -14,8 +14,8 @@ from bench.energy.memory import Accesses, accesses, lemaire_mj, simple_mj
 from bench.energy.prices import EnergyTable, published_mj, strict_mj
 
 Price = Callable[[Counts, Accesses | None, EnergyTable], float | None]
-"""Counts, the words that they move (None where these were not counted) and the prices ->
-millijoules for what the counts cover; None where the counts do not tell."""
+"""Counts, the words that they move (None if these were not counted) and the prices -> millijoules
+of the counted operations; None if the counts do not suffice."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Accounting:
     """Name in places that do not explain it."""
     price: Price
     ranked: bool = False
-    """Whether it stands in a report's rankings; the table of energies has all."""
+    """Whether the rankings of a report show it; the table of energies shows all."""
     per_evaluation: bool = False
     """Whether tables for people show it for one network evaluation too."""
 
@@ -63,7 +63,8 @@ ACCOUNTINGS: dict[str, Accounting] = {
 
 
 def price_all(counts: Counts, table: EnergyTable) -> dict[str, float]:
-    """Key of every accounting that these counts allow -> millijoules for what they cover."""
+    """Millijoules of the counted operations in every accounting for which the counts suffice, by
+    key."""
     moved = accesses(counts)
     found = {key: entry.price(counts, moved, table) for key, entry in ACCOUNTINGS.items()}
     return {key: mj for key, mj in found.items() if mj is not None}

@@ -18,7 +18,7 @@ class LayerCounts:
     reads: Reads
     """Declaration of that module, or of its nearest ancestor that declares."""
     dense_macs: float
-    """MACs if nothing were skipped; spiking time steps are in it, as executed."""
+    """Dense MACs, if nothing were skipped, over all executed spiking time steps."""
     ops: float
     """MACs where it reads real numbers, exact accumulates where it reads spikes or events."""
     input_nonzero_fraction: float | None
@@ -84,8 +84,8 @@ class Counts:
     acs: float
     """Exact accumulates of all products that read spikes or events."""
     dense_macs_spikes: float
-    """MACs of the products that read spikes if nothing were skipped, over all time steps; of those
-    that read counts, of the one pass."""
+    """Dense MACs of the products that read spikes, over all time steps; for products that read
+    counts, of the one pass."""
     sops: float | None
     """Synaptic operations as published: nonzero fraction of the input * dense MACs, summed over
     everything except that convolution. None if input values were not known."""

@@ -1,4 +1,5 @@
-"""Energy in integer arithmetic, and the fair rival of a spiking network: a quantised ANN.
+"""Energy in integer arithmetic, and the energy of a quantised ANN that carries as much information
+as a spiking network.
 
 ``T`` binary spikes say one of ``T + 1`` values, as an activation of ``ceil(log2(T + 1))`` bits
 does in one pass. Both read the same weights. Everything here takes 8-bit weights and adds into
@@ -47,7 +48,8 @@ class Operations(Protocol):
 
 
 def rival_bits(time_steps: int) -> int:
-    """Bits that hold what ``time_steps`` binary spikes hold: ``ceil(log2(time_steps + 1))``.
+    """Bits that encode as many values as ``time_steps`` binary spikes: ``ceil(log2(time_steps +
+    1))``.
 
     Raises:
         ValueError: ``time_steps`` is below 1.
@@ -73,7 +75,7 @@ def integer_mj(counts: Operations) -> float:
 
 
 def quantised_mj(counts: Operations, bits: int) -> float:
-    """Millijoules of an ANN whose activations have ``bits`` bits.
+    """Millijoules of an ANN with activations of ``bits`` bits.
 
     The first convolution reads the image at 8 bits. That every other product reads ``bits`` bits
     favours the rival: where a spiking network reads real numbers (shortcuts, head), so would it.

@@ -1,4 +1,5 @@
-"""Energy with memory: SpikingJelly 2's two inference models, fed with what the meter counted.
+"""Energy with memory accesses: SpikingJelly 2's two inference models, applied to the meter's
+counts.
 
 The prices are SpikingJelly's (``op_counter.simple_energy``, ``op_counter.analytical_energy``);
 the numbers moved are ours, because its counters see only its own neurons, skip functional
@@ -31,8 +32,8 @@ WORD_BYTES = 4
 FIFO_BYTES = 1000 * WORD_BYTES
 """Queue of spikes between two layers: 1,000 of them, as in Lemaire et al."""
 UPDATE_ADDITIONS = 4
-"""Additions of one neuron at one spiking step: input to membrane, membrane less threshold, and two
-of the hard reset. SpikingJelly counts as many for its integrate-and-fire neuron."""
+"""Additions of one neuron at one spiking step: input to membrane, membrane minus threshold, and two
+of the hard reset. SpikingJelly counts the same number for its integrate-and-fire neuron."""
 SIMPLE_MAC_PJ, SIMPLE_AC_PJ, SIMPLE_WORD_PJ = 4.6, 0.9, 24.96 * WORD_BYTES
 LEMAIRE_MULTIPLY_PJ, LEMAIRE_ADD_PJ = 3.1, 0.1
 SRAM_PJ = ((0, 0.0), (8 * 1024, 10.0), (32 * 1024, 20.0), (1024 * 1024, 100.0))
@@ -41,7 +42,8 @@ SRAM_PJ = ((0, 0.0), (8 * 1024, 10.0), (32 * 1024, 20.0), (1024 * 1024, 100.0))
 
 @dataclass
 class Accesses:
-    """Words moved and what finding them takes, for what the :class:`Counts` cover."""
+    """Words moved, and the additions for their addresses, for the operations of the
+    :class:`Counts`."""
 
     weight_reads: float = 0.0
     bias_reads: float = 0.0

@@ -1,4 +1,4 @@
-"""Counts the operations of a network while it really runs. Knows no system.
+"""Counts the operations of a network while it runs. Contains no code for single systems.
 
 What is counted: the products (convolutions, matrix products, attention) executed inside the
 metered module, as the operators that PyTorch really dispatches, so functional calls and
@@ -49,7 +49,7 @@ from sddpm.layers import Reads, in_solver
 
 
 class Meter:
-    """Context manager that counts what runs inside ``module`` while it is active.
+    """Context manager that counts the operations inside ``module`` while it is active.
 
     Several runs, and several ``with`` blocks, add up. Any device; on the meta device only
     modules that read real numbers can be counted. Gradients may be on or off.
@@ -308,7 +308,7 @@ class _Row:
 
 
 class _Listener(TorchDispatchMode):
-    """Sees every operator below autograd and hands the products to the meter."""
+    """Observes every operator below autograd and passes the products to the meter."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()

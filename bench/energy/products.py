@@ -23,7 +23,7 @@ class Product:
     """One executed product."""
 
     dense: int
-    """MACs if nothing is skipped."""
+    """Dense MACs, if nothing is skipped."""
     input: Tensor
     """Tensor that the layer reads."""
     channel_dim: int = -1

@@ -18,8 +18,8 @@ MARKS = {"trained": "o", "grid": "o", "loss": "s", "gradient": "D"}
 
 
 def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
-    """Quality, held-out loss and firing rate against the threshold, one above the other; a
-    setting with a threshold a layer stands at their mean."""
+    """Quality, held-out loss and firing rate against the threshold, one plot above the other. A
+    setting with one threshold for each layer is drawn at their mean."""
     colours = dict(zip(MARKS, [".2", *palette()], strict=False))
     labels = {"trained": "trained", "grid": "grid", "loss": "least held-out loss",
               "gradient": "one a layer (mean, range)"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The ``guide`` command's work: from its options to guidance.json, a report and a plot."""
+"""The work of the ``guide`` command: from its options to guidance.json, a report and a plot."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class GuideResult:
 
 
 def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
-    """Search, write what was found, and say what it is worth.
+    """Search, write the results, and state whether the choice is better than the trained
+    thresholds.
 
     Raises:
         ValueError: a system without thresholds, a sampler whose statistics depend on them.

@@ -38,8 +38,8 @@ class ScoredThresholds:
     """Difference from the trained thresholds' score."""
     low: float | None
     high: float | None
-    """95 % interval of the difference, from its standard error by paired bootstrap over the
-    images; None where nothing was resampled."""
+    """95 % interval of the difference, from its standard error by paired bootstrap over the images;
+    None without resampling."""
     kid: float
     firing_rate: float
     loss_difference: float | None
@@ -49,7 +49,7 @@ class ScoredThresholds:
     evaluations: int
     """Network evaluations of one image that finding this setting costs."""
     confirmation: bool = False
-    """Drawn from other noise than what the choice was made with."""
+    """Whether the images come from other noise than those that decided the choice."""
 
     @property
     def verdict(self) -> Literal["better", "worse", "undecided"]:
@@ -63,7 +63,7 @@ class ScoredThresholds:
 
 
 class Ledger:
-    """Results of earlier calls in one file, a JSON line each, by a hash of what made them.
+    """Results of earlier calls in one file, one JSON line each, by a hash of their settings.
 
     Args:
         path: the file; None keeps them in memory only.

@@ -55,13 +55,14 @@ class Findings:
     picked: ScoredThresholds
     """Choice of the method."""
     judged: ScoredThresholds
-    """The row that says whether the pick helps: its confirmation where there is one."""
+    """The row that decides whether the pick is better: its confirmation, if there is one."""
     keep: bool = False
-    """Whether a pick that cannot be told from the trained thresholds is used all the same."""
+    """Whether a pick is used although it is not distinguishable from the trained thresholds."""
 
     @property
     def undecided(self) -> bool:
-        """Whether the pick is another setting that cannot be told from the trained one."""
+        """Whether the pick differs from the trained thresholds and its result is not
+        distinguishable from theirs."""
         return self.picked.thresholds != self.trained and self.judged.verdict == "undecided"
 
     @property
@@ -127,7 +128,7 @@ def _ordered(settings: Iterable[Thresholds]) -> list[Thresholds]:
 
 
 class Search:
-    """Finds thresholds by a method, and scores what it finds.
+    """Finds thresholds by a method, and scores them.
 
     Args:
         scorer: compares settings by their images.
@@ -162,7 +163,7 @@ class Search:
 
     @property
     def candidates(self) -> list[Thresholds]:
-        """Settings whose held-out loss is measured: the grid and what was trained."""
+        """Settings whose held-out loss is measured: the grid and the trained thresholds."""
         return _ordered([*self.values, self.trained])
 
     @property
@@ -174,7 +175,7 @@ class Search:
         return 1 + grid + choices + finalists
 
     def run(self) -> Findings:
-        """Score what the method finds, and judge its pick."""
+        """Score the thresholds that the method finds, and judge its pick."""
         images = self.scorer.samples * self.scorer.steps
         losses = self._choice("loss") if self.method != "gradient" else None
         measured = zip(self.candidates, losses.curve, strict=True) if losses else ()

@@ -52,7 +52,7 @@ def figure_file(
 
 
 def palette() -> list[Any]:
-    """The colours of lines and marks, which most people tell apart."""
+    """The colours of lines and marks, which most people can distinguish."""
     import seaborn
 
     return list(seaborn.color_palette(PALETTE))

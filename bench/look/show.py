@@ -1,4 +1,4 @@
-"""The ``show`` command's work: what happens inside a checkpoint, as plots and tables."""
+"""The work of the ``show`` command: the activity inside a checkpoint, as plots and tables."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_everything(
     layer: str | None,
     kind: str,
 ) -> Seen:
-    """Draw ``images`` images and plot what is to be seen on the way, into ``out``.
+    """Draw ``images`` images and plot the activity of the network on the way, into ``out``.
 
     Args:
         layer: of the raster; None is the first one.

@@ -39,7 +39,7 @@ class Denoising(Protocol):
 
 
 class Recorder:
-    """Samples as ``system`` does, and keeps what the first images looked like on the way.
+    """Samples as ``system`` does, and keeps the first images of each step.
 
     Args:
         count: images to watch; they must be in the first batch.

@@ -39,7 +39,7 @@ class Data:
     dataset: str
     """Name to load them by."""
     label: str
-    """Name to report: says where the files differ from the original data set."""
+    """Name in reports, which states differences of the files from the original data set."""
     channels: int
     """1 or 3."""
     image_size: int
@@ -143,7 +143,7 @@ def expand(
     seeds: Sequence[int] = (0,),
     precision: str | None = None,
 ) -> list[Cell]:
-    """The cells of ``suite``, in its order; empty options mean what the suite says.
+    """The cells of ``suite``, in its order. Empty options mean the suite's values.
 
     Args:
         systems: registered names; need not be among the suite's.
@@ -205,8 +205,8 @@ def plan_training(
     seed: int = 0,
     precision: str | None = None,
 ) -> Training:
-    """The training of ``system`` under a preset, with its parents' before it; ``precision`` in
-    place of every budget's."""
+    """The training of ``system`` under a preset, with its parents' trainings before it;
+    ``precision`` replaces that of every budget."""
     entry, preset = find(system), find_preset(suite, preset_name)
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")

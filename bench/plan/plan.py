@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, resolved: what would be made, and where."""
+    """A resolved run: its cells and their folders."""
 
     options: Options
     suite: Suite
@@ -108,7 +108,7 @@ class Plan:
 
 
 def make_plan(options: Options, *, read_data: bool = True) -> Plan:
-    """Resolve ``options``; nothing is written.
+    """Resolve ``options``; no file is written.
 
     Args:
         read_data: open the data set where the folder does not know it yet. Without, a data set
@@ -159,8 +159,8 @@ def _known_data(suite: Suite) -> Data:
 
 
 def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None, tuple[str, ...]]:
-    """The data as it is found, or as the run's folder remembers it, its fingerprint, and what
-    opening it has to say.
+    """The data as it was opened or as the run's folder describes it, its fingerprint, and notes on
+    its opening.
 
     Raises:
         ValueError: the folder was made from other pictures of that name.

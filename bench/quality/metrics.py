@@ -54,8 +54,8 @@ class Metric:
     ranks: bool = False
     """Whether rows are ordered by it."""
     least_tolerance: float | None = None
-    """Least that a tolerance in percent allows where the baseline states no spread, for a metric
-    whose figures may be 0: a share of a small figure is less than its noise."""
+    """Least tolerance in percent mode, for a metric whose figures may be 0, if the baseline states
+    no spread. A percentage of a small figure is less than its noise."""
 
     @property
     def arrow(self) -> str:
@@ -130,7 +130,7 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(column: str) -> Metric | None:
-    """The metric that a column holds; None for a spread and for what is no metric."""
+    """The metric of a column; None for a spread and for other columns."""
     key, _, suffix = column.partition("_")
     return None if _is_spread(suffix) else METRICS.get(key)
 

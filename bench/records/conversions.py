@@ -1,4 +1,4 @@
-"""The records of one conversion, read together: a parent and what it was turned into.
+"""The records of one conversion, read together: a parent and its converted networks.
 
 Imports no torch.
 """
@@ -117,7 +117,7 @@ class ConversionCurve:
 
     @property
     def name(self) -> str:
-        """Method, and what it was given."""
+        """Method and its options."""
         facts, method = self.parent.facts, str(self.config["method"])
         words = [method]
         words += ["signed"] if self.config.get("signed") else []

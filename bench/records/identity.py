@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine")
 """Fields that state how a system drew its samples."""
 PLANNED = ("suite", "preset", "system", *SAMPLED)
-"""A cell of a run, but for its seed."""
+"""Fields that state a cell of a run, except its seed."""
 TRAINED = ("train_steps", "batch_size", "precision")
 """Fields that state the training, beside its configuration."""
 SCORED = ("samples", "extractor")

@@ -45,7 +45,7 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sampling_facts(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record that say how samples were drawn."""
+    """Fields of a record that state how samples were drawn."""
     return {
         "sampler": sampling.get("sampler"),
         "sampler_steps": sampling.get("steps"),
@@ -65,7 +65,7 @@ def make_record(
     energy_table: str,
     thresholds: Thresholds | None = None,
 ) -> Record:
-    """The record of a cell whose stages are done.
+    """The record of a cell whose stages are finished.
 
     Args:
         facts: fields that are known before anything is measured, as :func:`cell_facts` gives them.

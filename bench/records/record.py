@@ -43,7 +43,8 @@ class OperationCounts(_Part):
 
 
 class MemoryAccesses(_Part):
-    """Words (32 bits) moved, and what finding them takes; see :mod:`bench.energy.memory`."""
+    """Words (32 bits) moved, and the additions for their addresses; see
+    :mod:`bench.energy.memory`."""
 
     weight_reads: Amount
     bias_reads: Amount
@@ -112,7 +113,7 @@ class Record(_Part):
     sampler_steps: Size | None = None
     eta: FiniteFloat | None = None
     threshold: FiniteFloat | Literal["guided"] | None = None
-    """Firing threshold asked for while sampling; None is as trained."""
+    """Firing threshold that was requested for sampling; None is as trained."""
     thresholds: FiniteFloat | dict[str, FiniteFloat] | None = None
     """Value of ``threshold``: one number, or one for each layer."""
     engine: str | None = None

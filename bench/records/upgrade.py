@@ -25,7 +25,8 @@ COUNTS = ("counts_per_evaluation", "counts_per_image")
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored line of version 1 as one of version 2; what it lacks is left to the schema."""
+    """Convert a stored line of version 1 to version 2. Missing fields get the defaults of the
+    schema."""
     record = {**content, "schema_version": 2}
     energies = {key: record.pop(field, None) for key, field in FIELDS.items()}
     if _first_convolution_reads_spikes(record):

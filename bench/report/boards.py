@@ -57,7 +57,7 @@ class Row:
     layer_rates: dict[str, float] = field(default_factory=dict)
     """Neuron layer -> spikes per neuron and time step, mean over seeds."""
     variant: str = ""
-    """The settings that tell it from a row that would be called the same."""
+    """Settings that distinguish it from a row with the same name."""
 
     @property
     def label(self) -> str:
@@ -108,7 +108,7 @@ class Board:
     dataset: str
     image_size: int
     extractor: str | None
-    """None: nothing was scored yet."""
+    """Extractor of the figures; None: no row was scored yet."""
     samples: int
     reference_images: int | None = None
     reference_split: str | None = None

@@ -35,12 +35,12 @@ DIRECT = "*"
 LINE = 46
 """Letters of a name that has half of the figure's width."""
 SCHEDULED = "x"
-"""Mark of one whose spiking steps depend on the diffusion step, at their mean."""
+"""Mark of a network whose spiking steps depend on the diffusion step, drawn at their mean."""
 
 
 def plot_conversions(section: Section) -> Drawing:
-    """Relative error, sample quality (denoising loss, where no samples were drawn) and energy of
-    every conversion, beside the ANN and what was trained directly."""
+    """Relative error, sample quality (denoising loss, if no samples were drawn) and energy of every
+    conversion, beside the ANN and the directly trained networks."""
     import seaborn
 
     conversions = section.conversions
@@ -98,8 +98,8 @@ def plot_conversions(section: Section) -> Drawing:
 
 
 def direct(section: Section, metric: str) -> list[Row]:
-    """Rows of spiking denoisers that were trained as such and whose samples were drawn and scored
-    as the conversions' were."""
+    """Rows of directly trained spiking denoisers with samples drawn and scored as those of the
+    conversions."""
     scored = [curve.parent for curve in section.conversions if curve.scored]
     asked = {(parent.solver, parent.record.samples) for parent in scored}
     return [

@@ -1,4 +1,4 @@
-"""The table that a report begins with: one line a ranking."""
+"""The first table of a report: one line for each ranking."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.tables.rows import DASH
 
 
 def glance(report: Report) -> TableText:
-    """One line a board: the best row, the best spiking one, and what that one costs."""
+    """One line for each board: the best row, the best spiking row, and the energy of the latter."""
     headings = ["Data", "Cells", "Best", "Best spiking", "Quality gap", "Strict energy"]
     lines = []
     for board in report.boards:

@@ -101,5 +101,5 @@ def _provenance(board: Board) -> str:
 
 
 def _code(text: str) -> str:
-    """Between backticks nothing is markup but a backtick."""
+    """Quote text in backticks, in which only a backtick is markup."""
     return " ".join(text.split()).replace("`", "'")

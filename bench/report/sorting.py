@@ -1,4 +1,4 @@
-"""Sorts what was found into the sections, boards and rows of a report.
+"""Sorts records into the sections, boards and rows of a report.
 
 Cells that differ by their seed alone are one row. A cell without a figure, failed or missing,
 joins the board of its run. Every step takes time that grows with the records, not their square.
@@ -21,7 +21,7 @@ from bench.report.sources import HASH_CHARACTERS, Planned, Published, Sources
 
 
 def make_report(sources: Sources, published: Sequence[Published], command: str = "") -> Report:
-    """Sort what was found into sections, boards and rows."""
+    """Sort records and missing cells into sections, boards and rows."""
     boards = _boards(sources)
     names = [b.dataset for b in boards] + [c.dataset for c in sources.conversions]
     sections = []
@@ -193,7 +193,7 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _missing(cell: Planned) -> Row:
-    """The row of a planned cell; its folder's name says what it is."""
+    """The row of a planned cell; the name of its folder describes it."""
     system, *words = cell.name.split("-")
     steps = words[0][1:] if words and words[0][:1] == "T" else ""
     return Row(

@@ -159,7 +159,7 @@ def _planned(path: Path) -> list[Planned]:
 
 
 def _cells(folder: Path, found: Sources) -> None:
-    """Sample grids and firing rates that stand under ``cells/``."""
+    """Sample grids and firing rates below ``cells/``."""
     for cell in sorted((folder / "cells").glob("*")):
         cell_hash = cell.name.rsplit("-", 1)[-1]
         if (cell / "grid.png").is_file():

@@ -47,7 +47,7 @@ def looks(report: Report) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure and what is said about it."""
+    """A finished figure and its caption."""
 
     name: str
     """Name for files: unique within the report."""
@@ -115,8 +115,8 @@ def legend(
     flat: Sequence[Row] = (),
     lines: Mapping[Any, str] = {},
 ) -> None:
-    """Systems by colour and mark; those of ``flat`` by their dotted line; ``lines`` adds what
-    line styles mean."""
+    """Legend of systems by colour and mark, of those in ``flat`` by their dotted line; ``lines``
+    adds the meaning of line styles."""
     marked = {row.system: row for row in rows}
     dotted = {row.system: row for row in flat if row.system not in marked}
     handles, labels = [], []
@@ -191,7 +191,7 @@ def plain_numbers(axis: Axis, limits: tuple[float, float]) -> None:
 
 
 def steps_axis(ax: Axes, steps: Sequence[int]) -> None:
-    """A logarithmic axis whose ticks are the steps that were measured."""
+    """A logarithmic axis with ticks at the measured steps."""
     from matplotlib.ticker import NullLocator
 
     ax.set_xscale("log")

@@ -1,4 +1,4 @@
-"""The tables of a report, formatted once for every form it takes."""
+"""The tables of a report, formatted once for all its forms."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Column:
 
     text: str
     figures: bool = True
-    """Whether its entries stand to the right."""
+    """Whether its entries are aligned to the right."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def ranking(board: Board) -> TableText:
 
 
 def energies(board: Board) -> TableText:
-    """Every accounting of energy side by side, and the fair rival of each number of time steps:
-    the networks without spikes, were their activations of as many bits as T spikes say."""
+    """Every accounting of energy side by side, and the energy of the networks without spikes if
+    their activations had the bits that T spikes encode, for each number of time steps."""
     steps = sorted({row.time_steps for row in board.done if row.time_steps})
     rivals = sorted({rival_bits(count) for count in steps})
     priced = accountings(board.done)
@@ -151,8 +151,8 @@ def energies(board: Board) -> TableText:
 
 
 def literature(section: Section) -> list[TableText]:
-    """The published figures for a data set, a table for each protocol of the FID, and beside each
-    figure what was measured here."""
+    """The published figures for a data set, one table for each protocol of the FID, and the
+    measured figure beside each."""
     protocols = dict.fromkeys(figure.protocol for figure in section.published)
     return [
         _literature(section, number, protocol) for number, protocol in enumerate(protocols, start=1)
@@ -239,7 +239,7 @@ def metric_text(metric: str, stat: Stat) -> str:
 
 
 def significant(value: float, like: float | None = None) -> str:
-    """Three significant digits; or as many decimals as ``like`` then has."""
+    """Three significant digits; or the number of decimals that ``like`` then has."""
     leading = abs(value if like is None else like)
     if 0 < leading < 1e-4:
         return f"{value:.3g}"

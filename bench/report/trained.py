@@ -36,8 +36,8 @@ class Trainings:
         return [Stat(tuple(map(float, images))) for images in zip(*chains, strict=True)]
 
     def _chain(self, record: Record) -> tuple[int, ...]:
-        """Images that a record's network and its parents were trained on, its own last; without
-        the parents where no record says so, or several differ."""
+        """Images that a record's network and its parents were trained on, its own last. The parents
+        are left out if no record states them, or if several differ."""
         own = (record.train_images,)
         entry = SYSTEMS.get(record.system)
         if entry is None or entry.parent is None:
@@ -46,7 +46,7 @@ class Trainings:
         return (*next(iter(parents)), *own) if len(parents) == 1 else own
 
     def _chains(self, key: tuple[Any, ...]) -> set[tuple[int, ...]]:
-        """The chains of the records that ``key`` stands for, which many children share."""
+        """The chains of the records with the key ``key``, which many children share."""
         if key not in self._known:
             self._known[key] = {self._chain(record) for record in self._by_key[key]}
         return self._known[key]

@@ -1,4 +1,4 @@
-"""The ``report`` command's work: read, sort, draw and write."""
+"""The work of the ``report`` command: read, sort, draw and write."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _replaceable(out: Path) -> bool:
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write every file whole or not at all, then remove what an earlier report had and this one
-    has not.
+    """Write every file completely or not at all, then remove files of an earlier report that this
+    one does not have.
 
     The Markdown file is written first: by it the report is known if this is stopped. The page,
     which shows the others, is written last.

@@ -1,4 +1,4 @@
-"""Images from one checkpoint without a run: what the commands on a checkpoint share."""
+"""Images from one checkpoint without a run: code that the commands on a checkpoint share."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def open_to_draw(
     asked: DrawOptions,
     say: Callable[[str], None] = lambda line: None,
 ) -> Drawing:
-    """Load a checkpoint's system, and settle how it draws what a command asked for.
+    """Load a checkpoint's system, and resolve the sampling options of a command.
 
     The threshold is by default the checkpoint's guided one, else the trained one. Statistics
     that a sampler needs are measured once and kept with the checkpoint.

@@ -35,7 +35,7 @@ SECONDS = 3.0
 BACKWARD = 2
 """A training step's backward pass, in forward passes."""
 LEAST_IMAGES, GROWTH, REPEATS = 2, 4, 5
-"""The first batch that is timed, by what the next is larger, and how often a full one is timed."""
+"""Size of the first timed batch, factor to the next, and number of timings of a full batch."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Speed:
     acs: float
     """Accumulates of the same, of a network that is hardly trained if it was not there."""
     dense_macs: float
-    """MACs if no spike were skipped: what a processor without event-driven hardware does."""
+    """Dense MACs, if no spike were skipped: the work of a processor without event-driven
+    hardware."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Estimate:
 def estimate_plan(
     plan: Plan, machine: Machine, *, seconds: float = SECONDS, progress: bool = True
 ) -> Estimate:
-    """Measure the networks of ``plan`` on ``machine`` and price what is left of each cell.
+    """Measure the networks of ``plan`` on ``machine`` and compute the remaining work of each cell.
 
     A training that several cells share is paid by the first of them, its parents included.
 

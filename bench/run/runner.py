@@ -1,4 +1,4 @@
-"""A run: the cells of a suite through all stages, a record each, and the table.
+"""A run: all stages of the cells of a suite, one record for each cell, and the table.
 
 Everything stands in one folder: ``trainings/`` and ``cells/`` by name and hash, ``run.json``
 (the resolved configuration), ``records.jsonl``, ``table.md`` and ``table.csv``.
@@ -76,7 +76,8 @@ class Runner:
         self._records: list[Record] = []
 
     def run(self, spread: Callable[[Runner], Iterator[Record]] | None = None) -> RunResult:
-        """Make what is missing, one record a cell; a failed cell does not stop the others.
+        """Make the missing results, one record for each cell; a failed cell does not stop the
+        others.
 
         Args:
             spread: makes the records, in any order, instead of this process: on other processes
@@ -152,7 +153,7 @@ class Runner:
         return self.make(cell)
 
     def make(self, cell: Cell) -> Record:
-        """The record of ``cell``, after making what it lacks."""
+        """The record of ``cell``, after its missing stages have run."""
         try:
             return self._measure(cell)
         except Exception as error:
@@ -175,8 +176,8 @@ class Runner:
         return Record(**facts, status="failed", reason=reason, extractor=self.extractor.key)
 
     def known(self, cell: Cell) -> Record | None:
-        """The record of an earlier run, if it is of this very cell and everything stands; None
-        too where a file is damaged, which :meth:`make` then tells of this cell alone."""
+        """The record of an earlier run, if it is of this cell and all its files are valid. None
+        also if a file is damaged; :meth:`make` then reports it for this cell."""
         made = [r for r in self._records if r.config_hash == cell.hash and r.status == "ok"]
         if not made:
             return None
@@ -207,8 +208,8 @@ class Runner:
         return None
 
     def _note_thresholds(self) -> None:
-        """Keep with the samples what older versions kept in the records alone: the thresholds
-        that guidance had chosen when they were drawn."""
+        """Store the guided thresholds of existing samples beside them, because older versions kept
+        these in the records only."""
         of = {record.config_hash: record for record in self._records if record.status == "ok"}
         for cell in self.plan.cells:
             record = of.get(cell.hash)
@@ -266,7 +267,7 @@ class Runner:
         )
 
     def _held_out(self) -> Images:
-        """Images that no training saw, for what is measured between training and sampling."""
+        """Images that no training used, for measurements between training and sampling."""
         return load_split(self.plan, "test", HELD_OUT_IMAGES)
 
     def train(self, training: Training) -> None:

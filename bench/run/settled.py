@@ -52,7 +52,8 @@ def settle(
     *,
     time_steps: int | None,
 ) -> dict[str, Any] | None:
-    """``sampling`` with its thresholds in numbers, and the system given what it needs.
+    """Resolve ``sampling``: thresholds become numbers, and the system gets the statistics that it
+    needs.
 
     Args:
         system: gives the loaded denoiser; called only where something must be measured or set.
@@ -158,7 +159,7 @@ def gamma_of(
 
 
 def _keep(path: Path, write: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Write what was measured; where that fails, as in a read-only folder, say so and go on."""
+    """Write a measurement. If that fails, as in a read-only folder, report it and continue."""
     try:
         write()
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Train, sample, energy and score: files in, files out.
+"""The stages train, sample, energy and score; each reads files and writes files.
 
 Each stage looks for its own result first, so calling it again costs nothing, and writes it
 whole or not at all, so a killed run goes on where it stopped.
@@ -259,7 +259,7 @@ def score_samples(
     folder: Path, asked: Mapping[str, Any], references: Images, extractor: Extractor,
     machine: Machine,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score the samples in ``folder`` anew, into the file that :func:`known_scores` reads.
+    """Score the samples in ``folder`` again, into the file that :func:`known_scores` reads.
 
     Args:
         asked: how many references of which split were asked for.
@@ -279,7 +279,7 @@ def score_images(
     extractor: Extractor,
     machine: Machine,
 ) -> dict[str, Any]:
-    """Metrics of uint8 ``images`` against ``references``, and what they were made from.
+    """Metrics of uint8 ``images`` against ``references``, and the settings that made them.
 
     The references' statistics are kept in the user's cache folder.
 

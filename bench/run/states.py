@@ -26,7 +26,7 @@ MADE_AT = "thresholds"
 
 
 def made_at(facts: Mapping[str, Any], thresholds: Thresholds | str | None) -> bool:
-    """Whether ``facts`` are of ``thresholds``, as far as they say; None asks for none."""
+    """Whether ``facts`` belong to ``thresholds``, as far as they state any; None accepts all."""
     return thresholds is None or facts.get(MADE_AT, thresholds) == thresholds
 
 

@@ -235,7 +235,7 @@ def _connect(address: str) -> ModuleType:
 
 
 def _answers(address: str) -> None:
-    """Raise ValueError where nothing listens: Ray itself would try for minutes, then exit."""
+    """Raise ValueError if no server listens: Ray itself would try for minutes, then exit."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return  # auto
@@ -246,7 +246,7 @@ def _answers(address: str) -> None:
 
 
 def _kind(ray: ModuleType, device: DeviceName, needs: Needs) -> DeviceName:
-    """Whether tasks run on ``cuda`` or ``cpu``, after a look at what the machines have."""
+    """Whether tasks run on ``cuda`` or ``cpu``, by the resources of the machines."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has_gpus = any(machine.get("GPU") for machine in machines)
     kind: DeviceName = "cuda" if device != "cpu" and (has_gpus or device == "cuda") else "cpu"

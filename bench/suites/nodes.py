@@ -1,4 +1,4 @@
-"""YAML as nodes: each knows the file and the line where it stands, also after suites were merged.
+"""YAML as nodes that keep their file and line, also after suites were merged.
 
 A suite is read as nodes first. What YAML allows and no suite can mean is refused there, one suite
 is laid over another there, and content is made from the result. Nothing here knows a suite's
@@ -59,7 +59,7 @@ def read_nodes(text: str, file: str) -> yaml.Node | None:
 
 
 def content_of(root: yaml.Node | None, file: str) -> Any:
-    """The dictionaries, lists, text and numbers that nodes stand for.
+    """The dictionaries, lists, text and numbers of the nodes.
 
     Raises:
         ValueError: a value does not fit its kind.
@@ -89,8 +89,8 @@ def pop(root: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None
 
 
 def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
-    """``own`` laid over ``base``: mappings are merged, at any depth; any other value replaces what
-    the base has; null takes it away.
+    """Merge ``own`` over ``base``: mappings are merged at any depth, any other value replaces that
+    of the base, and null removes it.
 
     Raises:
         ValueError: a null where the base has nothing to take away.
@@ -166,7 +166,8 @@ class _Check:
 
 
 def _flatten(loader: _Loader, node: yaml.Node | None) -> None:
-    """Put what ``<<`` names in its place, so that merging and lines see the fields themselves."""
+    """Replace ``<<`` by the fields of the mapping that it names, so that merging and lines see
+    these fields."""
     if isinstance(node, yaml.MappingNode):
         if any(key.value == MERGE_KEY for key, _ in node.value):
             loader.flatten_mapping(node)

@@ -31,9 +31,9 @@ from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
 
 LONGEST_LIST = 100
 LARGEST_NUMBER = 10**9
-"""Bounds of what a suite may give a field of a system's Config."""
+"""Bounds of the values that a suite may give to a field of a system's Config."""
 NOT_INHERITED = ("name", "title")
-"""Two suites of one name could not be told apart in a report."""
+"""Names must be unique, because a report could not distinguish two suites of one name."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _check_systems(suite: Suite) -> None:
 
 
 def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
-    """Field, system and problem of what is given to a system that cannot use it."""
+    """Field, system and problem of each value that a system cannot use."""
     found: list[tuple[tuple[str, ...], str, str]] = []
     for system, budget in preset.budgets.items():
         if budget.of_parent is not None and SYSTEMS[system].parent is None:
@@ -257,7 +257,7 @@ def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
 
 
 def _brief(value: Any) -> str:
-    """``repr``, cut to what a line holds."""
+    """``repr``, cut to the length of a line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:56]}..."
 

@@ -1,4 +1,4 @@
-"""Suites: what a run compares, as fields that pydantic validates.
+"""Suites: the fields of a comparison, validated by pydantic.
 
 A suite names one data set, the systems, their time steps and samplers, and up to four
 presets, which fix the budget. :mod:`bench.suites.reading` reads one from YAML. Nothing here
@@ -213,7 +213,7 @@ class Preset(_Strict):
     )
 
     def parent_of(self, system: str) -> str | None:
-        """The system whose checkpoint ``system`` is built from; None where it needs none."""
+        """The system whose checkpoint ``system`` is built from; None if it needs none."""
         return self.parents.get(system, SYSTEMS[system].parent)
 
     @model_validator(mode="after")
@@ -239,7 +239,7 @@ class Suite(_Strict):
     _source: tuple[str, yaml.Node | None] = PrivateAttr(default=("suite", None))
 
     def where(self, *path: str | int) -> str:
-        """File, line and field of what stands at ``path``, for error messages."""
+        """File, line and field of the value at ``path``, for error messages."""
         file, root = self._source
         place = place_of(root, path, file) if root is not None else file
         return f"{place}: {'.'.join(map(str, path))}"

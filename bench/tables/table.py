@@ -213,7 +213,7 @@ def _footnote(records: Sequence[Record]) -> list[str]:
 
 
 def unpriced(records: Iterable[Record]) -> list[str]:
-    """A sentence on the records whose counts do not tell an energy by the published formula."""
+    """A sentence on the records whose counts do not suffice for the published energy."""
     titles = dict.fromkeys(
         record.title
         for record in records

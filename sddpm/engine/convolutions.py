@@ -266,8 +266,8 @@ def prepare(
 
 
 def int8_parts(weight: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Split ``weight`` ``[outputs, ...]`` into int8 tensors with one scale an output channel,
-    coarsest first: the sum of ``values * scale`` is the weight but for the last rounding."""
+    """Split ``weight`` ``[outputs, ...]`` into int8 tensors with one scale for each output channel,
+    coarsest first. The sum of ``values * scale`` equals the weight up to the last rounding."""
     rest = weight.double().flatten(1)
     scale = rest.abs().amax(1).clamp_min(1e-30) / 127
     result = []

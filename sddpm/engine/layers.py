@@ -38,7 +38,7 @@ class Precision:
 
 
 class Activation:
-    """An activation together with what is added up in front of it.
+    """An activation fused with the sum that is its input.
 
     Args:
         module: the network's layer; copied.

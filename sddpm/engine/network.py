@@ -40,8 +40,8 @@ from sddpm.temporal import TemporalConv2d
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 
 _PASS_BYTES = 4 << 20
-"""Size of the largest running tensor: larger batches are evaluated in parts, whose memory stays
-in the cache and is not given back to the system in between."""
+"""Size of the largest intermediate tensor. Larger batches are evaluated in parts, whose memory
+stays in the cache and is reused."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``eps = f(x, t)``."""

@@ -61,7 +61,7 @@ def find_compiler() -> str | None:
 
 
 def compile_kernel(compiler: str, name: str, flags: tuple[str, ...], folder: Path) -> Path:
-    """Compile a source into ``folder``, which also takes what the compiler writes meanwhile.
+    """Compile a source into ``folder``, which also holds the compiler's intermediate files.
 
     The library names no OpenMP runtime: it finds the functions in the one that torch has loaded,
     since a second runtime in a process would bring a second set of threads.
@@ -105,12 +105,12 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 class _StoppedError(BaseException):
-    """SIGTERM came; a BaseException, so that nothing on the way takes it for a failure."""
+    """SIGTERM was received. A BaseException, so that no handler of errors catches it."""
 
 
 @contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Let SIGTERM unwind the body first, so that nothing is left behind, then end the process.
+    """Let SIGTERM unwind the body first, so that no files remain, then end the process.
 
     A handler of the program itself stays, and so does the default outside the main thread.
     """

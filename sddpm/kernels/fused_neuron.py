@@ -59,7 +59,7 @@ class _Fire(Function):
 
 
 def wanted(values: list[float], needed: tuple[bool, ...]) -> list[Tensor | None]:
-    """Scalar gradients as tensors, None for those that nobody asked for."""
+    """Scalar gradients as tensors; None for those that are not needed."""
     return [torch.tensor(x) if ask else None for x, ask in zip(values, needed, strict=True)]
 
 

@@ -59,7 +59,7 @@ class Integers:
 
 
 def chunk() -> int:
-    """Input channels of one tap whose tables are in the cache at a time."""
+    """Input channels of one tap whose tables are in the cache at the same time."""
     return int(_loaded().sddpm_lookup_chunk())
 
 

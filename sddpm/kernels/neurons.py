@@ -251,7 +251,8 @@ def _loaded() -> ctypes.CDLL:
 
 
 def _shape(y: Tensor, images: int, by_channel: bool) -> tuple[int, int, int]:
-    """Images, pixels and channels, or one image of as many one-channel pixels as numbers."""
+    """Number of images, pixels and channels; or one image of one-channel pixels, one for each
+    number."""
     if by_channel:
         return images, y.shape[2] * y.shape[3], y.shape[1]
     return 1, images * (y.numel() // len(y)), 1

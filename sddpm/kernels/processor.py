@@ -103,7 +103,8 @@ def allows(feature: str) -> bool:
 
 
 def usable_levels() -> list[Level]:
-    """Levels whose code runs here and that the limit leaves, the most demanding first."""
+    """Levels whose code runs on this processor and that the limit allows, the most demanding
+    first."""
     most = limit()
     known = features()
     return [

@@ -22,7 +22,7 @@ from sddpm.kernels.build import digest
 _WAIT_SECONDS = 300.0
 """The longest that a process waits for another one's compilation."""
 _STALE_SECONDS = 3600.0
-"""Age of a compilation's folder that nothing works in any more."""
+"""Age from which a compilation's folder counts as abandoned."""
 _BUILDING = "building-"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -37,12 +37,12 @@ class Store:
 
     folder: Path
     like: Path | None = None
-    """A file of the program: whoever owns and may write it could change what runs anyway, so
-    they may own and write the folder too. None: the user and root alone."""
+    """A file of the program. Its owner, and users who may write it, could change the code anyway,
+    so they may own and write the folder too. None: the user and root alone."""
 
     def load(self, prefix: str) -> ctypes.CDLL | None:
-        """The library that was built from what ``prefix`` stands for; None if there is none, or
-        what there is does not hold what it held when it was built.
+        """The library that was built from the source that ``prefix`` identifies. None if there is
+        none, or if its content has changed since it was built.
 
         Raises:
             RefusedError: another user owns the folder or the file, or can write it.
@@ -125,7 +125,7 @@ class Store:
         return False
 
     def _sweep(self) -> None:
-        """Remove what killed compilations left."""
+        """Remove the folders of killed compilations."""
         for place in self.folder.glob(f"{_BUILDING}*"):
             with suppress(OSError):
                 if time.time() - place.stat().st_mtime > _STALE_SECONDS:
@@ -141,8 +141,8 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time compile; after a long wait, or where the file system knows no
-    locks, several."""
+    """Let one process at a time compile. After a long wait, or on a file system without locks,
+    several may compile."""
     import fcntl  # here, since Windows has none and need not: it gets no native kernels
 
     opened = os.open(folder, os.O_RDONLY)
