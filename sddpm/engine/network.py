@@ -11,7 +11,9 @@ once; large batches in parts that fit the cache. Each is left out where the mach
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -28,6 +30,7 @@ from sddpm.engine.convolutions import (
     affine_of,
     bfloat16_runs,
     fold,
+    spike_arithmetic,
 )
 from sddpm.engine.layers import Activation, Block, Precision, Resize
 from sddpm.kernels import neurons as kernels
@@ -39,6 +42,7 @@ from sddpm.split_norm import SplitBatchNorm2d
 from sddpm.temporal import TemporalConv2d
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 
+_log = logging.getLogger(__name__)
 _PASS_BYTES = 4 << 20
 """Size of the largest intermediate tensor. Larger batches are evaluated in parts, whose memory
 stays in the cache and is reused."""
@@ -76,7 +80,8 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
         module: a :class:`sddpm.unet.UNet`. Anything else, and a UNet with layers of other kinds
             or with hooks, is called as it is, in evaluation mode and without gradients.
         mode: a key of :data:`MODES`, or a precision of your own. Networks without spikes, and
-            machines without int8 or bfloat16 instructions, use the next best of each.
+            machines without int8 or bfloat16 instructions, use the next best of each; where nothing
+            is faster for being rounded, ``fast`` is ``exact`` and a warning says so.
 
     Returns:
         ``eps = f(x, t)``, as ``module(x, t)``, float32, any batch size.
@@ -127,12 +132,30 @@ class _AsItIs:
             self.module.train(training)
 
 
+def _rounds(net: UNet, precision: Precision) -> bool:
+    """Whether one part a weight, or the type of the currents, changes any arithmetic."""
+    neuron = net.stem.act
+    spikes = isinstance(neuron, SpikingNeuron) and neuron.dynamics() is not None
+    return precision.currents != torch.float32 or (spikes and spike_arithmetic() is not None)
+
+
+@cache
+def _say_once(text: str) -> None:
+    _log.warning(text)
+
+
 class OptimizedUNet:
     """A snapshot of a U-Net, ready to be evaluated; see :func:`optimize`."""
 
     def __init__(self, net: UNet, precision: Precision) -> None:
         if precision.currents == torch.bfloat16 and not bfloat16_runs():
             precision = Precision(torch.float32, precision.weight_parts)
+        self.note = ""
+        if precision.weight_parts == 1 and not _rounds(net, precision):
+            precision = MODES["exact"]
+            self.note = "; nothing here is faster for being rounded, so this is exact"
+            _say_once("the fast mode has no faster arithmetic for this network on this machine, "
+                      "so it is the exact mode")  # fmt: skip
         self.precision = precision
         self.time_steps = net.config.time_steps
         self.embedding = copy.deepcopy(net.time_embedding).eval()
@@ -192,7 +215,8 @@ class OptimizedUNet:
         elif isinstance(conv, LookupConvolution):
             parts = f"looked-up {32 if conv.wide else 16}-bit sums of"
         currents = str(self.precision.currents).removeprefix("torch.")
-        return f"{parts} weights, {currents} currents, {'native' if native else 'torch'} neurons"
+        neurons = "native" if native else "torch"
+        return f"{parts} weights, {currents} currents, {neurons} neurons{self.note}"
 
     def firing_rates(self, x: Tensor, t: Tensor) -> list[float]:
         """Mean activation of every neuron layer in an evaluation, in the order in which they

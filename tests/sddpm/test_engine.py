@@ -20,7 +20,13 @@ from sddpm.engine.convolutions import (
     int8_runs,
     spike_arithmetic,
 )
-from sddpm.engine.network import OptimizedUNet, Precision, optimize, prepare_for_training
+from sddpm.engine.network import (
+    OptimizedUNet,
+    Precision,
+    _say_once,
+    optimize,
+    prepare_for_training,
+)
 from sddpm.kernels import lookup
 from sddpm.kernels import neurons as kernels
 from sddpm.neurons import IF
@@ -124,6 +130,25 @@ def test_fast_stays_close_and_reports_what_runs(machine: str) -> None:
     # Random weights amplify a flipped spike far more than trained ones do.
     assert difference(eps(x, t), evaluate(net, x, t)) < 0.7
     assert eps(x, t).dtype == torch.float32
+
+
+@pytest.mark.parametrize("activation", ["if", "relu"])
+def test_fast_is_exact_where_rounding_saves_nothing(
+    activation: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(convolutions, "int8_runs", lambda: False)
+    monkeypatch.setattr(lookup, "library", lambda: None)
+    monkeypatch.setattr("sddpm.engine.network.bfloat16_runs", lambda: False)
+    _say_once.cache_clear()
+    net = network(activation, 4 if activation == "if" else 1)
+    x, t = inputs(2, net)
+    fast, exact = optimize(net, "fast"), optimize(net)
+    assert isinstance(fast, OptimizedUNet)
+    assert isinstance(exact, OptimizedUNet)
+    assert "this is exact" in fast.describe()
+    assert "this is exact" not in exact.describe()
+    assert "exact mode" in caplog.text
+    torch.testing.assert_close(fast(x, t), exact(x, t), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("parts", [0, 1, 2, 3])
