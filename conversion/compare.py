@@ -3,10 +3,11 @@
 Per layer, with ``a`` the parent's activation, ``i`` the time-mean of the child's input current
 and ``m`` the time-mean of its spikes, the error ``m - a`` is the sum of four parts:
 
-- inherited: ``relu(i) - a``, what the layers before have spoilt;
-- clipping: ``clip(i) - relu(i)``, above the threshold (the only part of a higher T that stays);
+- inherited: ``relu(i) - a``, the error of the layers before;
+- clipping: ``clip(i) - relu(i)``, above the threshold (the only part that a higher T does not
+  reduce);
 - rounding: ``quantised(i) - clip(i)``, to ``T`` levels;
-- unevenness: ``m - quantised(i)``, spike timing: charge that came late, or was taken back.
+- unevenness: ``m - quantised(i)``, spike timing: charge that came late, or was cancelled.
 
 Each is given as its norm over the norm of ``a``; norms of parts do not add up, vectors do.
 """

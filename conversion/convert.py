@@ -1,22 +1,25 @@
 """A trained ReLU denoiser as a spiking one: the same U-Net with rate neurons, no training.
 
-The parent's weights are loaded strictly into a U-Net with another activation; what remains to
-be found is one threshold a layer or channel. Methods: ``rate-max`` and ``rate-percentile`` (a
-plain ReLU parent, data-based thresholds, soft reset, membrane at half the threshold at the start;
-Rueckauer et al. 2017, Li and Bu et al. 2021-22), ``rate-mse`` and ``rate-channel`` (ours: the
-threshold that suits the number of spiking steps, of a layer or of each channel), ``ltb`` (local
-threshold balancing, a threshold a channel; arXiv 2409.03368), ``fast-snn`` (a quantised parent
-with learned clips, T = its levels; arXiv 2305.19868, and arXiv 2408.16467 for diffusion) and
-``qcfs`` (learned clips as well, any T; arXiv 2303.04347).
+The parent's weights are loaded strictly into a U-Net with another activation. The method then sets
+one threshold for each layer or channel:
+
+- ``rate-max``, ``rate-percentile``: a plain ReLU parent, thresholds from data, soft reset, membrane
+  at half the threshold at the start (Rueckauer et al. 2017, Li and Bu et al. 2021-22);
+- ``rate-mse``, ``rate-channel``: methods of this project, the best threshold for the number of
+  spiking steps, of a layer or of each channel;
+- ``ltb``: local threshold balancing, a threshold for each channel (arXiv 2409.03368);
+- ``fast-snn``: a quantised parent with learned clips, T = its levels (arXiv 2305.19868, and arXiv
+  2408.16467 for diffusion);
+- ``qcfs``: learned clips, any T (arXiv 2303.04347).
 
 The published conversion of a diffusion model (arXiv 2408.16467; code AndyCao1125/SDM, no licence;
 nothing is copied) is ``fast-snn`` with ``signed`` neurons and ``time_steps=3``, from a parent of
 2 bits. Differences from it:
 
 - BatchNorm, a fixed affine map at inference, for GroupNorm of every spiking step's tensor;
-- the mean over spiking time is taken before the head, so that only the neurons err; there it is
-  taken after the last convolution;
-- a signed neuron takes a spike back where its membrane is below 0; there at -0.001 and below;
+- the mean over spiking time is taken before the head, so that only the neurons cause errors;
+  there it is taken after the last convolution;
+- a signed neuron emits a negative spike if its membrane is below 0; there at -0.001 and below;
 - the time embedding is real, computed once a diffusion step; there its activations spike too.
 """
 

@@ -1,12 +1,12 @@
 """Read-out of a rate-coded network over spiking time.
 
 A neuron with soft reset is a first-order sigma-delta modulator: with membranes ``u[s]``, its
-spikes are its input plus ``u[s-1] - u[s]``. The plain mean over time keeps the last membrane's
-part of that, ``(u[0] - u[T]) / T``, and all that early steps got wrong. Weights ``w[s]`` leave
-``sum (w[s+1] - w[s]) u[s]`` instead, which a smooth window that ends at 0 spreads over many
-nearly independent membranes: its error falls as ``T^-3/2``, for no spike more. The window is a
-polynomial of the time, whose four coefficients are fitted by least squares to the parent's last
-features, so that it serves every number of steps.
+spikes are its input plus ``u[s-1] - u[s]``. The plain mean over time has the error
+``(u[0] - u[T]) / T`` of the last membrane, and the errors of the early steps. Weights ``w[s]`` have
+the error ``sum (w[s+1] - w[s]) u[s]``. A smooth window that ends at 0 spreads it over many nearly
+independent membranes, so it falls as ``T^-3/2`` without additional spikes. The window is a
+polynomial of the time. Its four coefficients are fitted by least squares to the parent's last
+features, so that it applies to every number of steps.
 """
 
 from __future__ import annotations

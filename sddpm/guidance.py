@@ -2,9 +2,9 @@
 
 Section 4.3 of arXiv 2306.17046: to first order a shift of the threshold adds
 ``(d score / d threshold) * shift`` to the score, a correction like classifier-free guidance.
-Lower thresholds mean more spikes. The paper picks the value by hand from a grid of FIDs; here
-the denoising loss on held-out images can pick it instead, for a fraction of the cost, globally
-or with one threshold a layer along the loss's gradient through the surrogate.
+Lower thresholds mean more spikes. The paper chooses the value by hand from a grid of FIDs. Here
+the denoising loss on held-out images can choose it at a fraction of the cost: one threshold for
+all layers, or one for each layer along the gradient of the loss through the surrogate.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Each departure from Cao et al. (arXiv 2306.17046) is an option of :class:`Config`. Integer neurons
 train in one pass and run as binary spikes (arXiv 2407.20708, 2411.16061); the other neurons of
-:mod:`sddpm.soft_neurons` may stand in their place. A real-valued shortcut goes round the stem. The
+:mod:`sddpm.soft_neurons` may replace them. A real-valued shortcut bypasses the stem. The
 1x1 shortcuts read the mean over spiking time, once. The network predicts v (arXiv 2202.00512) from
 a head that starts linear. The loss may be weighted by the signal-to-noise ratio (Min-SNR, arXiv
-2303.09556). The training starts from nothing, without a parent.
+2303.09556). The training starts from fresh weights, without a parent.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Files and folders that are written completely or not at all, and the removal of unfinished ones.
 
 A file or folder called NAME is made as ``.NAME.PID@HOST.tmp`` beside it and takes its name in one
-step. A file system swaps no two folders in one step: the old one moves to ``.NAME.PID@HOST.old``
-first, and is removed last. A kill between the two moves leaves nothing under the name, but both
-folders complete.
+step. A file system cannot swap two folders in one step. So the old folder first moves to
+``.NAME.PID@HOST.old``, and is removed last. A kill between the two moves leaves no folder of the
+name, but both folders complete.
 
-What a killed process left is removed before the same name is written again. What a process at
-work is writing is never touched.
+Files of a killed process are removed before the same name is written again. Files of a running
+process are never touched.
 """
 
 from __future__ import annotations

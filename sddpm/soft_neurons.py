@@ -1,9 +1,9 @@
 """Spiking neurons that lose less of their input than a neuron with hard reset: the options of
 SDDPM+.
 
-A hard reset throws away what the membrane holds above the threshold, so that four binary steps
-say little more than "large" or "small". The neurons here keep the rest (soft reset), send signed
-or several events, or compare every step with a threshold of its own. Tensors are
+A hard reset discards the part of the membrane above the threshold, so that four binary steps
+encode little more than "large" or "small". The neurons here keep that part (soft reset), emit
+signed or several events, or have a separate threshold for every step. Tensors are
 ``[time_steps * batch, ...]`` with time as the slow axis, as in :mod:`sddpm.neurons`; the spike's
 gradient is SpikingJelly's ATan surrogate unless a class says otherwise.
 """

@@ -1,12 +1,14 @@
 """SDDPM with TSM: stage 2 of training, from a trained SDDPM.
 
 Paper: Cao et al., "Spiking Diffusion Models", IEEE TAI 2024, arXiv 2408.16467; code
-AndyCao1125/SDM (no licence; nothing is copied). Every convolution's current is scaled by a
-learned p[s] per spiking step, which starts at 1, so the network starts as its parent is; then
-weights and p are fine-tuned for less than a tenth of the parent's steps. Differences: the
-first convolution's products run once for all steps (only its scale differs), and the last
-layer's small initial gain plays no part, since trained weights replace it; p may take larger
-steps than the weights do (``p_rate``), without which a short fine-tuning leaves it at 1.
+AndyCao1125/SDM (no licence; nothing is copied). A learned p[s] for each spiking step scales the
+current of every convolution. It starts at 1, so the network starts equal to its parent. Weights
+and p are then fine-tuned for less than a tenth of the parent's steps. Differences:
+
+- the products of the first convolution run once for all steps, since only the scale differs;
+- the last layer's small initial gain has no effect, since trained weights replace it;
+- p may take larger steps than the weights (``p_rate``), without which p stays at 1 in a short
+  fine-tuning.
 """
 
 from __future__ import annotations

@@ -4,38 +4,40 @@ Paper: Liu, Gan, Wen, Li, Chen, Chen, "Spiking-Diffusion: Vector Quantized Discr
 Model with Spiking Neural Networks", 2023, arXiv 2308.10187. Written anew after the paper and a
 reading of the authors' code (Arktis2022/Spiking-Diffusion, no licence; nothing is copied).
 
-Two stages in one training: for the first ``autoencoder_share`` of the steps the autoencoder
-learns (VQ-SVAE, :mod:`baselines.spiking_diffusion.autoencoder`), then it stands still in
-evaluation mode and the denoiser learns the codes that it gives the images
-(:mod:`baselines.spiking_diffusion.absorbing`).
-Nothing but the step's number says which stage it is. There are as many diffusion steps as
-positions in the grid, 49 for the published 7 x 7. Sampling runs the denoiser once a diffusion
-step and the decoder once; the encoder is not part of the generator.
+A training has two stages. For the first ``autoencoder_share`` of the steps the autoencoder
+learns (VQ-SVAE, :mod:`baselines.spiking_diffusion.autoencoder`). Then it is fixed in evaluation
+mode, and the denoiser (:mod:`baselines.spiking_diffusion.absorbing`) learns the images' codes.
+The number of the step alone decides the stage. There is one diffusion step for each position of
+the grid, 49 for the published 7 x 7. Sampling runs the denoiser once a diffusion step and the
+decoder once. The encoder is not part of the generator.
 
-Kept although odd, because the published figures rest on it:
+Kept although unusual, because the published figures were made so:
 
 - codes (0 to 128, as if they were ordered) and diffusion steps enter the denoiser as plain
   numbers;
 - the loss weighs step ``t`` by ``1 - t / steps``: a full mask, where every sample starts, is
   never trained on (``weighting="elbo"`` is the bound itself).
 
-Mended, as plain defects:
+Corrected defects:
 
-- membranes are at rest for every batch; in the authors' code the encoder is not reset while the
+- membranes start at rest for every batch; in the authors' code the encoder is not reset while the
   training images are encoded, so codes depend on their order;
 - images are rounded, not cut, to 8 bits (the harness does it).
 
-Different, because the harness has it so: images are encoded as they come, in a new order every
-epoch, which with a fixed encoder gives the same codes; the variance that scales the
-reconstruction loss is that of the training pixels seen so far, because a system does not know
-its data set beforehand; the published temperature is not recorded, so the default is the one of
-the authors' previews. In short runs most of the codebook is never
-chosen (5 of 128 codes, by perplexity, after 300 steps on Fashion-MNIST), so the presets below the
-published one revive codes; and in so few steps at the published step size the decoder's read-out
-stays further from the images than their mean is (on CIFAR-10 after 250 steps an error of 0.10
-where the pixels' variance is 0.062; 0.032 at four times the rate), so the small preset takes
-that. Grids other than 7 x 7 (images that are not 28 pixels wide) and colour
-follow the same rules; the release has neither, so its CIFAR-10 figure cannot be rebuilt.
+Other differences:
+
+- images are encoded in every epoch, in a new order, which with a fixed encoder gives the same
+  codes;
+- the variance that scales the reconstruction loss is that of the training pixels seen so far,
+  because a system does not know its data set beforehand;
+- the published temperature is not recorded, so the default is the one of the authors' previews;
+- in short runs most of the codebook is never chosen (5 of 128 codes, by perplexity, after 300
+  steps on Fashion-MNIST), so the presets below the published one revive codes;
+- after few steps at the published step size the decoder's output is further from the images than
+  their mean (on CIFAR-10 after 250 steps an error of 0.10 at a pixel variance of 0.062). At four
+  times the rate the error is 0.032, so the small preset uses that rate;
+- grids other than 7 x 7 (images that are not 28 pixels wide) and colour follow the same rules. The
+  release has neither, so its CIFAR-10 figure cannot be rebuilt.
 """
 
 from __future__ import annotations

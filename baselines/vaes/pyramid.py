@@ -2,9 +2,9 @@
 
 Every level halves the picture with a 3x3 convolution of stride 2, and the way back doubles it
 with transposed ones, down to 2 x 2 pixels: four levels for 28 and 32 pixels, five for 64, two
-for 8. Where a level has an odd size (28 -> 14 -> 7 -> 4 -> 2), its transposed convolution takes
-no output padding, so the way back has exactly the sizes of the way down and every layer the
-weights it has at 32 pixels.
+for 8. If a level has an odd size (28 -> 14 -> 7 -> 4 -> 2), its transposed convolution has no
+output padding. So the way back has exactly the sizes of the way down, and every layer has the
+same weights as at 32 pixels.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Energy in integer arithmetic, and the energy of a quantised ANN that carries as much information
 as a spiking network.
 
-``T`` binary spikes say one of ``T + 1`` values, as an activation of ``ceil(log2(T + 1))`` bits
-does in one pass. Both read the same weights. Everything here takes 8-bit weights and adds into
-32 bits, in the 45 nm figures of Horowitz (ISSCC 2014) for integers:
+``T`` binary spikes encode one of ``T + 1`` values, as an activation of ``ceil(log2(T + 1))`` bits
+does in one pass. Both read the same weights. Weights have 8 bits and sums 32 bits. The prices are
+the 45 nm figures of Horowitz (ISSCC 2014) for integers:
 
 =========  ==========  ===========
 operation  8 bits, pJ  32 bits, pJ
@@ -16,7 +16,7 @@ Between them the multiplication follows the power law through both points in the
 operands' widths, ``0.2 pJ * (a * w / 64) ** 0.989``: an array multiplier has ``a * w`` cells. Below
 8 bits this extrapolates. A one-bit activation selects a weight and multiplies nothing.
 
-Left out, as in :mod:`bench.energy.prices`: memory, biases, normalisation, neurons.
+Not included, as in :mod:`bench.energy.prices`: memory, biases, normalisation, neurons.
 Imports no torch.
 """
 

@@ -1,8 +1,8 @@
 """Counts the operations of a network while it runs. Contains no code for single systems.
 
-What is counted: the products (convolutions, matrix products, attention) executed inside the
-metered module, as the operators that PyTorch really dispatches, so functional calls and
-composite calls (``einsum``, ``matmul``) do not escape. The nearest enclosing module with an
+The meter counts the products (convolutions, matrix products, attention) inside the metered
+module. It observes the operators that PyTorch dispatches, so it also sees functional calls and
+composite calls (``einsum``, ``matmul``). The nearest enclosing module with an
 attribute ``reads`` (:func:`sddpm.layers.declare`) decides how a product counts:
 
 - ``reads="real"``: multiply-accumulates (MAC), dense, as the literature counts them. A

@@ -48,11 +48,11 @@ DEFAULT_TABLE = "horowitz-45nm-fp32"
 def published_mj(counts: Counts, table: EnergyTable) -> float:
     """Energy in millijoules by the formula of the SDDPM paper.
 
-    A spiking network costs ``pj_per_mac`` * MACs of the first convolution that reads real numbers
-    (of none, where every convolution reads spikes) + ``pj_per_ac`` * SOPs of everything else,
-    where SOPs = nonzero fraction of the input * dense MACs over all time steps: shortcuts, head
-    and time embedding, which read real numbers, are priced as accumulates too. A network in which
-    nothing reads spikes costs ``pj_per_mac`` * MACs.
+    The energy of a spiking network is ``pj_per_mac`` * MACs of the first convolution that reads
+    real numbers + ``pj_per_ac`` * SOPs of all other layers. SOPs are the nonzero fraction of the
+    input * dense MACs over all time steps. Shortcuts, head and time embedding read real numbers
+    but are priced as accumulates too. If every convolution reads spikes, nothing is priced as MACs.
+    The energy of a network in which no layer reads spikes is ``pj_per_mac`` * MACs.
 
     Args:
         counts: for a finished image or for one evaluation; the energy is for the same.

@@ -1,9 +1,9 @@
 """Cells of a suite: systems x time steps x samplers x seeds, each with its hash.
 
-A hash is of everything that decides a stage's result, so what stands under it can be reused
-and never has to be invalidated. Device, thread count and batching of the sampling are not in
-it: they change a result by rounding only. Neither is what guidance chose, which is known after
-training alone: it is kept with the results, and they are made again where it changed.
+A hash covers everything that decides a stage's result, so a result under its hash can always be
+reused. Device, thread count and batching of the sampling are not in it, because they change a
+result by rounding only. Guided thresholds are not in it either, because they are known only after
+training. They are stored with the results, which are made again if the thresholds changed.
 """
 
 from __future__ import annotations

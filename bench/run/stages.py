@@ -1,7 +1,7 @@
 """The stages train, sample, energy and score; each reads files and writes files.
 
-Each stage looks for its own result first, so calling it again costs nothing, and writes it
-whole or not at all, so a killed run goes on where it stopped.
+Each stage first looks for its own result, so a second call does no work. It writes the result
+completely or not at all, so a killed run continues where it stopped.
 """
 
 from __future__ import annotations

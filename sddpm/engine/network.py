@@ -1,11 +1,17 @@
 """Networks prepared for speed: for sampling (:func:`optimize`) and for training
 (:func:`prepare_for_training`).
 
-What the sampling engine does: BatchNorm folded into the convolutions; neurons fused with what
-is added in front of them, in one pass over memory; spikes kept in one byte and written straight
-into the concatenations; convolutions of spikes on 8-bit integers or by looked-up sums, or by
-Winograd's algorithm where they must be exact; the time embedding projected for all blocks at
-once; large batches in parts that fit the cache. Each is left out where the machine cannot run it.
+The sampling engine
+
+- folds BatchNorm into the convolutions;
+- fuses neurons with the sums in front of them, in one pass over memory;
+- keeps spikes in one byte and writes them directly into the concatenations;
+- computes convolutions of spikes on 8-bit integers, by looked-up sums, or by Winograd's algorithm
+  if they must be exact;
+- projects the time embedding for all blocks at once;
+- evaluates large batches in parts that fit the cache.
+
+A step that the machine cannot run is left out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Native kernels: which of them run here, and why.
 
-The installed package carries kernels built for common processors; elsewhere, and for
-``SDDPM_KERNELS=build``, the user's compiler builds them (some seconds, once; the log says so) into
-the user's cache folder. They are called through plain pointers, so they depend on no version of
-torch. Where neither is to be had there is no library, one line says so, and callers use their
+The installed package contains kernels for common processors. On other processors, and with
+``SDDPM_KERNELS=build``, the user's compiler builds them once (some seconds, with a line in the log)
+into the user's cache folder. They are called through plain pointers, so they depend on no version
+of torch. If there are neither kernels nor a compiler, one line says so, and callers use their
 torch formulas. :mod:`sddpm.kernels.processor` explains the switch.
 """
 
