@@ -182,10 +182,10 @@ def read_records(path: Path) -> list[Record]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a records.jsonl")
     records = []
-    # Of text, splitlines would also split at U+2028, which stands in a line as it is.
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            records.append(_parse(line, f"{path}, line {number}"))
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                records.append(_parse(line, f"{path}, line {number}"))
     return records
 
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -38,8 +38,9 @@ def to_html(
     samples: Mapping[str, Sequence[Samples]],
     sample_drawings: Mapping[str, Drawing],
     svg: Mapping[str, str],
-) -> str:
-    """The whole page.
+) -> Iterator[bytes]:
+    """The whole page, piece by piece, in UTF-8: in one text, ten thousand rows would take more
+    than a hundred megabytes.
 
     Args:
         drawings: by board name or data set.
@@ -55,7 +56,7 @@ def to_html(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     alt = {d.name: d.alt for group in drawings.values() for d in group}
     boards = [board.name for board in report.boards]
-    return environment.get_template("report.html.j2").render(
+    pieces = environment.get_template("report.html.j2").generate(
         title=TITLE,
         report=report,
         version=__version__,
@@ -78,6 +79,8 @@ def to_html(
         provenance=provenance,
         verbatim=_VERBATIM,
     )
+    for piece in pieces:
+        yield piece.encode()
 
 
 def inline_svg(text: str, name: str, alt: str) -> Markup:

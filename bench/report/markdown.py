@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.report.boards import Board, Report
 from bench.report.glance import glance
@@ -33,39 +33,55 @@ def to_markdown(
     drawings: Mapping[str, Sequence[Drawing]],
     reasons: Mapping[str, Sequence[str]],
     samples: Mapping[str, Drawing],
-) -> str:
-    """The whole report.
+) -> Iterator[bytes]:
+    """The whole report, piece by piece, in UTF-8.
 
     Args:
         drawings: by board name or data set; their files are ``figures/NAME.png`` and so on.
         reasons: why a figure is missing, by board name.
         samples: a board's sample pictures.
     """
-    parts = [TITLE, table_text(glance(report))]
+    for number, part in enumerate(_parts(report, drawings, reasons, samples)):
+        yield b"\n" if number else b""
+        for line in [part] if isinstance(part, str) else part:
+            yield f"{line}\n".encode()
+
+
+def _parts(
+    report: Report,
+    drawings: Mapping[str, Sequence[Drawing]],
+    reasons: Mapping[str, Sequence[str]],
+    samples: Mapping[str, Drawing],
+) -> Iterator[str | Iterator[str]]:
+    """What stands between blank lines: a text, or its lines."""
+    yield TITLE
+    yield table_text(glance(report))
     for section in report.sections:
-        parts.append(f"## {escape(section.dataset)}")
+        yield f"## {escape(section.dataset)}"
         for board in section.boards:
-            parts.append(f"### {escape(board.protocol)}")
-            parts.append(table_text(ranking(board)))
-            parts += [table_text(table) for table in pivots(board)]
+            yield f"### {escape(board.protocol)}"
+            yield table_text(ranking(board))
+            yield from map(table_text, pivots(board))
             if board.name in samples:
-                parts.append(_figure(samples[board.name]))
-            parts += [_figure(drawing) for drawing in drawings.get(board.name, [])]
-            parts += [table_text(energies(board))] if board.done else []
+                yield _figure(samples[board.name])
+            yield from map(_figure, drawings.get(board.name, []))
+            if board.done:
+                yield table_text(energies(board))
             left_out = [f"- Not drawn: {escape(text)}." for text in reasons.get(board.name, [])]
-            parts += ["\n".join(left_out)] if left_out else []
-            parts.append(_provenance(board))
+            if left_out:
+                yield "\n".join(left_out)
+            yield "#### How each number was made"
+            yield _provenance(board)
         if section.conversions:
-            parts.append("### Conversion from ANN to SNN")
-            parts += [table_text(table) for table in conversion_pivots(section)]
-            parts.append(table_text(conversion_table(section)))
-            parts += [_figure(drawing) for drawing in drawings.get(section.dataset, [])]
+            yield "### Conversion from ANN to SNN"
+            yield from map(table_text, conversion_pivots(section))
+            yield table_text(conversion_table(section))
+            yield from map(_figure, drawings.get(section.dataset, []))
         if section.published:
-            parts.append("### In the literature")
-            parts += [table_text(table) for table in literature(section)]
+            yield "### In the literature"
+            yield from map(table_text, literature(section))
     inputs = ", ".join(f"`{_code(name)}`" for name in report.inputs)
-    parts.append(f"Made from {inputs} by `{_code(report.command)}`.")
-    return "\n\n".join(parts) + "\n"
+    yield f"Made from {inputs} by `{_code(report.command)}`."
 
 
 def table_text(table: TableText) -> str:
@@ -90,14 +106,12 @@ def _figure(drawing: Drawing) -> str:
     )
 
 
-def _provenance(board: Board) -> str:
+def _provenance(board: Board) -> Iterator[str]:
     """Origin of each number, one list for each row."""
-    lines = ["#### How each number was made"]
     for row in board.rows:
         name = row.name + (f", {row.solver}" if row.solver else "")
         facts = "\n".join(f"  - {escape(fact)}: `{_code(text)}`" for fact, text in provenance(row))
-        lines.append(f"- {escape(name)}" + (f"\n{facts}" if facts else ""))
-    return lines[0] + "\n\n" + "\n".join(lines[1:])
+        yield f"- {escape(name)}" + (f"\n{facts}" if facts else "")
 
 
 def _code(text: str) -> str:

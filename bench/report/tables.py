@@ -19,7 +19,7 @@ from bench.tables.rows import DASH
 from bench.tables.table import unpriced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry of a table."""
 
@@ -29,7 +29,7 @@ class Entry:
     best: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of a table."""
 

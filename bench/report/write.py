@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,19 @@ def run_report(
         }
         every = [*(d for group in drawings.values() for d in group), *pictures.values()]
         bar.update(total=drawn + len(every), note="files")
-        files: dict[str, bytes] = {}
+        files: dict[str, Iterable[bytes]] = {}
+        svg: dict[str, str] = {}
         for drawing in every:
             for ending in ("svg", "pdf", "png"):
-                files[f"{FIGURES}/{drawing.name}.{ending}"] = render(drawing, ending)
+                content = render(drawing, ending)
+                files[f"{FIGURES}/{drawing.name}.{ending}"] = [content]
+                if ending == "svg":
+                    svg[drawing.name] = content.decode()
             bar.advance()
-    svg = {d.name: files[f"{FIGURES}/{d.name}.svg"].decode() for d in every}
     for table in _tables(report):
-        files[f"{TABLES}/{table.name}.tex"] = to_latex(table).encode()
-    files[MARKDOWN] = to_markdown(report, drawings, reasons, pictures).encode()
-    files[PAGE] = to_html(report, drawings, reasons, samples, pictures, svg).encode()
+        files[f"{TABLES}/{table.name}.tex"] = [to_latex(table).encode()]
+    files[MARKDOWN] = to_markdown(report, drawings, reasons, pictures)
+    files[PAGE] = to_html(report, drawings, reasons, samples, pictures, svg)
     _write(out, files)
     rows = [row for board in report.boards for row in board.rows]
     return Outcome(
@@ -96,15 +99,17 @@ def render(drawing: Drawing, ending: str) -> bytes:
     return file.getvalue()
 
 
-def _tables(report: Report) -> list[TableText]:
-    return [
-        *(ranking(board) for board in report.boards),
-        *(table for board in report.boards for table in pivots(board)),
-        *(energies(board) for board in report.boards if board.done),
-        *(table for section in report.sections for table in literature(section)),
-        *(table for s in report.sections if s.conversions for table in conversion_pivots(s)),
-        *(conversion_table(section) for section in report.sections if section.conversions),
-    ]
+def _tables(report: Report) -> Iterator[TableText]:
+    for board in report.boards:
+        yield ranking(board)
+        yield from pivots(board)
+        if board.done:
+            yield energies(board)
+    for section in report.sections:
+        yield from literature(section)
+        if section.conversions:
+            yield from conversion_pivots(section)
+            yield conversion_table(section)
 
 
 def _replaceable(out: Path) -> bool:
@@ -123,7 +128,7 @@ def _replaceable(out: Path) -> bool:
         return file.read(len(begins)) == begins
 
 
-def _write(out: Path, files: Mapping[str, bytes]) -> None:
+def _write(out: Path, files: Mapping[str, Iterable[bytes]]) -> None:
     """Write every file completely or not at all, then remove files of an earlier report that this
     one does not have.
 
@@ -132,8 +137,8 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """
     order = sorted(files, key=lambda name: (name != MARKDOWN, name == PAGE))
     for name in order:
-        with atomic_write(out / name) as temporary:
-            temporary.write_bytes(files[name])
+        with atomic_write(out / name) as temporary, temporary.open("wb") as file:
+            file.writelines(files[name])
     for folder in (FIGURES, TABLES):
         if (out / folder).is_dir():
             sweep_folder(out / folder)
