@@ -14,6 +14,9 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
+from sddpm.hardware import processor_name
+from sddpm.threads import cores, share
+
 DeviceName = Literal["auto", "cpu", "cuda"]
 _NODE_NUMBERS = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
 """Variables in which Fabric, torchrun and SLURM give a machine's number."""
@@ -47,6 +50,8 @@ class Machine:
                 "MASTER_PORT, or start it with torchrun or srun"
             )
         self.devices, self.nodes = devices, nodes
+        if each := share(devices):
+            torch.set_num_threads(each)
         self._fabrics: dict[str, Fabric] = {}
         self._main = self.fabric("32-true")
 
@@ -93,14 +98,12 @@ class Machine:
         if self.kind == "cuda":
             count = f"{self.world} x " if self.world > 1 else ""
             return count + torch.cuda.get_device_name(self.device)
-        return _processor()
+        return processor_name()
 
     @property
     def cores(self) -> int:
-        """Processor cores that this process may use."""
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        """Processor cores that this process may use, by its affinity and its container's quota."""
+        return cores()
 
     def peak_memory_mib(self) -> float:
         """Most memory held so far: by the device's allocator, or by this process on a CPU."""
@@ -141,13 +144,3 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
     )
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

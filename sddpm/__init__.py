@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sddpm.threads import settle
 from sddpm.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _HOMES = {
     "load_published": "published",
     "optimize": "engine.network",
 }
+
+
+settle()  # torch reads it when it is loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -56,17 +56,25 @@ def samplers() -> list[list[str]]:
     return rows
 
 
+def devices() -> list[list[str]]:
+    """Processor, threads and kernels that compute here, and why; may compile kernels to tell."""
+    from sddpm.hardware import describe
+
+    return [["what", "is", "why"], *map(list, describe())]
+
+
 LISTS: dict[str, Callable[[], list[list[str]]]] = {
     "systems": systems,
     "suites": suites,
     "datasets": datasets,
     "samplers": samplers,
+    "devices": devices,
 }
 
 
 @click.command("list")
 @click.argument("what", type=click.Choice(list(LISTS)))
 def list_(what: str) -> None:
-    """List the systems, suites, data sets or samplers."""
+    """List the systems, suites, data sets or samplers, or what computes on this machine."""
     headings, *rows = LISTS[what]()
     print_table(headings, rows)

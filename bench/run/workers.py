@@ -27,6 +27,7 @@ from bench.records.record import Record
 from bench.registry import choose
 from bench.run.runner import TRAINING_FAILED, Runner
 from sddpm.progress import progress_bar
+from sddpm.threads import cores
 
 RETRIES = 3
 """Number of new starts of a task whose worker or machine was lost."""
@@ -224,6 +225,7 @@ def _connect(address: str) -> ModuleType:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        options["num_cpus"] = cores()  # Ray knows a container's quota, but not always the affinity
     else:
         _answers(address)
     try:

@@ -14,6 +14,7 @@ from click.testing import Result
 from filelock import FileLock
 from PIL import Image
 
+from sddpm.kernels import library, processor
 from sddpm.training import TrainConfig
 from tests.support.calling import call, call_run, refused
 
@@ -180,6 +181,23 @@ def test_lists(what: str) -> None:
     expected = {"systems": "sddpm", "suites": "fashion_mnist", "datasets": "celeba",
                 "samplers": "ddim"}  # fmt: skip
     assert expected[what] in result.stdout
+
+
+def test_the_list_of_devices_says_which_kernels_run_and_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("SDDPM_KERNELS", "0")
+    library.load.cache_clear()
+    shown = call("list", "devices")
+    library.load.cache_clear()
+    assert shown.exit_code == 0
+    assert re.search(r"kernels +none +SDDPM_KERNELS=0", shown.stdout)
+    assert processor.kind() in shown.stdout
+    monkeypatch.setenv("SDDPM_KERNELS", "fast")
+    wrong = call("list", "devices")
+    assert wrong.exit_code == 2
+    assert "SDDPM_KERNELS=fast: expected 0, build, x86-64-v4" in wrong.stderr
 
 
 def test_help_shows_examples() -> None:
