@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from sddpm.hardware import processor_name
 from sddpm.threads import cores, share
@@ -58,11 +59,14 @@ class Machine:
     def fabric(self, precision: str) -> Fabric:
         """Fabric at ``precision``, its processes started."""
         if precision not in self._fabrics:
+            # One process looks for no others, whatever a scheduler's variables say.
+            alone = [LightningEnvironment()] if self.devices * self.nodes == 1 else None
             fabric = Fabric(
                 accelerator=self.kind,
                 devices=self.devices,
                 num_nodes=self.nodes,
                 precision=precision,
+                plugins=alone,
             )
             fabric.launch()
             self._fabrics[precision] = fabric

@@ -237,4 +237,8 @@ workers = together(
         "--worker-gpus", type=Positive(), default=1.0, show_default=True, metavar="X",
         help="GPUs of a Ray task, if there are any. With 0.25, four tasks share one GPU.",
     ),
+    click.option(
+        "--ray-folder", type=PATH, metavar="DIR",
+        help="Short path for the files of a Ray that is started here. [default: ray in $TMPDIR]",
+    ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -59,6 +60,7 @@ def run(
     workers: str | None,
     worker_cpus: int,
     worker_gpus: float,
+    ray_folder: Path | None,
     dry_run: bool,
     estimate: bool,
     **given: Any,
@@ -87,7 +89,7 @@ def run(
     if estimate and not dry_run:
         raise click.UsageError("--estimate: give it with --dry-run")
     if workers is None:
-        options.refuse(ctx, ("worker_cpus", "worker_gpus"), "give it with --workers")
+        options.refuse(ctx, ("worker_cpus", "worker_gpus", "ray_folder"), "give it with --workers")
     plan = make_plan(Options(**given, command=options.command_line(ctx)), read_data=not dry_run)
     for note in plan.notes:
         say(note)
@@ -121,7 +123,10 @@ def run(
                 "--workers: a task takes one device; leave out --devices, --nodes"
             )
         needs = Needs(worker_cpus, worker_gpus)
-        spread = on_ray(parse_workers(workers), device, needs)
+        address = parse_workers(workers)
+        if address != "local":
+            options.refuse(ctx, ("ray_folder",), f"the cluster at {address} has its own")
+        spread = on_ray(address, device, needs, folder=ray_folder)
         device = "cpu"  # the driver trains nothing
 
     def show(error: BaseException) -> None:

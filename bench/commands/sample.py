@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from bench.commands.terminal import say
 @click.command()
 @options.checkpoint
 @click.option("--num", type=options.COUNT, default=64, show_default=True, help="Number of images.")
-@click.option("--grid", type=options.PATH, metavar="FILE.png", help="File of the sample grid.")
+@click.option("--grid", type=options.PATH, metavar="FILE.png",
+              help="File of the sample grid; also .jpg or .webp.")  # fmt: skip
 @click.option(
     "--out",
     type=options.PATH,
     metavar="FILE.npy",
-    help="File of the images, uint8 [num, channels, H, W].",
+    help="File of the images, uint8 [num, channels, H, W]; also .npz.",
 )
 @click.option("--gif", type=options.PATH, metavar="FILE.gif",
-              help="Animation of the denoising of the first images.")  # fmt: skip
+              help="Animation of the denoising of the first images; also .webp.")  # fmt: skip
 @click.option("--strip", type=options.PATH, metavar="FILE.png",
               help="Denoising of the first images as one picture: one row for each "
               "image, one column for each moment.")  # fmt: skip
@@ -54,16 +56,26 @@ def sample(
             "--strip FILE.png"
         )
     from bench.checkpoints import Checkpoint
-    from bench.data.grids import save_grid
+    from bench.data.grids import PICTURES, save_grid
     from bench.files import check_file
     from bench.look import trace
     from bench.run.drawing import DrawOptions, open_to_draw
-    from bench.run.samples import write_samples
+    from bench.run.samples import ARRAYS, write_samples
 
-    wanted = {"--grid": grid, "--out": out, "--gif": gif, "--strip": strip}
-    for option, path in wanted.items():
-        if path is not None:
-            check_file(option, path)
+    wanted: dict[str, tuple[Path | None, Collection[str]]] = {
+        "--grid": (grid, PICTURES), "--out": (out, ARRAYS), "--gif": (gif, trace.ANIMATIONS),
+        "--strip": (strip, PICTURES),
+    }  # fmt: skip
+    taken: dict[Path, str] = {}
+    for option, (path, endings) in wanted.items():
+        if path is None:
+            continue
+        if path.suffix.lower() not in endings:
+            raise ValueError(f"{option} {path}: expected a name that ends in {', '.join(endings)}")
+        check_file(option, path)
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise ValueError(f"{option} {path}: is the file of {other} too; give another name")
     drawing = open_to_draw(Checkpoint.find(checkpoint), DrawOptions(**how), say)
     watched: Any = None
     if gif or strip:

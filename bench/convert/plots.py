@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.convert.tables import breakeven
-from bench.look.plots import figure_file, palette
-from bench.quality.metrics import columns_of
+from bench.look.plots import figure_file, palette, plain_numbers
+from bench.quality.metrics import columns_of, heading
 from bench.records.conversions import ConversionCurve, ConvertedNetwork
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ PARTS = {"inherited": "s", "clipping": "^", "rounding": "D", "unevenness": "v"}
 def plot_costs(curve: ConversionCurve, path: Path) -> None:
     """Relative error, sample quality (if it was measured) and energy against T, one plot above the
     other. Lines show the values of the ANN. Crosses show schedules at their mean T."""
+    from matplotlib.ticker import NullLocator
+
     parent, children = curve.parent, curve.children
     colours = palette()
     panels = 3 if curve.scored else 2
@@ -41,7 +43,7 @@ def plot_costs(curve: ConversionCurve, path: Path) -> None:
             _curve(quality, children, of, colours[1], "")
             quality.axhline(of(parent), color=".3", linestyle="--", linewidth=1, label="ANN")
             quality.set_yscale("log")
-            quality.set_ylabel(f"{distance.upper().replace('_', ' ', 1)}\n(smaller is better)")
+            quality.set_ylabel(heading(distance))
             quality.legend(frameon=False)
         for (price, words), colour in zip(PRICES.items(), colours[2:], strict=False):
             _curve(energy, children, lambda c, p=price: c.facts.evaluation_mj[p], colour, words)
@@ -53,10 +55,12 @@ def plot_costs(curve: ConversionCurve, path: Path) -> None:
         energy.axhline(strict, color=".3", linestyle="--", linewidth=1, label="ANN")
         energy.set_yscale("log")
         energy.set_ylabel("mJ per network\nevaluation")
+        for ax in axes[:, 0]:
+            plain_numbers(ax.yaxis, ax.get_ylim())
         energy.set_xscale("log", base=2)
         steps = sorted({child.time_steps for child in children if child.time_steps})
         energy.set_xticks(steps, [str(step) for step in steps])
-        energy.minorticks_off()
+        energy.xaxis.set_minor_locator(NullLocator())
         energy.set_xlabel("spiking time steps T")
         energy.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 

@@ -1,8 +1,9 @@
-"""Sample grids as PNG."""
+"""Grids of samples, and the picture files that hold them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,14 @@ from PIL import Image
 
 from sddpm.replacing import atomic_write
 
+JPEG = {"format": "JPEG", "quality": 95}
+PICTURES: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".webp": {"format": "WEBP", "lossless": True},
+}
+"""Ending of a file's name -> how the picture in it is written."""
 SIDE = 8
 """Images across and down."""
 GAP_PIXELS = 2
@@ -38,7 +47,12 @@ def grid(images: NDArray[np.uint8], side: int = SIDE, down: int | None = None) -
 
 
 def save_grid(images: NDArray[np.uint8], path: Path, side: int = SIDE) -> None:
-    """Write :func:`grid` to ``path`` as PNG, atomically."""
-    picture = grid(images, side)
+    """Write :func:`grid` to ``path``, atomically, in the format of its ending."""
+    save_picture(grid(images, side), path)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write ``picture`` to ``path``, atomically, in the format of its ending: a key of
+    :data:`PICTURES`."""
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, **PICTURES[path.suffix.lower()])

@@ -5,6 +5,7 @@ Drawn on figures of their own, never through pyplot's global state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from sddpm.replacing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -27,6 +29,8 @@ WIDTH = 6.3
 """Inches: the text width of a one-column paper."""
 DPI = 200
 RASTER_NEURONS = 120
+STRIP_POINTS = 11
+"""Least size of the text of a denoising strip."""
 PALETTE = "colorblind"
 
 
@@ -56,6 +60,30 @@ def palette() -> list[Any]:
     import seaborn
 
     return list(seaborn.color_palette(PALETTE))
+
+
+TICKS = ((4, (1, 1.5, 2, 3, 4, 5, 7)), (20, (1, 2, 3, 5)), (150, (1, 2, 5)), (math.inf, (1,)))
+"""Span of a logarithmic axis, and the digits at which one that is shorter has its ticks."""
+FEWEST_TICKS = 3
+
+
+def plain_numbers(axis: Axis, limits: tuple[float, float]) -> None:
+    """Ticks of a logarithmic axis as plain numbers, at least three: more of them where it is
+    short, and evenly spaced ones where no round number lies in it."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    low, high = min(limits), max(limits)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    coarsest = next(number for number, (span, _) in enumerate(TICKS) if high / low < span)
+    for _, digits in TICKS[coarsest::-1]:
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        if sum(low <= tick <= high for tick in ticks) >= FEWEST_TICKS:
+            axis.set_major_locator(LogLocator(subs=digits))
+            break
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=FEWEST_TICKS))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plot_rates(layers: Sequence[LayerSpikes], path: Path) -> None:
@@ -133,7 +161,9 @@ def plot_strip(frames: NDArray[np.uint8], path: Path, columns: int = STRIP_COLUM
     chosen = moments(len(frames), columns)
     images = frames.shape[1]
     side = WIDTH / len(chosen)
-    with figure_file(path, side * images + 0.36, images, ncols=len(chosen)) as (figure, axes):
+    # Readable when a tall strip is shown whole, and narrower than a column.
+    size = min(max(STRIP_POINTS, 1.2 * side * images), 24 * side)
+    with figure_file(path, side * images + size / 20, images, ncols=len(chosen)) as (figure, axes):
         figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
         for column, moment in enumerate(chosen):
             for row in range(images):
@@ -142,8 +172,8 @@ def plot_strip(frames: NDArray[np.uint8], path: Path, columns: int = STRIP_COLUM
                     picture.squeeze(), cmap="grey", vmin=0, vmax=255, interpolation="nearest"
                 )
                 axes[row, column].set_axis_off()
-            axes[0, column].set_title(str(moment), fontsize=8, pad=3)
-        figure.supxlabel("denoising steps done (0: noise)", fontsize=9)
+            axes[0, column].set_title(str(moment), fontsize=size, pad=3)
+        figure.supxlabel("denoising steps done (0: noise)", fontsize=size)
 
 
 def plot_training(
@@ -168,6 +198,7 @@ def plot_training(
             )  # fmt: skip
             if values.min() > 0 and values.max() > 5 * np.median(values):
                 ax.set_yscale("log")
+                plain_numbers(ax.yaxis, ax.get_ylim())
                 ax.grid(visible=True, which="minor", color=".96")
             denoising = name == "loss" and predicted is not None
             ax.set_ylabel(f"denoising loss (MSE of {predicted})" if denoising else name)

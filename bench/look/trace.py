@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.grids import grid
+from bench.data.grids import grid, save_picture
 from sddpm.protocol import ImageShape, to_uint8
 from sddpm.replacing import atomic_write
 from sddpm.rng import ImageStreams
@@ -19,6 +19,11 @@ from sddpm.samplers import OnStep
 
 STRIP_COLUMNS = 10
 STRIP_ROWS = 8
+ANIMATIONS: dict[str, dict[str, Any]] = {
+    ".gif": {"format": "GIF"},
+    ".webp": {"format": "WEBP", "lossless": True},
+}
+"""Ending of a file's name -> how the animation in it is written."""
 GIF_SIDE = 4
 GIF_FRAMES = 50
 """Largest number of frames. A longer chain is thinned out evenly."""
@@ -90,20 +95,20 @@ def moments(frames: int, most: int) -> list[int]:
 
 def save_strip(frames: NDArray[np.uint8], path: Path, columns: int = STRIP_COLUMNS) -> None:
     """Write a strip of ``frames`` (as :attr:`Recorder.frames`): a row an image, a column a
-    moment; the last column is the finished sample. PNG, atomically."""
+    moment; the last column is the finished sample. Atomically, in the format of the ending."""
     chosen = frames[moments(len(frames), columns)]
     tiles = chosen.swapaxes(0, 1).reshape(-1, *frames.shape[2:])
-    with atomic_write(path) as temporary:
-        grid(tiles, len(chosen), frames.shape[1]).save(temporary, format="PNG")
+    save_picture(grid(tiles, len(chosen), frames.shape[1]), path)
 
 
 def save_animation(frames: NDArray[np.uint8], path: Path) -> None:
-    """Write ``frames`` as a looping GIF of a grid, its last frame held; atomically."""
+    """Write ``frames`` as a looping animation of a grid, its last frame held; atomically, in the
+    format of the ending, a key of :data:`ANIMATIONS`."""
     pictures = [grid(frames[number], GIF_SIDE) for number in moments(len(frames), GIF_FRAMES)]
     with atomic_write(path) as temporary:
         pictures[0].save(
             temporary,
-            format="GIF",
+            **ANIMATIONS[path.suffix.lower()],
             save_all=True,
             append_images=pictures[1:],
             duration=[FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS],

@@ -151,9 +151,9 @@ class Board:
         return self.metrics[0] if self.metrics else None
 
     def best(self, metric: str) -> Row | None:
-        """The row with the best mean."""
+        """The row with the best mean; None where there are no two to compare."""
         rows = [row for row in self.done if row.metric(metric)]
-        return min(rows, key=lambda row: order(metric, row), default=None)
+        return min(rows, key=lambda row: order(metric, row)) if len(rows) > 1 else None
 
 
 @dataclass(frozen=True)

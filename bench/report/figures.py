@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from bench.energy.accountings import ACCOUNTINGS
+from bench.look.plots import plain_numbers
 from bench.quality.metrics import heading, lower_is_better
 from bench.report.boards import Board, Report, Row, Stat, accountings, pareto
 from bench.report.conversions import plot_conversions
@@ -31,7 +32,6 @@ from bench.report.style import (
     name_of,
     place_labels,
     plain,
-    plain_numbers,
     point_label,
     spread,
     spreads,

@@ -36,6 +36,12 @@ def glance(report: Report) -> TableText:
     return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
 
 
+def runs_network(row: Row) -> bool:
+    """Whether drawing takes operations: a Gaussian a pixel takes none, and is no network."""
+    energy = row.energy("strict")
+    return energy is None or energy.mean > 0
+
+
 def _standing(board: Board) -> list[str]:
     """Best, best spiking, gap and energy of a board, as texts."""
     metric = board.ranked_by
@@ -49,7 +55,7 @@ def _standing(board: Board) -> list[str]:
         return stat.mean
 
     spiking = [row for row in rows if row.time_steps is not None]
-    others = [row for row in rows if row.time_steps is None]
+    others = [row for row in rows if row.time_steps is None and runs_network(row)]
     # Fine-tuning aside: what the first training of each saw.
     trainings = Trainings(board.done)
 

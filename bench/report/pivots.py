@@ -99,7 +99,8 @@ def _pivot(
     cells: Mapping[tuple[str, ...], Mapping[int, Row]],
     metric: str,
 ) -> TableText | None:
-    """Lines x columns; None where no line has two columns. Each column's best is marked."""
+    """Lines x columns; None where no line has two columns. The best of a column is marked where
+    there is another to compare it with."""
     cells = {key: line for key, line in cells.items() if len(line) > 1}
     if not cells:
         return None
@@ -111,7 +112,8 @@ def _pivot(
         assert stat is not None
         return sign * stat.mean
 
-    best = [min((line[c] for line in cells.values() if c in line), key=value) for c in columns]
+    compared = ([line[c] for line in cells.values() if c in line] for c in columns)
+    best = [min(rows, key=value) if len(rows) > 1 else None for rows in compared]
     lines = []
     for key, line in cells.items():
         entries = [Entry(text, text.casefold()) for text in key]

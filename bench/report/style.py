@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from bench.look.plots import plain_numbers
 from bench.report.boards import Report, Row, Stat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 6.3
@@ -176,18 +176,6 @@ def y_scale(ax: Axes, values: Iterable[float]) -> None:
     if known and max(known) > 5 * min(known):
         ax.set_yscale("log")
         plain_numbers(ax.yaxis, ax.get_ylim())
-
-
-def plain_numbers(axis: Axis, limits: tuple[float, float]) -> None:
-    """Ticks of a logarithmic axis as plain numbers, more of them where it is short."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    span = max(limits) / min(limits)
-    limits_and_ticks = ((4, (1, 1.5, 2, 3, 4, 5, 7)), (20, (1, 2, 3, 5)), (150, (1, 2, 5)))
-    subs = next((ticks for most, ticks in limits_and_ticks if span < most), (1,))
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def steps_axis(ax: Axes, steps: Sequence[int]) -> None:

@@ -82,7 +82,12 @@ def parse_workers(text: str) -> str:
 
 
 def on_ray(
-    address: str, device: DeviceName, needs: Needs, *, progress: bool = True
+    address: str,
+    device: DeviceName,
+    needs: Needs,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
 ) -> Callable[[Runner], Iterator[Record]]:
     """Function for :meth:`bench.run.runner.Runner.run` that distributes its cells over a Ray
     cluster.
@@ -91,6 +96,7 @@ def on_ray(
         address: of a running cluster (``auto`` finds this machine's); ``local`` starts one here
             for the time of the run.
         device: ``auto`` takes GPUs where the cluster has any.
+        folder: for the files of a cluster that is started here; Ray's own choice if None.
 
     Raises:
         ValueError: Ray is not installed, nothing answers at the address, or no machine of the
@@ -98,7 +104,7 @@ def on_ray(
     """
 
     def spread(runner: Runner) -> Iterator[Record]:
-        ray = _connect(address)
+        ray = _connect(address, folder)
         try:
             kind = _kind(ray, device, needs)
             yield from _sweep(ray, runner, kind, needs, progress)
@@ -215,7 +221,7 @@ def _shared(runner: Runner) -> Plan:
     return replace(plan, options=options, root=plan.root.resolve())
 
 
-def _connect(address: str) -> ModuleType:
+def _connect(address: str, folder: Path | None) -> ModuleType:
     # Ray would otherwise report the use of it to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -226,12 +232,20 @@ def _connect(address: str) -> ModuleType:
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         options["num_cpus"] = cores()  # Ray knows a container's quota, but not always the affinity
+        if folder is not None:
+            options["_temp_dir"] = str(folder.expanduser().resolve())
     else:
         _answers(address)
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
+        if "AF_UNIX" in text:
+            named = f"--ray-folder {folder}" if folder else "the temporary folder (TMPDIR)"
+            raise ValueError(
+                f"{named}: has too long a path for Ray, whose sockets in it may have names of at "
+                "most 107 bytes; give a short one, as --ray-folder /tmp/ray"
+            ) from error
         raise ValueError(f"--workers ray:{address}: no Ray cluster there ({text})") from error
     return ray
 

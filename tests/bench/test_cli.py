@@ -171,7 +171,7 @@ def test_one_stage_at_a_time(suite: Path, tmp_path: Path) -> None:
     counted = call("energy", *how, "--num", 1)
     assert counted.exit_code == 0, counted.output
     assert re.search(r"evaluations per image +3\n", counted.stdout)
-    assert "strict mJ per image" in counted.stdout
+    assert "Strict mJ per image" in counted.stdout
 
 
 @pytest.mark.parametrize("what", ["systems", "suites", "datasets", "samplers"])

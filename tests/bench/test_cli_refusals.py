@@ -14,6 +14,8 @@ from click.testing import Result
 from filelock import FileLock
 from PIL import Image
 
+from bench.machine import Machine
+from bench.run.samples import read_samples
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape
 from sddpm.replacing import atomic_write
@@ -92,6 +94,66 @@ def test_one_system_with_the_axis_is_enough(tmp_path: Path) -> None:
                 "--out", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "sddpm-T9" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (["--grid", "g.bmp"], ["--grid", "g.bmp", ".png, .jpg, .jpeg, .webp"]),
+        (["--grid", "g"], ["--grid", ".png"]),
+        (["--strip", "s.gif"], ["--strip", "s.gif", ".png"]),
+        (["--gif", "g.png"], ["--gif", "g.png", ".gif, .webp"]),
+        (["--out", "s.csv"], ["--out", "s.csv", ".npy, .npz"]),
+        (["--grid", "g.png", "--strip", "./g.png"], ["--strip", "--grid too"]),
+    ],
+)
+def test_the_ending_says_the_format(
+    outputs: list[str], words: list[str], checkpoint: Path, tmp_path: Path, idle: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    refused(call("sample", "--ckpt", checkpoint, *outputs), *words)
+
+
+def test_files_are_what_their_endings_say(checkpoint: Path, tmp_path: Path) -> None:
+    files = {"--grid": "g.jpg", "--out": "s.npz", "--gif": "a.webp", "--strip": "t.webp"}
+    where = [word for option, name in files.items() for word in (option, tmp_path / name)]
+    done = call("sample", "--ckpt", checkpoint, "--num", 12, "--sampler", "ddim:2", "--device",
+                "cpu", *where)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert Image.open(tmp_path / "g.jpg").format == "JPEG"
+    assert Image.open(tmp_path / "t.webp").format == "WEBP"
+    with Image.open(tmp_path / "a.webp") as animation:
+        assert (animation.format, animation.n_frames) == ("WEBP", 3)
+    drawn = np.load(tmp_path / "s.npz")["images"]
+    assert drawn.shape == (12, 1, 8, 8)
+    assert np.array_equal(read_samples(tmp_path / "s.npz"), drawn)
+
+
+def test_an_interrupt_promises_what_is_true(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_given: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.run.drawing.Drawing.draw", interrupted)
+    monkeypatch.setattr("bench.guide.run.run_guide", interrupted)
+    stopped = call("sample", "--ckpt", checkpoint, "--grid", tmp_path / "g.png", "--device", "cpu")
+    assert stopped.exit_code == 130
+    assert "Stopped; the same command starts anew." in stopped.stderr
+    stopped = call("guide", "--ckpt", checkpoint, "--out", tmp_path / "out")
+    assert "Stopped; the same command goes on from here." in stopped.stderr
+
+
+def test_a_scheduler_s_variables_stop_no_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "study", "SLURM_PROCID": "2", "SLURM_LOCALID": "2",
+        "SLURM_NODEID": "0", "SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    machine = Machine("cpu")
+    assert (machine.world, machine.rank, machine.first) == (1, 0, True)
 
 
 # What a run can know before it trains.

@@ -21,7 +21,13 @@ from bench.guide.plots import plot_guidance
 from bench.guide.scores import ScoredThresholds
 from bench.guide.search import Findings
 from bench.look.activity import Probe, firing_rate, temporal_scales, training_log
-from bench.look.plots import plot_scales, plot_training
+from bench.look.plots import (
+    figure_file,
+    plain_numbers,
+    plot_scales,
+    plot_strip,
+    plot_training,
+)
 from bench.look.trace import LAST_FRAME_MS, Recorder, moments, save_animation, save_strip
 from sddpm import system, tsm
 from sddpm.checkpoint import save_checkpoint
@@ -149,6 +155,46 @@ def test_sample_writes_both_of_what_it_draws(tmp_path: Path) -> None:
         assert animation.n_frames == 4
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (116.0, 118.0, {"116", "117", "118"}),
+        (90.0, 240.0, {"100", "150", "200"}),
+        (0.004, 0.011, {"0.005", "0.007", "0.01"}),
+        (1.0, 1000.0, {"1", "10", "100", "1000"}),
+        (19.0, 31.0, {"20", "24", "28"}),
+    ],
+)
+def test_logarithmic_axes_have_several_plain_ticks(
+    low: float, high: float, shown: set[str], tmp_path: Path
+) -> None:
+    with figure_file(tmp_path / "p.png", 2.0) as (figure, axes):
+        ax = axes[0, 0]
+        ax.set_yscale("log")
+        ax.set_ylim(low, high)
+        plain_numbers(ax.yaxis, (low, high))
+        figure.canvas.draw()
+        ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+        texts = [label.get_text() for value, label in ticks if low <= value <= high]
+        minor = {label.get_text() for label in ax.get_yticklabels(minor=True)}
+    assert len(texts) >= 3
+    assert shown <= set(texts)
+    assert all(float(text) for text in texts), "no powers, no formulas"
+    assert minor <= {""}
+
+
+@pytest.mark.parametrize(("frames", "images", "least"), [(51, 4, 11), (3, 1, 11), (51, 40, 15)])
+def test_the_text_of_a_strip_can_be_read(
+    frames: int, images: int, least: int, tmp_path: Path
+) -> None:
+    pictures = np.zeros((frames, images, 1, 8, 8), np.uint8)
+    plot_strip(pictures, tmp_path / "s.svg")
+    text = (tmp_path / "s.svg").read_text()
+    sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", text)]
+    assert sizes
+    assert min(sizes) >= least, "points, as the file's own unit is"
+
+
 # The command.
 
 
@@ -255,7 +301,7 @@ def test_an_imported_checkpoint_works_with_the_other_commands(
     how = ["--ckpt", out, "--sampler", "ddim:2:1", "--device", "cpu"]
     assert call("sample", *how, "--num", 2, "--out", images).exit_code == 0
     assert np.load(images).shape[2:] == (16, 16)
-    assert "strict mJ per image" in call("energy", *how, "--num", 1).stdout
+    assert "Strict mJ per image" in call("energy", *how, "--num", 1).stdout
 
     def line(result: Result) -> str:
         assert result.exit_code == 2, result.output

@@ -51,7 +51,14 @@ def test_time_steps_stand_side_by_side_with_the_spread_over_seeds() -> None:
         ]
     )
     # FSVAE was measured at one T: nothing to lay out.
-    assert marked(table) == {"10.00 ± 2.83", "5.00", "9.50"}
+    # A column with one figure has no best.
+    assert marked(table) == {"5.00"}
+
+
+def test_a_pivot_of_one_line_has_no_best() -> None:
+    (table,) = pivots(board(*(record("sddpm", 8.0 - steps, time_steps=steps) for steps in (2, 4))))
+    assert len(table.lines) == 1
+    assert marked(table) == set()
 
 
 def test_samplers_are_lines_and_their_steps_columns() -> None:

@@ -56,6 +56,19 @@ def test_the_images_of_the_parent_s_training_are_shown_too() -> None:
     assert shown(parent, *both[1:])["child"] == "96"
 
 
+def test_the_floor_is_no_network_without_spikes() -> None:
+    def glanced(*records: Record) -> list[str]:
+        (line,) = glance(make_report(Sources(records=list(records)), [])).lines
+        return [entry.text for entry in line.entries]
+
+    spiking, twin = cell(0), cell(1, "ann_twin", 20.0, title="twin")
+    free = {"per_evaluation_mj": 0.0, "per_image_mj": 0.0}
+    nothing = {"published": free, "strict": free}
+    floor = cell(2, "pixel_gaussian", 15.0, title="floor", energies=nothing)
+    assert glanced(spiking, twin)[4:] == glanced(spiking, twin, floor)[4:]
+    assert glanced(spiking, floor)[4:] == ["-", "-"]
+
+
 def test_the_glance_says_where_the_best_rows_had_unequal_training() -> None:
     def best(*records: Record) -> list[str]:
         report = make_report(Sources(records=list(records)), [])

@@ -57,6 +57,21 @@ def command(suite: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--device", "cpu", "--extractor", "embedded", *more]
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_a_long_temporary_folder_is_named(suite: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    result = CliRunner().invoke(
+        main, command(suite, tmp_path / "out", "--workers", "ray", "--ray-folder", str(long))
+    )
+    refused(result, "--ray-folder", str(long), "107 bytes", "--ray-folder /tmp/ray")
+
+
+def test_a_running_cluster_has_its_own_folder(suite: Path, tmp_path: Path) -> None:
+    more = ("--workers", "ray:10.0.0.1:6379", "--ray-folder", str(tmp_path))
+    result = CliRunner().invoke(main, command(suite, tmp_path / "out", *more))
+    refused(result, "--ray-folder", "10.0.0.1:6379")
+
+
 def workers_of(driver: int) -> Iterator[tuple[int, str]]:
     """Process and task of Ray's busy workers that descend from the process ``driver``."""
     parents, names = {}, {}
