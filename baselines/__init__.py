@@ -1,1 +1,1 @@
-"""The systems SDDPM is compared with: one file each."""
+"""The systems that SDDPM is compared with: one module or folder for each."""

@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait for each other.
+"""Number of computing threads, and the way in which they wait for each other.
 
 OpenMP's threads spin while they wait, and by default there is one for each core. Where other
 programs use the cores too, spinning takes from them and from ourselves, and the slowest thread
@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""What a user may have set about waiting."""
+"""Variables with which a user may have set the waiting."""
 COUNT = "OMP_NUM_THREADS"
 CHOSEN = "SDDPM_THREADS_CHOSEN"
 """Holds the number of threads where it is :func:`settle`'s choice and not the user's."""
@@ -68,7 +68,7 @@ def share(processes: int) -> int | None:
 
 
 def why() -> str:
-    """Where the number of threads and their way of waiting come from, as a clause for a user."""
+    """Origin of the number of threads and of their way of waiting, as a clause for a user."""
     if os.environ.get(COUNT) is None:
         number = "one a core"
     elif os.environ.get(COUNT) == os.environ.get(CHOSEN):

@@ -202,7 +202,7 @@ sampler = click.option(
 engine = click.option(
     "--engine", type=click.Choice(["plain", "exact", "fast"]),
     help="plain: the network as it is. exact: a faster form, equal but for float32 rounding. "
-    "fast: weights rounded to 8 bits. [default: exact]",
+    "fast: weights rounded to 8 bits where that saves time. [default: exact]",
 )  # fmt: skip
 how = together(
     sampler,

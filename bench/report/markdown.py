@@ -53,7 +53,7 @@ def _parts(
     reasons: Mapping[str, Sequence[str]],
     samples: Mapping[str, Drawing],
 ) -> Iterator[str | Iterator[str]]:
-    """What stands between blank lines: a text, or its lines."""
+    """Parts between blank lines: a text, or its lines."""
     yield TITLE
     yield table_text(glance(report))
     for section in report.sections:
