@@ -30,7 +30,7 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     """Read a JSON object; ValueError if the file is damaged or lacks one of ``keys``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it to redo it") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object; delete it to redo it")

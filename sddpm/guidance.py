@@ -251,7 +251,7 @@ def read_guidance(folder: str | Path) -> Thresholds | None:
         return None
     try:
         thresholds = json.loads(path.read_text())["thresholds"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
     values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
     try:

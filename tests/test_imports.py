@@ -29,7 +29,7 @@ BENCH_MAY = {
 
 # The packages and modules of bench/, from the ground up: each imports from rows below its own only.
 BENCH_FLOORS = (
-    ("files", "machine", "registry", "data", "energy"),
+    ("files", "machine", "registry", "data", "energy", "visible"),
     ("suites", "quality"),
     ("plan",),
     ("records", "checkpoints"),

@@ -10,6 +10,7 @@ import click
 from bench.commands import options
 from bench.commands.terminal import FAILURE, print_table
 from bench.quality.metrics import METRICS
+from bench.visible import visible
 
 _DEFAULTS = "\n".join(
     f"  {metric.key:<11} {metric.tolerance!s:<6} "
@@ -96,7 +97,7 @@ def check(
             print_table(output.HEADINGS, moved)
         for title, entries in (("missing", comparison.missing), ("note", comparison.notes)):
             for cell, reason in entries:
-                click.echo(f"{title}: {cell}: {reason}")
+                click.echo(visible(f"{title}: {cell}: {reason}"))
         click.echo(output.sentence(comparison))
     if comparison.failed:
         ctx.exit(FAILURE)

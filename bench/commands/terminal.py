@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from bench.visible import visible
+
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
     from bench.run.estimate import Estimate
@@ -23,7 +25,7 @@ LOG_COLUMNS = 320
 
 def say(line: str) -> None:
     """Print a progress message as one line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def print_configuration(plan: Plan) -> None:
@@ -132,9 +134,9 @@ def print_result(result: RunResult) -> None:
 
     print_table(*display(result.table), repeat=3)
     for record in result.failed:
-        print(f"failed: {cell_name(record)}: {record.reason}", file=sys.stderr)
+        say(f"failed: {cell_name(record)}: {record.reason}")
     for label, path in result.grids.items():
-        print(f"grid: {path}  ({label})")
+        print(visible(f"grid: {path}  ({label})"))
     print(f"table: {result.root / TABLE_MD}")
     print(f"folder: {result.root}")
 
@@ -152,6 +154,8 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
+    headings = [visible(heading, keep="\n") for heading in headings]
+    rows = [[visible(text, keep="\n") for text in row] for row in rows]
     console = Console(markup=False, emoji=False)  # a name in brackets is no style
     if not console.is_terminal:
         console.width = LOG_COLUMNS
@@ -201,16 +205,16 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
         shown = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else value
-        print(f"{name:<{width}}  {shown}")
+        print(visible(f"{name:<{width}}  {shown}"))
 
 
 def one_line(error: Exception) -> str:
     """An exception as one line, the file in front where it has one."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}"
+        return visible(f"{place}{error.strerror}")
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    text = " ".join(str(message).split())
+    text = visible(" ".join(str(message).split()))
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 

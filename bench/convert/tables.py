@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.quality.metrics import columns_of, heading, shown
 from bench.records.conversions import ConversionCurve, ConvertedNetwork
+from bench.visible import csv_text, visible
 
 DASH = "-"
+_FIGURE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( %)?")
 HEADINGS = [
     "T", "relative error", "denoising loss", "loss / parent's", "firing rate",
     "published mJ/evaluation", "strict mJ/evaluation",
@@ -131,8 +134,15 @@ def _to_csv(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([DASH if value is None else value for value in line] for line in lines)
+    writer.writerows([_cell(value) for value in line] for line in lines)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return DASH
+    # Figures that are text already stay figures.
+    return csv_text(value) if isinstance(value, str) and not _FIGURE.fullmatch(value) else value
 
 
 def to_markdown(
@@ -149,7 +159,7 @@ def to_markdown(
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     last = curve.children[-1].label
-    return "\n".join(
+    text = "\n".join(
         [
             f"# {_title(curve)}\n",
             *_facts(curve),
@@ -165,6 +175,7 @@ def to_markdown(
             "",
         ]
     )
+    return visible(text, keep="\n")
 
 
 def _title(curve: ConversionCurve) -> str:

@@ -163,7 +163,7 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
         "extractor": extractor.key,
         "held-out images": len(test),
         "bootstrap": f"{request.bootstrap} resamples",
-        "machine": f"{machine.name}, {time.monotonic() - begun:.0f} s",
+        "machine": f"{machine.name}, {ledger.earlier_seconds + time.monotonic() - begun:.0f} s",
         "commit": git_commit(),
     }
     files = _write(request, findings, names, distance, facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,10 @@ class Ledger:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self.earlier_seconds = 0.0
+        """What the results took to make that were recalled from earlier calls."""
         self._known: dict[str, Any] = {}
+        self._made_before: set[str] = set()
         if path is None or not path.is_file():
             return
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -79,7 +83,8 @@ class Ledger:
                 entry = json.loads(line.decode("utf-8"))
                 key, _ = entry["key"], entry["result"]  # both must be there
                 self._known[key] = entry
-            except (ValueError, KeyError, TypeError) as error:
+                self._made_before.add(key)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {number}: not a kept result; delete the file to redo it"
                 ) from error
@@ -89,9 +94,18 @@ class Ledger:
         facts = {**made_from, "results": RESULTS_VERSION}
         text = json.dumps(facts, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key in self._made_before:
+            self._made_before.remove(key)  # counted once, however often it is recalled
+            seconds = self._known[key].get("seconds")
+            # Results of older versions do not say.
+            self.earlier_seconds += seconds if isinstance(seconds, int | float) else 0.0
         if key not in self._known:
+            begun = time.monotonic()
             result = json.loads(json.dumps(make()))
-            self._known[key] = {"key": key, "made_from": facts, "result": result}
+            seconds = time.monotonic() - begun
+            self._known[key] = {
+                "key": key, "made_from": facts, "result": result, "seconds": seconds,
+            }  # fmt: skip
             if self.path is not None:
                 lines = (json.dumps(entry) + "\n" for entry in self._known.values())
                 write_text(self.path, "".join(lines))

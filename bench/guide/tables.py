@@ -10,6 +10,7 @@ from typing import Any
 from bench.guide.scores import ScoredThresholds
 from bench.guide.search import Findings
 from bench.run.settled import describe_thresholds
+from bench.visible import visible
 
 DASH = "-"
 NOTES = """\
@@ -83,7 +84,7 @@ def to_markdown(findings: Findings, names: Sequence[str], facts: Mapping[str, An
     if len(ways) > 1:
         parts += ["\n".join(["What each way of choosing cost:", "", *(f"- {w}" for w in ways)])]
     parts += [NOTES, "\n".join(f"- {name}: {value}" for name, value in facts.items())]
-    return "\n\n".join(["# Threshold guidance", *parts]) + "\n"
+    return visible("\n\n".join(["# Threshold guidance", *parts]) + "\n", keep="\n")
 
 
 def to_csv(findings: Findings) -> str:

@@ -21,9 +21,13 @@ SCHEMA_VERSION = 2
 """2: energies by accounting; ``published`` and ``simple_memory`` as they are counted since."""
 
 # A NaN would be ranked first or last, and a mean of it shown.
-Size = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[FiniteFloat, Field(ge=0)]
+# Without an upper limit, a number could be too large to be computed or drawn with.
+LARGEST_COUNT, LARGEST_FIGURE = 10**18, 1e30
+Size = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Amount = Annotated[FiniteFloat, Field(ge=0, le=LARGEST_FIGURE)]
+Figure = Annotated[FiniteFloat, Field(ge=-LARGEST_FIGURE, le=LARGEST_FIGURE)]
+Seed = Annotated[int, Field(ge=-LARGEST_COUNT, le=LARGEST_COUNT)]
 
 
 class _Part(BaseModel):
@@ -123,7 +127,7 @@ class Record(_Part):
     """Hash of everything that decides the samples."""
     training_hash: str
     """Hash of everything that decides the checkpoint."""
-    seed: int
+    seed: Seed
 
     dataset: str
     """Name with its variant: ``cifar10 (jpeg)``."""
@@ -140,7 +144,7 @@ class Record(_Part):
     reference_split: str | None = None
     reference_hash: str | None = None
     extractor: str | None = None
-    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    metrics: dict[str, Figure] = Field(default_factory=dict)
 
     params_millions: Amount | None = None
     """Parameters of the modules that run at sampling time, in millions."""
@@ -160,12 +164,12 @@ class Record(_Part):
     """Facts about the conversion, for the networks that ``convert`` makes and their parent; None
     for others."""
 
-    wall_seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
+    wall_seconds: dict[str, Figure] = Field(default_factory=dict)
     """Seconds of each stage: train, sample, score, energy."""
-    peak_memory_mib: FiniteFloat | None = None
+    peak_memory_mib: Figure | None = None
     """Largest of the process (CPU) or of the device's allocator (GPU) in the stages run."""
     device: str
-    cores: int
+    cores: Count
     versions: dict[str, str] = Field(default_factory=dict)
     git_commit: str
     """``unknown`` outside a checkout; ends in ``-dirty`` if files were changed."""
@@ -211,8 +215,12 @@ def _parse(line: bytes, where: str) -> Record:
         raise ValueError(f"{where}: not a text in UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: JSON nested too deeply for a record") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: a number of too many digits for a record") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(f"{where}: not a record (no schema_version)")
     if version > SCHEMA_VERSION:
         raise ValueError(
@@ -221,9 +229,12 @@ def _parse(line: bytes, where: str) -> Record:
         )
     try:
         return Record.model_validate(upgrade(content) if version == 1 else content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: not a record as schema version 1 has them") from error
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         given = problem["input"]
-        value = "" if isinstance(given, dict | list) else f", not {given!r}"
+        text = repr(given) if not isinstance(given, int) or abs(given) < 10**30 else "more digits"
+        value = "" if isinstance(given, dict | list) else f", not {text[:60]}"
         raise ValueError(f"{where}: {field}: {problem['msg']}{value}") from error

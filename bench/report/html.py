@@ -24,6 +24,7 @@ from bench.report.provenance import provenance
 from bench.report.samples import Samples
 from bench.report.style import FAINT, INK, PAPER, Drawing, looks
 from bench.report.tables import conversion_table, energies, literature, ranking
+from bench.visible import visible
 from sddpm.version import __version__
 
 TITLE = "Spiking generative models, measured"
@@ -49,7 +50,7 @@ def to_html(
         svg: a drawing's name -> its SVG file.
     """
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True,
         loader=FunctionLoader(_template), keep_trailing_newline=True,
     )  # fmt: skip
     script = _template("report.js")
@@ -97,7 +98,12 @@ def inline_svg(text: str, name: str, alt: str) -> Markup:
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
     start, end = text.split(">", 1)
     start = re.sub(r'\s(width|height)="[^"]*"', "", start)
-    return Markup(f'{start} role="img" aria-label="{html.escape(alt)}">{end}')
+    return Markup(f'{start} role="img" aria-label="{html.escape(visible(alt))}">{end}')
+
+
+def _finalize(value: Any) -> Any:
+    """What an expression of the template writes; only our own markup is no plain text."""
+    return visible(value, keep="\n") if type(value) is str else value
 
 
 def _shown(samples: Samples) -> dict[str, Any]:

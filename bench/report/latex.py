@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.report.tables import TableText
+from bench.visible import visible
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -21,7 +22,9 @@ _HEADING = 10
 
 def escape(text: str) -> str:
     """``text`` as LaTeX prints it: no character of it is a command, none breaks a line."""
-    return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
+    return "".join(
+        _ESCAPES.get(character, character) for character in visible(" ".join(text.split()))
+    )
 
 
 def to_latex(table: TableText) -> str:

@@ -17,6 +17,7 @@ from bench.report.tables import (
     literature,
     ranking,
 )
+from bench.visible import visible
 
 TITLE = "# Spiking generative models, measured"
 """First line of every report."""
@@ -25,7 +26,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 
 def escape(text: str) -> str:
     """``text`` as Markdown shows it: no character of it is markup, none breaks a line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def to_markdown(
@@ -116,4 +117,4 @@ def _provenance(board: Board) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Quote text in backticks, in which only a backtick is markup."""
-    return " ".join(text.split()).replace("`", "'")
+    return visible(" ".join(text.split())).replace("`", "'")

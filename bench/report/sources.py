@@ -239,6 +239,8 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error.msg})") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: JSON nested too deeply, or a number too long") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object")
     return content
@@ -264,8 +266,8 @@ def _whole(number: float, where: str) -> int:
 def _number(value: Any, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {value!r}: expected a number") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {str(value)[:60]!r}: expected a number") from error
     if not math.isfinite(number):
         raise ValueError(f"{where}: {value!r}: expected a finite number")
     return number

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.look.plots import plain_numbers
 from bench.report.boards import Report, Row, Stat
+from bench.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,7 +221,7 @@ def join(names: Iterable[str]) -> str:
 
 def plain(text: str) -> str:
     """``text`` as matplotlib must read it: no formula in it, and no label that it would hide."""
-    text = text.replace("$", r"\$")
+    text = visible(text, keep="\n").replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -19,6 +19,7 @@ from bench.quality.metrics import columns_of, heading, lower_is_better, ranking_
 from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
 from bench.tables.rows import DASH, row_of
+from bench.visible import csv_text, visible
 
 
 def select(records: Iterable[Record], extractor: str) -> list[Record]:
@@ -50,13 +51,19 @@ def frame(records: Sequence[Record], missing: Sequence[Mapping[str, Any]] = ()) 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The table in full precision, a missing figure as a dash."""
-    return table.to_csv(index=False, na_rep=DASH, lineterminator="\n")
+    text = table.select_dtypes("object").columns
+    shown = table.assign(**{str(name): table[name].map(_text) for name in text})
+    return shown.to_csv(index=False, na_rep=DASH, lineterminator="\n")
 
 
 def to_markdown(table: pd.DataFrame, records: Sequence[Record]) -> str:
     """The table rounded for reading, and below it how its numbers were made."""
     lines = [_body(table)] if not table.empty else ["No cells."]
-    return "\n".join([*lines, "", *_footnote(records)]) + "\n"
+    return visible("\n".join([*lines, "", *_footnote(records)]) + "\n", keep="\n")
+
+
+def _text(value: Any) -> Any:
+    return csv_text(value) if isinstance(value, str) else value
 
 
 def display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -44,3 +44,27 @@ def test_a_damaged_claim_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "training.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"training.json: .*delete it"):
         claim(tmp_path, TRAINING)
+
+
+def test_the_time_of_earlier_calls_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every result that is used once, and of a file of an older version nothing."""
+    clock = iter([0.0, 5.0, 100.0, 107.0])
+    monkeypatch.setattr("bench.guide.scores.time.monotonic", lambda: next(clock))
+    path = tmp_path / "guidance-rows.jsonl"
+    first = Ledger(path)
+    first.recall({"threshold": 1.0}, lambda: 1)
+    first.recall({"threshold": 1.0}, lambda: 1)
+    first.recall({"threshold": 2.0}, lambda: 2)
+    assert first.earlier_seconds == 0
+    again = Ledger(path)
+    for _ in range(2):
+        again.recall({"threshold": 2.0}, lambda: 2)
+    assert again.earlier_seconds == 7
+    again.recall({"threshold": 1.0}, lambda: 1)
+    assert again.earlier_seconds == 12
+    path.write_text("".join(json.dumps({k: v for k, v in json.loads(line).items()
+                                        if k != "seconds"}) + "\n"
+                            for line in path.read_text().splitlines()))  # fmt: skip
+    old = Ledger(path)
+    old.recall({"threshold": 1.0}, lambda: 1)
+    assert old.earlier_seconds == 0
