@@ -3,8 +3,9 @@ images that it was trained on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from bench.data.pictures import Images
 from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training
-from bench.registry import SYSTEMS, SystemEntry, choose, find, load_module
-from sddpm.checkpoint import find_checkpoint, read_config
+from bench.registry import SYSTEMS, SystemEntry, choose, find, load_hook, load_module
+from sddpm.checkpoint import CONFIG, find_checkpoint, read_config
 from sddpm.opening import open_checkpoint
 from sddpm.protocol import ImageShape, System
 
@@ -26,6 +27,8 @@ class Checkpoint:
     folder: Path
     facts: Mapping[str, Any]
     """Content of config.json; :func:`describe` lists the fields that a run writes."""
+    network: System | None = None
+    """The network of a folder in another project's format, whose facts only the network tells."""
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -52,12 +55,24 @@ class Checkpoint:
 
     @classmethod
     def find(cls, name: str | Path) -> Checkpoint:
-        """The checkpoint that ``--ckpt`` names: a folder, or a shipped one's name.
+        """The checkpoint that ``--ckpt`` names: a folder, also one in diffusers' format, or a
+        shipped one's name.
 
         Raises:
             FileNotFoundError, ValueError: as :meth:`read`.
         """
-        return cls.read(find_checkpoint(name))
+        folder = find_checkpoint(name)
+        if not is_foreign(folder):
+            return cls.read(folder)
+        system, read_foreign = load_hook("foreign")
+        network: Any = read_foreign(folder)
+        facts = {
+            "system": system,
+            "config": asdict(network.training_config),
+            "shape": asdict(network.shape),
+            "dataset": None,
+        }
+        return cls(folder, facts, network)
 
     @property
     def system(self) -> str:
@@ -106,24 +121,34 @@ class Checkpoint:
         Raises:
             ValueError, FileNotFoundError: the weights are damaged, missing or another network's.
         """
+        if self.network is not None:
+            return self.network.to(machine.device).eval()
         return open_checkpoint(self.folder, load_module, config, machine.device)
 
-    def images(self, split: str, data_root: str | Path | None, limit: int | None = None) -> Images:
+    def images(
+        self,
+        split: str,
+        data_root: str | Path | None,
+        limit: int | None = None,
+        dataset: str | None = None,
+    ) -> Images:
         """A split of the data set that it was trained on, at its image size.
 
         Args:
             split: train or test.
             data_root: folder with a folder per data set; None is the Hub.
             limit: most images.
+            dataset: in place of the one that it was trained on.
 
         Raises:
             ValueError: the checkpoint names no data set.
             FileNotFoundError: the data is not there.
         """
-        dataset = self.facts["dataset"]
+        dataset = dataset or self.facts["dataset"]
         if dataset is None:
             raise ValueError(
-                f"{self.folder}: its config.json names no data set; import it with --dataset NAME"
+                f"{self.folder}: names no data set; import it with --dataset NAME, or give "
+                "evaluate --dataset NAME"
             )
         return load(dataset, split, image_size=self.shape.size, data_root=data_root, limit=limit)
 
@@ -154,3 +179,17 @@ def claim(folder: Path, training: Training) -> None:
         return
     facts = {**describe(training), "steps": training.steps, "seed": training.seed}
     write_json(path, facts)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether ``folder`` holds a network in diffusers' format."""
+    homes = (folder / "model_index.json", folder / "unet" / CONFIG)
+    return any(home.is_file() for home in homes) or "_class_name" in _json(folder / CONFIG)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

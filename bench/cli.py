@@ -24,6 +24,7 @@ from bench.commands.list import list_
 from bench.commands.report import report
 from bench.commands.run import run
 from bench.commands.sample import sample
+from bench.commands.score import score
 from bench.commands.show import show
 from bench.commands.streams import forgiving_streams
 from bench.commands.terminal import INTERRUPTED, exit_code, one_line
@@ -31,7 +32,8 @@ from bench.commands.train import train
 from sddpm.version import __version__
 
 COMMANDS = (
-    run, train, list_, sample, evaluate, energy, guide, import_, show, convert, check, report,
+    run, train, list_, sample, evaluate, score, energy, guide, import_, show, convert, check,
+    report,
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"
@@ -99,6 +101,8 @@ def main(debug: bool) -> None:
       sddpm-bench list suites
     Images from a checkpoint:
       sddpm-bench sample --ckpt CHECKPOINT --num 64 --grid out.png
+    Pictures of your own, scored:
+      sddpm-bench score FOLDER --dataset cifar10
     A better firing threshold, and plots of the activity:
       sddpm-bench guide --ckpt CHECKPOINT
       sddpm-bench show --ckpt CHECKPOINT --out figures

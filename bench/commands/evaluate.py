@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands import options
+from bench.commands import complete, options
 from bench.commands.terminal import print_pairs, say
 
 
@@ -18,6 +18,8 @@ from bench.commands.terminal import print_pairs, say
 @click.option(
     "--num", type=options.Whole(10), default=1000, show_default=True, help="Number of images."
 )
+@click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
+              help="Images to compare with. [default: those of the training]")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @options.references
 @options.extractor
@@ -30,18 +32,20 @@ def evaluate(
     checkpoint: str,
     samples: Path | None,
     num: int,
+    dataset: str | None,
     split: str,
     references: int,
     extractor: str,
     batch: int,
     **how: Any,
 ) -> None:
-    """Score images of a checkpoint against the data set that it was trained on.
+    """Score images of a checkpoint against the data set that it was trained on, or another.
 
     \b
     Examples:
       sddpm-bench evaluate --ckpt CHECKPOINT --num 1000
       sddpm-bench evaluate --ckpt CHECKPOINT --samples samples.npy --split test
+      sddpm-bench evaluate --ckpt ddpm-cifar10-32 --dataset cifar10
     """
     if samples is not None:
         unread = ("num", "batch", "engine", "sampler", "time_steps", "threshold", "seed")
@@ -56,7 +60,7 @@ def evaluate(
     from bench.run.stages import score_images
 
     opened = Checkpoint.find(checkpoint)
-    real = opened.images(split, how["data_root"], references)
+    real = opened.images(split, how["data_root"], references, dataset)
     for note in real.notes:
         say(note)
     chosen = choose_extractor(extractor)

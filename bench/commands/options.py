@@ -190,8 +190,8 @@ energy_table = click.option(
 seed = click.option("--seed", type=Whole(0), default=0, show_default=True, help="Random seed.")
 checkpoint = click.option(
     "--ckpt", "checkpoint", required=True, metavar="DIR|NAME",
-    help="Checkpoint folder (config.json and model.safetensors), or the name of a shipped "
-    "checkpoint.",
+    help="Checkpoint folder (config.json and model.safetensors), a diffusers DDPM folder, or "
+    "the name of a shipped checkpoint.",
     shell_complete=complete.checkpoints,
 )  # fmt: skip
 sampler = click.option(

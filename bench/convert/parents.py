@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from bench.checkpoints import Checkpoint
+from bench.checkpoints import Checkpoint, is_foreign
 from bench.convert.request import ConvertRequest, claim_folder
 from bench.data.datasets import load
 from bench.data.pictures import Images
 from bench.machine import Machine
 from bench.plan.cells import digest, make_config, resolve_config
 from bench.registry import load_hook, load_module
-from sddpm.checkpoint import CONFIG
 from sddpm.protocol import ImageShape, System, to_float
 from sddpm.training import TrainConfig, fast_precision, fit
 
@@ -74,12 +73,6 @@ def open_parent(request: ConvertRequest, machine: Machine) -> Parent:
             f"images, for {request.levels} spiking time steps."
         )
     return Parent(system, reference, checkpoint, notes)
-
-
-def is_foreign(folder: Path) -> bool:
-    """Whether ``folder`` holds a network in diffusers' format."""
-    homes = (folder / "model_index.json", folder / "unet" / CONFIG)
-    return any(home.is_file() for home in homes) or "_class_name" in _json(folder / CONFIG)
 
 
 def open_teacher(folder: Path, machine: Machine) -> System:
@@ -195,11 +188,3 @@ def _train(
         system, images, config=config, folder=request.out / home, description=facts,
         fabric=machine.fabric(precision),
     ).checkpoint  # fmt: skip
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
