@@ -73,7 +73,7 @@ class Ledger:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.earlier_seconds = 0.0
-        """What the results took to make that were recalled from earlier calls."""
+        """Seconds that earlier calls took to make the results that were recalled."""
         self._known: dict[str, Any] = {}
         self._made_before: set[str] = set()
         if path is None or not path.is_file():

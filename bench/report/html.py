@@ -102,7 +102,7 @@ def inline_svg(text: str, name: str, alt: str) -> Markup:
 
 
 def _finalize(value: Any) -> Any:
-    """What an expression of the template writes; only our own markup is no plain text."""
+    """Text that an expression of the template writes; only our own markup is no plain text."""
     return visible(value, keep="\n") if type(value) is str else value
 
 
