@@ -123,7 +123,7 @@ class Checkpoint:
         """
         if self.network is not None:
             return self.network.to(machine.device).eval()
-        return open_checkpoint(self.folder, load_module, config, machine.device)
+        return open_checkpoint(self.folder, load_module, config, machine.device, self.facts)
 
     def images(
         self,

@@ -59,7 +59,7 @@ def with_channels(net: UNet) -> UNet:
         block = net.get_submodule(home)
         reader = next(getattr(block, conv) for conv in READERS[leaf] if hasattr(block, conv))
         kind = SignedChannelRateIF if layer.signed else ChannelRateIF
-        setattr(block, leaf, kind(layer.time_steps, layer.theta.item(), reader.in_channels))
+        setattr(block, leaf, kind(layer.time_steps, net.config.threshold, reader.in_channels))
     return net
 
 

@@ -42,6 +42,7 @@ def open_checkpoint(
     find_module: Callable[[str], ModuleType],
     changed: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
+    facts: Mapping[str, Any] | None = None,
 ) -> System:
     """The system of a checkpoint folder, ready to sample.
 
@@ -51,13 +52,14 @@ def open_checkpoint(
     Args:
         find_module: name of a system -> its module, with ``Config`` and ``build``.
         changed: fields of the configuration that differ from the checkpoint's.
+        facts: content of its ``config.json``, where the caller has read it.
 
     Raises:
         FileNotFoundError: no checkpoint is there.
         ValueError: it is damaged, or the changed configuration is of another network.
     """
     folder = Path(folder)
-    facts = read_config(folder)
+    facts = read_config(folder) if facts is None else facts
     try:
         module = find_module(str(facts.get("system")))
     except ValueError as error:

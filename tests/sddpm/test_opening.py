@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ import sddpm
 from bench.checkpoints import Checkpoint
 from bench.machine import Machine
 from bench.registry import SYSTEMS, load_module
+from conversion.methods import METHODS
 from sddpm import system
 from sddpm.checkpoint import save_checkpoint
 from sddpm.engine.network import optimize
 from sddpm.neurons import MembraneReadout, trained_with
+from sddpm.opening import open_checkpoint
 from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape, to_uint8
 from sddpm.samplers import Sampling, sample
@@ -281,3 +284,21 @@ def test_a_process_at_work_is_left_alone(tmp_path: Path) -> None:
     model().save_pretrained(folder)
     assert not theirs.exists()
     assert ours.exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schedule", [(), (3, 1)], ids=["constant", "schedule"])
+def test_a_conversion_of_every_method_opens(
+    method: str, schedule: tuple[int, ...], tmp_path: Path
+) -> None:
+    module = load_module("converted")
+    config = module.Config(
+        channels=4, multipliers=(1, 2), blocks=1, time_steps=2, method=method, schedule=schedule
+    )
+    torch.manual_seed(0)
+    system = module.build(config, ImageShape(1, 8))
+    facts = {"system": "converted", "config": asdict(config), "shape": asdict(ImageShape(1, 8))}
+    save_checkpoint(tmp_path / "c", system, {**facts, "dataset": "digits"})
+    opened = open_checkpoint(tmp_path / "c", load_module)
+    kept = system.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in opened.state_dict().items())
