@@ -62,8 +62,11 @@ class Checkpoint:
             FileNotFoundError, ValueError: as :meth:`read`.
         """
         folder = find_checkpoint(name)
-        if not is_foreign(folder):
+        try:
             return cls.read(folder)
+        except (FileNotFoundError, ValueError):
+            if not is_foreign(folder):
+                raise
         system, read_foreign = load_hook("foreign")
         network: Any = read_foreign(folder)
         facts = {
