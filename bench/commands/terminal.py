@@ -44,7 +44,7 @@ def print_summary(plan: Plan) -> None:
     trainings = {cell.training.hash: cell.training for cell in cells}.values()
     samplings = [cell.sampling for cell in cells if cell.sampling]
     solvers = [solver({**sampling, "sampler_steps": sampling["steps"]}) for sampling in samplings]
-    axes = {
+    axes: dict[str, Sequence[object]] = {
         "systems": [cell.system for cell in cells],
         "T": sorted({cell.time_steps for cell in cells if cell.time_steps}),
         "samplers": solvers,
