@@ -10,6 +10,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from baselines import ann_ddpm, ann_twin
+from bench.energy.meter import Meter
+from bench.energy.prices import DEFAULT_TABLE, TABLES, published_mj
 from sddpm import system as sddpm_system
 from sddpm.checkpoint import count_parameters
 from sddpm.diffusion import DiffusionConfig
@@ -31,6 +33,18 @@ def test_twin_at_the_paper_configuration_is_the_same_size() -> None:
     with torch.device("meta"):
         twin = ann_twin.build(ann_twin.Config(ema_decay=0.0), ImageShape(3, 32))
     assert count_parameters(twin.net) == 66_696_413
+
+
+def test_ddpm_costs_what_the_authors_print() -> None:
+    """29.2 mJ at 4.6 pJ a product (arXiv 2306.17046), for 6.35 G products."""
+    with torch.device("meta"):
+        system = ann_ddpm.build(ann_ddpm.Config(ema_decay=0.0), ImageShape(3, 32))
+        x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad(), Meter(system.generator.eval()) as meter:
+        system.generator(x, t)
+    counts = meter.counts(images=1)
+    assert counts.macs == pytest.approx(6.35e9, rel=1e-3)
+    assert published_mj(counts, TABLES[DEFAULT_TABLE]) == pytest.approx(29.2, abs=0.05)
 
 
 def test_ddpm_with_attention_has_the_parameters_of_the_ddpm_paper() -> None:
