@@ -215,10 +215,12 @@ def test_options_of_another_method(
 
 def test_outputs_are_tried_before_the_work(checkpoint: Path, tmp_path: Path, idle: None) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file"
-    folder.mkdir()
     file.touch()
-    for option in ("--grid", "--out", "--gif", "--strip"):
-        for path, words in ((folder, "is a folder"), (file / "new" / "x", "cannot be written")):
+    endings = {"--grid": ".png", "--out": ".npy", "--gif": ".gif", "--strip": ".png"}
+    for option, ending in endings.items():
+        taken, below = folder / f"taken{ending}", file / "new" / f"x{ending}"
+        taken.mkdir(parents=True, exist_ok=True)
+        for path, words in ((taken, "is a folder"), (below, "cannot be written")):
             refused(call("sample", "--ckpt", checkpoint, option, path), f"{option} {path}", words)
     for command, name in (("show", "--ckpt"), ("guide", "--ckpt"), ("convert", "--ann")):
         for path in (file, file / "new"):
