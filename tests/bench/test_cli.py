@@ -301,7 +301,7 @@ def test_samples_that_cannot_be_scored(checkpoint: Path, tmp_path: Path) -> None
 
     refused(evaluate(), "s.npy", "no such file")
     file.write_bytes(b"\x93NUMPY\x01\x00")
-    refused(evaluate(), "s.npy", "not a complete .npy file")
+    refused(evaluate(), "s.npy", "not a complete .npy or .npz file")
     np.save(file, np.zeros((12, 1, 8, 8)))
     refused(evaluate(), "s.npy", "uint8")
     np.save(file, np.zeros((12, 1, 16, 16), np.uint8))
