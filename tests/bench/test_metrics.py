@@ -67,11 +67,18 @@ def test_it_stands_in_the_table(tmp_path: Path) -> None:
 
 
 def test_it_stands_in_the_report_and_its_latex(tmp_path: Path) -> None:
-    stored = read_records(records(tmp_path, "run", 12.345))
-    (board,) = make_report(Sources(records=stored), []).boards
-    heading, _, row = table_text(ranking(board)).splitlines()[-3:]
-    cells = dict(zip(heading.split(" | "), row.split(" | "), strict=True))
-    assert cells["Mean gap (efflite0) ↓"] == "**12.3**"
+    (near,) = read_records(records(tmp_path, "run", 12.345))
+    far = near.model_copy(
+        update={
+            "system": "other",
+            "title": "Other",
+            "metrics": {**near.metrics, "gap_efflite0": 20.0},
+        }
+    )
+    (board,) = make_report(Sources(records=[near, far]), []).boards
+    heading, _, *rows = table_text(ranking(board)).splitlines()[-4:]
+    place = heading.split(" | ").index("Mean gap (efflite0) ↓")
+    assert sorted(row.split(" | ")[place] for row in rows) == ["**12.3**", "20.0"]
     latex = to_latex(ranking(board))
     assert r"\textbf{12.3}" in latex
     assert "Mean gap" in latex
