@@ -1,0 +1,1 @@
+"""Faults on purpose: damaged and hostile files, and commands that are killed while they write."""
