@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.campaign import damage, kills
 
+pytestmark = pytest.mark.campaign
 SMALL = settings(
     max_examples=25, derandomize=True, database=None, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
