@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 
 from sddpm.hardware import processor_name
+from sddpm.precision import fabric_precision
 from sddpm.threads import cores, share
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -60,13 +61,13 @@ class Machine:
         """Fabric at ``precision``, its processes started."""
         if precision not in self._fabrics:
             # One process looks for no others, whatever a scheduler's variables say.
-            alone = [LightningEnvironment()] if self.devices * self.nodes == 1 else None
+            alone = [LightningEnvironment()] if self.devices * self.nodes == 1 else []
+            options = fabric_precision(precision, self.kind)
             fabric = Fabric(
                 accelerator=self.kind,
                 devices=self.devices,
                 num_nodes=self.nodes,
-                precision=precision,
-                plugins=alone,
+                **{**options, "plugins": [*alone, *options.get("plugins", [])]},
             )
             fabric.launch()
             self._fabrics[precision] = fabric

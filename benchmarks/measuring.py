@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sddpm.precision import fabric_precision
 from sddpm.unet import UNet, UNetConfig
 
 Work = Callable[[], object]
@@ -99,9 +101,13 @@ def training_step(net: nn.Module, x: Tensor, t: Tensor, half: bool) -> Work:
     """One update of ``net`` by Adam on the noise loss."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     noise = torch.randn_like(x)
+    precision = "bf16-mixed" if half else "32-true"
+    forward = Fabric(
+        accelerator=x.device.type, devices=1, **fabric_precision(precision, x.device.type)
+    ).autocast
 
     def step() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with forward():
             loss = (net(x, t).float() - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()

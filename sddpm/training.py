@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from sddpm.checkpoint import load_trainer, read_config, save_checkpoint
-from sddpm.engine.convolutions import bfloat16_runs
 from sddpm.graphed import GraphedModule
+from sddpm.precision import fabric_precision
 from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_float
 from sddpm.rng import mix
@@ -61,16 +61,6 @@ class TrainConfig:
     """Steps between two points of the TensorBoard log."""
     workers: int = 0
     """Processes that decode images; 0 where the images are in memory."""
-
-
-def fast_precision() -> str:
-    """Lightning Fabric's name of the fastest precision that trains as well as float32 here:
-    ``bf16-mixed`` where the GPU, or without one the processor, multiplies bfloat16 natively."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = bfloat16_runs()
-    return "bf16-mixed" if native else "32-true"
 
 
 @dataclass(frozen=True)
@@ -198,7 +188,9 @@ def fit(
     final, steps_folder = folder / "checkpoint", folder / "steps"
     if final.exists():
         return _report(final)
-    fabric = fabric or Fabric(devices=1, precision=config.precision)
+    if fabric is None:
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        fabric = Fabric(devices=1, **fabric_precision(config.precision, kind))
 
     # Restore: optimisers keep references to the parameters, so state is loaded before Fabric wraps.
     start, seconds, recent = 0, 0.0, {}

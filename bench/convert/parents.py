@@ -17,8 +17,9 @@ from bench.data.pictures import Images
 from bench.machine import Machine
 from bench.plan.cells import digest, make_config, resolve_config
 from bench.registry import load_hook, load_module
+from sddpm.precision import fast_precision
 from sddpm.protocol import ImageShape, System, to_float
-from sddpm.training import TrainConfig, fast_precision, fit
+from sddpm.training import TrainConfig, fit
 
 BATCH = 32
 """Images of a training step."""

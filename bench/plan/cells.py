@@ -26,7 +26,7 @@ from bench.suites.schema import (
     Suite,
 )
 from sddpm.configuration import complete, storable
-from sddpm.training import fast_precision
+from sddpm.precision import fast_precision
 
 MOST_CELLS = 10_000
 """Cells of a run: more are a slip of the pen, and their hashes alone take minutes."""

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from baselines import pixel_gaussian
-from sddpm import checkpoint, training
+from sddpm import checkpoint, precision
 from sddpm import system as sddpm_system
 from sddpm.checkpoint import load_generator, read_config, save_checkpoint
 from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
@@ -101,11 +101,11 @@ def test_training_lowers_the_loss(tmp_path: Path, blobs: GeneratedImages) -> Non
 
 def test_bf16_trains_with_nearly_the_same_loss(tmp_path: Path, blobs: GeneratedImages) -> None:
     losses = {}
-    for precision in ("32-true", "bf16-mixed"):
-        config = TrainConfig(steps=60, batch_size=16, precision=precision, log_every=5)
-        folder = tmp_path / precision
+    for name in ("32-true", "bf16-mixed"):
+        config = TrainConfig(steps=60, batch_size=16, precision=name, log_every=5)
+        folder = tmp_path / name
         report = fit(tiny_system(), blobs, config=config, folder=folder, description={})
-        losses[precision] = report.losses["loss"]
+        losses[name] = report.losses["loss"]
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.1)
 
 
@@ -291,5 +291,5 @@ def test_automatic_precision_follows_the_processor(
     native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training, "bfloat16_runs", lambda: native)
-    assert training.fast_precision() == expected
+    monkeypatch.setattr(precision, "bfloat16_runs", lambda: native)
+    assert precision.fast_precision() == expected
