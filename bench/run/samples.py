@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.run.states import MADE_AT, made_at
+from bench.run.states import MADE_AT, SHARDS, made_at
 from sddpm.guidance import Thresholds
 from sddpm.replacing import atomic_write
 
@@ -22,7 +22,7 @@ ARRAYS = (".npy", ".npz")
 
 def shard_path(folder: Path, start: int, stop: int) -> Path:
     """Path of the images ``[start, stop)`` of the samples in ``folder``."""
-    return folder / "shards" / f"{start:07d}-{stop:07d}.npz"
+    return folder / SHARDS / f"{start:07d}-{stop:07d}.npz"
 
 
 def write_shard(

@@ -41,6 +41,7 @@ from bench.run.states import (
     MADE_AT,
     SAMPLES,
     SAMPLES_FACTS,
+    SHARDS,
     is_metered,
     is_sampled,
     is_trained,
@@ -148,6 +149,8 @@ def sample(
     """
     thresholds = _thresholds(sampling)
     if is_sampled(folder, thresholds):
+        if machine.first:  # a run may have been killed after it joined the batches
+            shutil.rmtree(folder / SHARDS, ignore_errors=True)
         return read_json(folder / SAMPLES_FACTS)
     starts = range(0, count, batch)
     shards = [shard_path(folder, start, min(start + batch, count)) for start in starts]
@@ -196,7 +199,7 @@ def _join(
         MADE_AT: thresholds,
     }
     write_json(folder / SAMPLES_FACTS, facts)
-    shutil.rmtree(folder / "shards", ignore_errors=True)
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
 
 
 # Energy.

@@ -14,6 +14,8 @@ from bench.run.settled import GUIDED
 from sddpm.guidance import Thresholds, read_guided
 
 SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+SHARDS = "shards"
+"""Folder of the batches of samples, until all are there."""
 SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
 ENERGY_KEYS = (
     "images", "per_image", "per_evaluation", "firing_rate", "params_millions", "seconds",
@@ -146,7 +148,7 @@ def samples_left(plan: Plan, cell: Cell) -> int:
     folder = plan.cell_folder(cell)
     if is_sampled(folder, wanted_thresholds(plan, cell)):
         return 0
-    shards = [path.stem.split("-") for path in folder.glob("shards/*.npz")]
+    shards = [path.stem.split("-") for path in folder.glob(f"{SHARDS}/*.npz")]
     return max(0, cell.samples - sum(int(stop) - int(start) for start, stop in shards))
 
 

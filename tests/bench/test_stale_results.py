@@ -191,6 +191,18 @@ def test_a_damaged_batch_is_drawn_again(damage: bytes | None, tmp_path: Path) ->
     assert np.load(tmp_path / states.SAMPLES).shape == (6, 1, 4, 4)
 
 
+def test_batches_that_a_killed_run_had_joined_are_removed(tmp_path: Path) -> None:
+    paint(Painter(), tmp_path, 0.5)
+    assert not (tmp_path / states.SHARDS).exists()
+    left = shard_path(tmp_path, 0, 2)
+    left.parent.mkdir()
+    left.touch()
+    again = Painter()
+    paint(again, tmp_path, 0.5)
+    assert again.drawn == 0
+    assert not left.parent.exists()
+
+
 def test_each_number_of_time_steps_is_guided_by_itself(suite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = (suite, out, "--system", "converted", "--time-steps", "2,3")
