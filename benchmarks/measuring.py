@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -97,17 +98,22 @@ def inputs(net: UNet, batch: int, size: int = 32) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, net.config.diffusion_steps, (batch,), generator=generator)
 
 
+def casting(device: str, half: bool) -> AbstractContextManager[None]:
+    """Context of a forward pass in float32, or in bfloat16 as trainings here compute it."""
+    options = fabric_precision("bf16-mixed" if half else "32-true", device)
+    context: AbstractContextManager[None] = Fabric(
+        accelerator=device, devices=1, **options
+    ).autocast()
+    return context
+
+
 def training_step(net: nn.Module, x: Tensor, t: Tensor, half: bool) -> Work:
     """One update of ``net`` by Adam on the noise loss."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     noise = torch.randn_like(x)
-    precision = "bf16-mixed" if half else "32-true"
-    forward = Fabric(
-        accelerator=x.device.type, devices=1, **fabric_precision(precision, x.device.type)
-    ).autocast
 
     def step() -> None:
-        with forward():
+        with casting(x.device.type, half):
             loss = (net(x, t).float() - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()

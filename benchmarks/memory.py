@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import casting
 
+
+@cache
 def peak_bytes(which: str, half: bool, batch: int) -> tuple[int, int]:
     """Peak and saved bytes of one step of ``which`` ("reference" or "ours")."""
     command = [sys.executable, "-m", "benchmarks.memory", which, str(int(half)), str(batch)]
@@ -58,7 +62,7 @@ def _saved(model: torch.nn.Module, x: Tensor, t: Tensor, half: bool) -> int:
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with casting(x.device.type, half):
             loss = model(x, t).float().square().mean()
         del loss
     return sum(kept.values())
