@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from sddpm.diffusion import Diffusion
 from sddpm.neurons import SpikingNeuron, check_threshold
 from sddpm.rng import mix
-from sddpm.soft_neurons import IntegerIF
 from sddpm.user_state import state_folder
 
 GUIDANCE = "guidance.json"
@@ -32,7 +31,7 @@ Thresholds = float | dict[str, float]
 """One value for every neuron, or one a layer by the neuron's name in the network."""
 
 
-Neuron = SpikingNeuron | IntegerIF
+Neuron = SpikingNeuron
 
 
 def spiking_layers(net: nn.Module) -> dict[str, Neuron]:

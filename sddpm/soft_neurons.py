@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from sddpm.neurons import SpikingNeuron, check_threshold
+from sddpm.kernels.neurons import Dynamics
+from sddpm.neurons import SpikingNeuron
 
 
 class SoftIF(SpikingNeuron):
@@ -130,7 +131,7 @@ class ThresholdStepsIF(SpikingNeuron):
         return torch.cat(spikes)
 
 
-class IntegerIF(nn.Module):
+class IntegerIF(SpikingNeuron):
     """A neuron that sends up to ``levels`` events at once, trained in a single pass.
 
     ``count = round(clip(x / theta, 0, levels))``, halves upwards, with a gradient that passes
@@ -145,25 +146,33 @@ class IntegerIF(nn.Module):
     Args:
         time_steps: 1; the events take the place of spiking steps.
         threshold: ``theta``, the current that one event stands for.
-        levels: the most events, at least 1.
+        levels: the most events, 1 to 255, so that a count fits a byte.
     """
 
     emits: ClassVar[str] = "counts"
-    theta: Tensor
 
     def __init__(self, time_steps: int = 1, threshold: float = 1.0, levels: int = 4) -> None:
-        super().__init__()
+        super().__init__(time_steps, threshold)
         if time_steps != 1:
             raise ValueError(
                 f"time_steps={time_steps}: an integer neuron runs in one pass, use 1 and levels"
             )
-        check_threshold(threshold)
-        if levels < 1:
-            raise ValueError(f"levels={levels!r}: expected at least 1")
+        if not 1 <= levels <= 255:
+            raise ValueError(f"levels={levels!r}: expected a whole number from 1 to 255")
         self.levels = levels
-        self.register_buffer("theta", torch.tensor(float(threshold)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def charge(self, v: Tensor, x: Tensor) -> Tensor:
+        raise TypeError("an integer neuron has no membrane")
+
+    def dynamics(self) -> Dynamics | None:
+        if self.theta.numel() != 1:
+            return None
+        return Dynamics(3, self.levels, self._threshold(), self.surrogate.alpha)
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        return None if x.is_cuda else super()._fused(x)
+
+    def integrate(self, x: Tensor) -> Tensor:
         """Counts 0, 1, ..., ``levels`` of currents ``x``, in the same shape and type."""
         counts: Tensor = _Count.apply(x, self.theta, self.levels)
         return counts
@@ -177,13 +186,13 @@ class _Count(Function):
     def forward(ctx: Any, x: Tensor, theta: Tensor, levels: int) -> Tensor:
         ctx.levels = levels
         ctx.save_for_backward(x, theta)
-        return (x / theta.to(x.dtype)).clamp_(0, levels).add_(0.5).floor_()
+        scaled = (x.float() / theta).nan_to_num_(0.0, levels, 0.0)
+        return scaled.clamp_(0, levels).add_(0.5).floor_().to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, theta = ctx.saved_tensors
-        theta = theta.to(x.dtype)
-        scaled = x / theta
+        scaled = x.float() / theta
         passed = grad * ((scaled >= 0) & (scaled <= ctx.levels)) / theta
         wanted = ctx.needs_input_grad[1]
-        return passed, -(passed.float() * scaled).sum() if wanted else None, None
+        return passed.to(x.dtype), -(passed * scaled).sum() if wanted else None, None

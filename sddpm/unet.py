@@ -145,7 +145,7 @@ class Stem(nn.Module):
         self.act = recipe.activation()
         self.conv2 = recipe.conv3x3(channels, channels, xavier=recipe.all_xavier)
         self.bn2 = recipe.norm(channels)
-        self.shortcut: nn.Module | None = None
+        self.shortcut: nn.Sequential | None = None
         if recipe.config.stem_shortcut:
             self.shortcut = nn.Sequential(
                 conv3x3(image_channels, channels, reads="real"),
@@ -178,6 +178,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = recipe.conv3x3(outputs, outputs)
         self.bn2 = recipe.norm(outputs)
         self.shortcut = recipe.shortcut(inputs, outputs)
+        self.mean_shortcut = isinstance(self.shortcut, nn.Sequential)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""

@@ -37,6 +37,15 @@ class Precision:
     int8 instructions 1 is a weight of 8 bits or more, 2 and 3 one of 24 or more."""
 
 
+def fits_bytes(neuron: nn.Module) -> bool:
+    """Whether this machine convolves what ``neuron`` sends faster in bytes: binary spikes by any
+    arithmetic of integers, counts of events by int8 products only."""
+    if not isinstance(neuron, SpikingNeuron) or neuron.dynamics() is None:
+        return False
+    arithmetic = spike_arithmetic()
+    return arithmetic == "int8" if neuron.emits == "counts" else arithmetic is not None
+
+
 class Activation:
     """An activation fused with the sum that is its input.
 
@@ -49,11 +58,8 @@ class Activation:
         self.module = copy.deepcopy(module).eval()
         self.dynamics = module.dynamics() if isinstance(module, SpikingNeuron) else None
         self.time_steps: int = getattr(module, "time_steps", 1)
-        binary = self.dynamics is not None
         self.dtype = precision.currents
-        self.spikes_in_bytes = (
-            binary and precision.weight_parts > 0 and spike_arithmetic() is not None
-        )
+        self.spikes_in_bytes = precision.weight_parts > 0 and fits_bytes(module)
         self.observe: Callable[[Tensor], None] | None = None
         """Called with the activations of every pass, if set."""
 
@@ -137,9 +143,12 @@ class Block:
         self.conv2 = self.act2.convolution(block.conv2, block.bn2, precision)
         self.shortcuts: list[FloatConvolution] = []
         self.channels, self.skip = block.conv1.in_channels, skip
-        self.shortcut_scale = StepScale(block.shortcut, None)
-        if isinstance(block.shortcut, nn.Conv2d):
-            weight, bias = fold(block.shortcut, None)
+        # A sequence reads the mean over the spiking steps, and its result is repeated.
+        self.mean_over: int = block.act1.time_steps if block.mean_shortcut else 1
+        projection = block.shortcut[1] if block.mean_shortcut else block.shortcut
+        self.shortcut_scale = StepScale(projection, None)
+        if isinstance(projection, nn.Conv2d):
+            weight, bias = fold(projection, None)
             first = self.channels - skip
             dtype = precision.currents
             self.shortcuts.append(FloatConvolution(weight[:, :first], bias, dtype=dtype))
@@ -154,9 +163,13 @@ class Block:
         middle, _ = self.act2(self.conv1(spikes), per_image=per_image)
         residual = inputs[0]
         if self.shortcuts:
+            if self.mean_over > 1:
+                inputs = [x.unflatten(0, (self.mean_over, -1)).mean(0) for x in inputs]
             residual = self.shortcuts[0](inputs[0])
             for shortcut, other in zip(self.shortcuts[1:], inputs[1:], strict=True):
                 shortcut.add_to(residual, other)
+            if self.mean_over > 1:
+                residual = kernels.channels_last(residual.repeat(self.mean_over, 1, 1, 1))
             residual = self.shortcut_scale(residual)
             if isinstance(self.conv2, LookupConvolution):
                 self.conv2.add_to(residual, middle)

@@ -36,14 +36,20 @@ from sddpm.engine.convolutions import (
     affine_of,
     bfloat16_runs,
     fold,
-    spike_arithmetic,
 )
-from sddpm.engine.layers import Activation, Block, Precision, Resize
+from sddpm.engine.layers import Activation, Block, Precision, Resize, fits_bytes
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.winograd import WinogradConvolution
 from sddpm.layers import TimeEmbedding, each_step
-from sddpm.neurons import DirectEncoding, MembraneReadout, QuantReLU, ReLU, SpikingNeuron
+from sddpm.neurons import (
+    DirectEncoding,
+    MeanReadout,
+    MembraneReadout,
+    QuantReLU,
+    ReLU,
+    SpikingNeuron,
+)
 from sddpm.split_norm import SplitBatchNorm2d
 from sddpm.temporal import TemporalConv2d
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
@@ -114,9 +120,12 @@ def optimize(module: nn.Module, mode: Literal["exact", "fast"] | Precision = "ex
 def preparable(net: nn.Module) -> bool:
     """Whether ``net`` is a U-Net with layers of the kinds that the engine replaces, and nobody
     watches: a subclass, a hook, or a ``forward`` put on one layer may compute something else."""
-    containers = (Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList)
+    containers = (
+        *(Stem, ResidualBlock, Downsample, Upsample, Head, UNet, nn.ModuleList, nn.Sequential),
+        *(MeanReadout, DirectEncoding, MembraneReadout, NoiseOutput, nn.Identity),
+    )
     known = (
-        *(*containers, TimeEmbedding, DirectEncoding, MembraneReadout, NoiseOutput, nn.Identity),
+        *(*containers, TimeEmbedding),
         *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, SplitBatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
     return type(net) is UNet and all(
@@ -142,9 +151,7 @@ class _AsItIs:
 
 def _rounds(net: UNet, precision: Precision) -> bool:
     """Whether one part a weight, or the type of the currents, changes any arithmetic."""
-    neuron = net.stem.act
-    spikes = isinstance(neuron, SpikingNeuron) and neuron.dynamics() is not None
-    return precision.currents != torch.float32 or (spikes and spike_arithmetic() is not None)
+    return precision.currents != torch.float32 or fits_bytes(net.stem.act)
 
 
 @cache
@@ -200,6 +207,10 @@ class OptimizedUNet:
         self.stem_scale = StepScale(stem.conv1, stem.bn1)
         self.stem_act = Activation(stem.act, self.precision)
         self.stem_conv2 = self.stem_act.convolution(stem.conv2, stem.bn2, self.precision)
+        self.stem_shortcut: FloatConvolution | None = None
+        if stem.shortcut is not None:
+            conv, norm, _ = stem.shortcut
+            self.stem_shortcut = FloatConvolution(*fold(conv, norm))
 
     def _prepare_head(self, head: Head) -> None:
         scale, shift = affine_of(head.bn)
@@ -265,7 +276,11 @@ class OptimizedUNet:
             y = self.stem_scale(y.repeat(self.time_steps, 1, 1, 1))
         spikes, _ = self.stem_act(y, constant=not self.stem_scale.p)
         # `pair`: two tensors (the second may be None) whose sum is the running tensor.
-        pair: tuple[Tensor, Tensor | None] = self.stem_conv2(spikes), None
+        detail = None
+        if self.stem_shortcut is not None:
+            detail = self.stem_shortcut(x).to(self.precision.currents)
+            detail = kernels.channels_last(detail.repeat(self.time_steps, 1, 1, 1))
+        pair: tuple[Tensor, Tensor | None] = self.stem_conv2(spikes), detail
         stored: list[Tensor] = []
         for layer in [*self.down, *self.middle]:
             spikes, h = self._enter(layer, pair)

@@ -5,7 +5,8 @@
 // through all spiking steps, so every tensor is read or written once. Arithmetic is float32.
 //
 // Type codes: 0 float32, 1 bfloat16, 2 uint8. Neuron codes: 0 integrate-and-fire,
-// 1 leak by division (`leak` is tau), 2 leak by multiplication (`leak` is 1 / tau).
+// 1 leak by division (`leak` is tau), 2 leak by multiplication (`leak` is 1 / tau),
+// 3 integer neuron in a single step: counts of up to `leak` events.
 
 #include <algorithm>
 #include <cstdint>
@@ -96,6 +97,15 @@ void emit_as(float leak, float theta, float* v, const float* x, Out* spikes, int
   }
 }
 
+// Events of an integer neuron: the current in units of theta, clipped and rounded, halves up.
+template <class Out>
+void emit_counts(float most, float theta, const float* x, Out* counts, int64_t count) {
+  SIMD for (int64_t i = 0; i < count; i++) {
+    const float scaled = x[i] / theta, low = scaled > 0 ? scaled : 0.0f;
+    store(counts + i, float(int32_t((low < most ? low : most) + 0.5f)));
+  }
+}
+
 template <class Out>
 void emit(int neuron, float leak, float theta, float* v, const float* x, Out* spikes,
           int64_t count) {
@@ -103,8 +113,10 @@ void emit(int neuron, float leak, float theta, float* v, const float* x, Out* sp
     emit_as<0>(leak, theta, v, x, spikes, count);
   else if (neuron == 1)
     emit_as<1>(leak, theta, v, x, spikes, count);
-  else
+  else if (neuron == 2)
     emit_as<2>(leak, theta, v, x, spikes, count);
+  else
+    emit_counts(leak, theta, x, spikes, count);
 }
 
 inline const float* where(const float* from) { return from; }
@@ -250,6 +262,7 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
         float *x = xs + s * width, *h = hs + s * width;
         SIMD for (int64_t i = 0; i < count; i++) x[i] = load(from[i]);
         affine.apply(x, scales, shifts, count);
+        if (neuron == 3) continue;  // it has no membrane
         charge(neuron, leak, v, x, count);
         SIMD for (int64_t i = 0; i < count; i++) {
           h[i] = v[i];
@@ -261,7 +274,14 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
         const int64_t at = s * shape.step() + start;
         float *x = xs + s * width, *h = hs + s * width;
         const float* before = s ? h - width : nullptr;
-        SIMD for (int64_t i = 0; i < count; i++) {
+        if (neuron == 3)  // straight through where the count is not clipped
+          SIMD for (int64_t i = 0; i < count; i++) {
+            const float scaled = x[i] / theta;
+            v[i] = (scaled >= 0) & (scaled <= leak) ? load(grad_spikes[at + i]) / theta : 0.0f;
+            thetas[i] -= v[i] * scaled;
+          }
+        else
+          SIMD for (int64_t i = 0; i < count; i++) {
           const float over = h[i] - theta, scaled = half_pi_alpha * over;
           const float slope = alpha / 2 / (1 + scaled * scaled);
           const float at_spike = (load(grad_spikes[at + i]) - v[i] * h[i]) * slope;
@@ -273,8 +293,9 @@ void fire_backward(const In* y, const In* grad_spikes, In* grad, double* sums, d
             leaks[i] += v[i] * (x[i] - (before[i] >= theta ? 0.0f : before[i]));
         else if (neuron == 2)
           SIMD for (int64_t i = 0; i < count; i++) leaks[i] += v[i] * x[i];
-        const float share = neuron == 0 ? 1.0f : neuron == 1 ? 1.0f / leak : leak;
-        const float keep = neuron == 0 ? 1.0f : 1.0f - share;
+        const bool leaks_charge = neuron == 1 || neuron == 2;
+        const float share = !leaks_charge ? 1.0f : neuron == 1 ? 1.0f / leak : leak;
+        const float keep = leaks_charge ? 1.0f - share : 1.0f;
         SIMD for (int64_t i = 0; i < count; i++) {
           x[i] = v[i] * share;
           v[i] *= keep;

@@ -23,7 +23,8 @@ class Dynamics:
     """Parameters of a neuron that a kernel needs."""
 
     kind: int
-    """0: ``h = v + x``; 1: ``h = v + (x - v) / leak``; 2: ``h = v + (x - v) leak``."""
+    """0: ``h = v + x``; 1: ``h = v + (x - v) / leak``; 2: ``h = v + (x - v) leak``; 3: no membrane,
+    up to ``leak`` events in the only step (:class:`sddpm.soft_neurons.IntegerIF`)."""
     leak: float
     theta: float
     alpha: float
