@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -98,6 +99,9 @@ class Cell:
     sampling: Mapping[str, Any] | None
     """Sampler, steps and eta; None for systems that have no sampler."""
     samples: int
+    variant: str = ""
+    """Name of the suite's variant of the system; "" for the system's own row. No hash holds it,
+    since the configuration does."""
 
     @property
     def system(self) -> str:
@@ -123,7 +127,8 @@ class Cell:
     def label(self) -> str:
         """Name for people: system, time steps, sampler, seed."""
         parts = [_base(self.system, self.time_steps), *sampling_label(self.sampling)]
-        return "-".join(parts) + (f" seed {self.seed}" if self.seed else "")
+        variant = f" ({self.variant})" if self.variant else ""
+        return "-".join(parts) + variant + (f" seed {self.seed}" if self.seed else "")
 
     @property
     def name(self) -> str:
@@ -168,21 +173,26 @@ def expand(
         )
         for system in systems
     }
-    most = len(seeds) * sum(len(counts) * len(choices) for counts, choices in grid.values())
+    variants = {system: ["", *preset.variants.get(system, {})] for system in systems}
+    most = len(seeds) * sum(
+        len(variants[system]) * len(counts) * len(choices)
+        for system, (counts, choices) in grid.items()
+    )
     if most > MOST_CELLS:
         raise ValueError(
-            f"suite {suite.name}, preset {preset_name}: seeds x systems x time steps x samplers "
-            f"are {most:,} cells, expected at most {MOST_CELLS:,}"
+            f"suite {suite.name}, preset {preset_name}: seeds x systems x variants x time steps "
+            f"x samplers are {most:,} cells, expected at most {MOST_CELLS:,}"
         )
     cells = []
     for seed in seeds:
         for system, (counts, choices) in grid.items():
             entry = find(system)
-            for count in counts if entry.time_axis != "none" else [None]:
+            steps = counts if entry.time_axis != "none" else [None]
+            for variant, count in product(variants[system], steps):
                 trained_with = count if entry.time_axis == "trained" else None
                 training = plan_training(
                     suite, preset_name, data, system,
-                    time_steps=trained_with, seed=seed, precision=precision,
+                    variant=variant, time_steps=trained_with, seed=seed, precision=precision,
                 )  # fmt: skip
                 config = (
                     training.config if count is None else {**training.config, "time_steps": count}
@@ -191,7 +201,7 @@ def expand(
                     if choice and choice.threshold is not None and not entry.guidable:
                         continue  # no threshold that may move
                     sampling = choice.model_dump() if choice else None
-                    cells.append(Cell(training, count, config, sampling, preset.samples))
+                    cells.append(Cell(training, count, config, sampling, preset.samples, variant))
     return list({cell.hash: cell for cell in cells}.values())
 
 
@@ -201,12 +211,13 @@ def plan_training(
     data: Data,
     system: str,
     *,
+    variant: str = "",
     time_steps: int | None = None,
     seed: int = 0,
     precision: str | None = None,
 ) -> Training:
-    """The training of ``system`` under a preset, with its parents' trainings before it;
-    ``precision`` replaces that of every budget."""
+    """The training of ``system``, or of one of its variants, under a preset, with its parents'
+    trainings before it; ``precision`` replaces that of every budget."""
     entry, preset = find(system), find_preset(suite, preset_name)
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
@@ -219,12 +230,14 @@ def plan_training(
             suite, preset_name, data, parent_name,
             time_steps=parent_steps, seed=seed, precision=precision,
         )  # fmt: skip
-    overrides = dict(preset.config.get(system, {}))
+    own = preset.variants[system][variant] if variant else {}
+    overrides = {**preset.config.get(system, {}), **own}
     if time_steps is not None:
         overrides["time_steps"] = time_steps
 
     def where(field: str) -> str:
-        return suite.where("presets", preset_name, "config", system, field)
+        path = ("variants", system, variant) if field in own else ("config", system)
+        return suite.where("presets", preset_name, *path, field)
 
     budget = preset.budgets.get(system, preset.budget)
     # What a budget leaves open is the preset's; a share of the parent's leaves it to the parent's.

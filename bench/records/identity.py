@@ -33,7 +33,7 @@ SCORED = ("samples", "extractor")
 REFERENCES = ("reference_images", "reference_split", "reference_hash")
 """Fields that state the references of a figure."""
 
-MATCHED = ("dataset", "system", *SAMPLED, "seed", *SCORED)
+MATCHED = ("dataset", "system", "variant", *SAMPLED, "seed", *SCORED)
 """Columns of a table that make two rows one cell for ``check``, where both tables have them."""
 MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
 """Columns that two rows must share for their figures to be comparable, where both state them."""
@@ -49,7 +49,7 @@ for :func:`across_seeds`."""
 
 def replaced_by(record: Record) -> tuple[Any, ...]:
     """Key that a newer record of the same cell in the same folder shares with this one."""
-    return (*_values(record, (*PLANNED, "seed")), record.extractor)
+    return (*_values(record, (*PLANNED, "variant", "seed")), record.extractor)
 
 
 def across_seeds(record: Record) -> tuple[Any, ...]:

@@ -27,7 +27,8 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **made_by,
         "system": cell.system,
-        "title": find(cell.system).title,
+        "title": find(cell.system).title + (f" ({cell.variant})" if cell.variant else ""),
+        "variant": cell.variant,
         "time_steps": cell.time_steps,
         **sampling_facts(cell.sampling or {}),
         "config": dict(cell.config),

@@ -111,6 +111,9 @@ class Record(_Part):
     command: str
     system: str
     title: str
+    """Name of the system and, in brackets, of its variant."""
+    variant: str = ""
+    """Name of the suite's variant of the system."""
     time_steps: Size | None = None
     """Spiking time steps; None for systems without."""
     sampler: str | None = None

@@ -67,6 +67,7 @@ SystemName = Annotated[str, AfterValidator(_system)]
 SamplerName = Annotated[str, AfterValidator(_sampler)]
 DatasetName = Annotated[str, AfterValidator(_dataset)]
 Systems = Annotated[list[SystemName], Field(min_length=1, max_length=MOST_ENTRIES)]
+VariantName = Annotated[str, Field(pattern=r"^[^\s/()][^/()]*$", max_length=60)]
 TimeSteps = Annotated[
     list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=MOST_ENTRIES)
 ]
@@ -210,6 +211,12 @@ class Preset(_Strict):
     )
     config: dict[SystemName, dict[str, Any]] = Field(
         default_factory=dict, description="fields of a system's Config that differ from its preset"
+    )
+    variants: dict[
+        SystemName, Annotated[dict[VariantName, dict[str, Any]], Field(max_length=MOST_ENTRIES)]
+    ] = Field(
+        default_factory=dict,
+        description="further rows of a system: name, and fields of its Config that differ",
     )
 
     def parent_of(self, system: str) -> str | None:

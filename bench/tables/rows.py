@@ -18,6 +18,7 @@ def row_of(record: Record) -> dict[str, str | float | None]:
         "dataset": record.dataset,
         "system": record.system,
         "title": record.title,
+        **({"variant": record.variant} if record.variant else {}),
         "time_steps": record.time_steps,
         "sampler": record.sampler,
         "sampler_steps": record.sampler_steps,

@@ -122,6 +122,45 @@ def test_a_parent_is_trained_as_the_suite_trains_it(suite: Suite) -> None:
     assert of(cells, "converted")[0].training.steps == 0
 
 
+def test_a_variant_is_a_further_row_of_its_system(suite: Suite) -> None:
+    text = (
+        TEXT
+        + """\
+    variants:
+      spiking:
+        slow: {rate: 0.125}
+        wide: {widths: [8]}
+"""
+    )
+    cells = expand(parse_suite(text, "mine.yaml"), "smoke", DATA, time_steps=(2,), seeds=(0, 1))
+    rows = of(cells, "spiking")
+    assert len(rows) == 3 * 2 * 2  # variants x samplers x seeds
+    assert [c.variant for c in rows[:6]] == ["", "", "slow", "slow", "wide", "wide"]
+    own, slow, wide = (rows[i].config for i in (0, 2, 4))
+    assert own == {"time_steps": 2, "widths": [1, 2], "rate": 0.25}
+    assert slow == {**own, "rate": 0.125}
+    assert wide == {**own, "widths": [8]}
+    assert rows[2].label == "spiking-T2-ddim5-eta1 (slow)"
+    assert len({c.training.hash for c in rows}) == 3 * 2
+    plain = of(expand(suite, "smoke", DATA, time_steps=(2,)), "spiking")
+    assert [c.hash for c in plain] == [c.hash for c in rows[:2]], "a name changes no hash"
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("spiking: {slow: {rat: 1}}", r"line 21: presets.smoke.variants.spiking.slow.rat"),
+        ("spiking: {slow: {rate: no number}}", r"presets.smoke.variants.spiking.slow.rate"),
+        ("spiking: {a/b: {rate: 1.0}}", "variants.spiking"),
+        ("unheard: {slow: {rate: 1.0}}", "unheard"),
+    ],
+)
+def test_a_wrong_variant_is_named_with_its_place(suite: Suite, variants: str, message: str) -> None:
+    text = TEXT + f"    variants:\n      {variants}\n"
+    with pytest.raises(ValueError, match=message):
+        expand(parse_suite(text, "mine.yaml"), "smoke", DATA)
+
+
 def test_configurations_are_resolved(suite: Suite) -> None:
     spiking = of(expand(suite, "smoke", DATA), "spiking")[0]
     assert spiking.config == {"time_steps": 2, "widths": [1, 2], "rate": 0.25}
