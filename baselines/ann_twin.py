@@ -7,8 +7,9 @@ GroupNorm and Swish of DDPM (see ann_ddpm.py), which cannot be rate-coded exactl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sddpm.configuration import before
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape, System
@@ -22,11 +23,22 @@ class Config(FreshUNet, DenoiserTraining):
 
     ema_decay: float = 0.9999
     """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
+    stem_shortcut: bool = field(default=False, metadata=before(False))
+    """Add a convolution of the image itself to the stem's output, as SDDPM+ does."""
+    stem_gain: bool = field(default=False, metadata=before(False))
+    """Multiply what the stem's shortcut adds by a factor that depends on the diffusion step."""
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
     """The ANN twin for images of ``shape``; it has no parent."""
-    unet = unet_config(config, shape, activation="relu", time_steps=1)
+    unet = unet_config(
+        config,
+        shape,
+        activation="relu",
+        time_steps=1,
+        stem_shortcut=config.stem_shortcut,
+        stem_gain=config.stem_gain,
+    )
     return Denoiser(UNet(unet), shape, config, DiffusionConfig(config.diffusion_steps))
 
 

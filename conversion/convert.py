@@ -255,6 +255,11 @@ def convertible(parent: System) -> UNet:
     if isinstance(net, UNet):
         if is_spiking(net.config.activation):
             raise ValueError("the parent is a spiking network already; give its ANN twin")
+        if net.config.stem_shortcut:
+            raise ValueError(
+                "the parent's stem has a shortcut (stem_shortcut=True), which no conversion keeps: "
+                "train the ANN twin without it"
+            )
         return net
     kinds = {type(layer).__name__.lower() for layer in net.modules()}
     reasons = [

@@ -34,6 +34,8 @@ class Config(FreshUNet, DenoiserTraining):
     """A spiking activation of :data:`sddpm.activations.ACTIVATIONS` that is no rate code."""
     stem_shortcut: bool = True
     """Add a convolution of the image itself to the stem's output."""
+    stem_gain: bool = True
+    """Multiply what the stem's shortcut adds by a factor that depends on the diffusion step."""
     mean_shortcuts: bool = True
     """Let 1x1 shortcuts read the mean over spiking time, once."""
     min_snr: float = 0.0
@@ -86,6 +88,7 @@ def spiking_unet(config: Config, shape: ImageShape) -> UNetConfig:
         levels=config.time_steps if counts else 4,
         threshold=config.threshold,
         stem_shortcut=config.stem_shortcut,
+        stem_gain=config.stem_gain,
         mean_shortcuts=config.mean_shortcuts,
     )
 

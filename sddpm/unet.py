@@ -59,6 +59,10 @@ class UNetConfig(FreshUNet):
     stem_shortcut: bool = False
     """Add a normalised 3x3 convolution of the image itself to the stem's output: exact detail then
     reaches the head through the stored skips, for 27 products (colour) a pixel and channel."""
+    stem_gain: bool = False
+    """Multiply the stem's shortcut by a learned factor a channel that depends on the diffusion
+    step, ``exp(linear(embedding))``, 1 at the start. At low noise the noise is a hundredth of the
+    image: the factor lifts it above the neurons' thresholds."""
     mean_shortcuts: bool = False
     """Let the blocks' 1x1 shortcuts read the mean over spiking time, once, instead of every step.
     They are linear, so the mean of their output is the same."""
@@ -135,7 +139,7 @@ class Stem(nn.Module):
     result is repeated: the direct encoding of the paper at 1/T of the cost.
     """
 
-    def __init__(self, image_channels: int, channels: int, recipe: Recipe) -> None:
+    def __init__(self, image_channels: int, channels: int, embedding: int, recipe: Recipe) -> None:
         super().__init__()
         self.conv1 = recipe.conv3x3_real(image_channels, channels, constant=True)
         # TSM's first convolution differs from step to step, so it encodes by itself.
@@ -146,19 +150,36 @@ class Stem(nn.Module):
         self.conv2 = recipe.conv3x3(channels, channels, xavier=recipe.all_xavier)
         self.bn2 = recipe.norm(channels)
         self.shortcut: nn.Sequential | None = None
+        self.gain: nn.Linear | None = None
         if recipe.config.stem_shortcut:
             self.shortcut = nn.Sequential(
                 conv3x3(image_channels, channels, reads="real"),
                 recipe.norm(channels, constant=True),
-                DirectEncoding(recipe.config.time_steps),
             )
+            self.repeat = DirectEncoding(recipe.config.time_steps)
+        if recipe.config.stem_gain:
+            self.gain = linear(embedding, channels, reads="real")
+            nn.init.zeros_(self.gain.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def detail(self, x: Tensor, embedding: Tensor) -> Tensor | None:
+        """The shortcut's ``[batch, channels, H, W]`` of images ``x``, once for all spiking steps;
+        None where there is no shortcut."""
+        if self.shortcut is None:
+            return None
+        detail: Tensor = self.shortcut(x)
+        if self.gain is not None:
+            detail = detail * self.gain(embedding).exp()[:, :, None, None]
+        return detail
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """``x``: ``[batch, image_channels, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""
         # Convolutions and the fused kernels are fastest on channels-last memory, and what comes
         # out of them stays in the order of what goes in.
         h = self.encode(self.conv1(x)).contiguous(memory_format=torch.channels_last)
         h = normalise_and_fire(h, self.bn1, self.act)
-        detail = None if self.shortcut is None else self.shortcut(x)
+        detail = self.detail(x, embedding)
+        if detail is not None:
+            detail = self.repeat(detail).contiguous(memory_format=torch.channels_last)
         return normalise(convolve(self.conv2, h), self.bn2, detail)
 
 
@@ -256,7 +277,7 @@ class UNet(NoiseNetwork):
             return ResidualBlock(inputs, outputs, embedding, recipe)
 
         self.time_embedding = TimeEmbedding(config.channels, config.diffusion_steps)
-        self.stem = Stem(config.image_channels, config.channels, recipe)
+        self.stem = Stem(config.image_channels, config.channels, embedding, recipe)
 
         self.down = nn.ModuleList()
         now, stored = config.channels, [config.channels]
@@ -291,7 +312,7 @@ class UNet(NoiseNetwork):
         ``2 ** (levels - 1)``."""
         t = each_step(t, x)
         embedding = silu(self.time_embedding(t))
-        h = self.stem(x)
+        h = self.stem(x, embedding)
         stored = [h]
         for module in self.down:
             h = module(h, embedding) if isinstance(module, ResidualBlock) else module(h)
@@ -320,6 +341,8 @@ def _check(config: UNetConfig) -> None:
         )
     if config.norm_images < 0:
         raise ValueError(f"norm_images={config.norm_images}: expected 0 (the batch) or more")
+    if config.stem_gain and not config.stem_shortcut:
+        raise ValueError("stem_gain=True: expected stem_shortcut=True, which it multiplies")
     if config.temporal_scaling and not is_spiking(config.activation):
         raise ValueError(f"temporal_scaling needs spiking time; {config.activation!r} has none")
     if config.temporal_scaling and is_rate_coded(config.activation):

@@ -209,8 +209,8 @@ class OptimizedUNet:
         self.stem_conv2 = self.stem_act.convolution(stem.conv2, stem.bn2, self.precision)
         self.stem_shortcut: FloatConvolution | None = None
         if stem.shortcut is not None:
-            conv, norm, _ = stem.shortcut
-            self.stem_shortcut = FloatConvolution(*fold(conv, norm))
+            self.stem_shortcut = FloatConvolution(*fold(*stem.shortcut))
+        self.stem_gain = copy.deepcopy(stem.gain)
 
     def _prepare_head(self, head: Head) -> None:
         scale, shift = affine_of(head.bn)
@@ -278,7 +278,10 @@ class OptimizedUNet:
         # `pair`: two tensors (the second may be None) whose sum is the running tensor.
         detail = None
         if self.stem_shortcut is not None:
-            detail = self.stem_shortcut(x).to(self.precision.currents)
+            detail = self.stem_shortcut(x)
+            if self.stem_gain is not None:
+                detail = detail * self.stem_gain(embedding).exp()[:, :, None, None]
+            detail = detail.to(self.precision.currents)
             detail = kernels.channels_last(detail.repeat(self.time_steps, 1, 1, 1))
         pair: tuple[Tensor, Tensor | None] = self.stem_conv2(spikes), detail
         stored: list[Tensor] = []

@@ -27,7 +27,7 @@ from conversion.calibrate import (
 from conversion.channels import ChannelRateIF, SignedChannelRateIF, shared
 from conversion.command import needs_clips, prediction_error, prepare
 from conversion.compare import compare
-from conversion.convert import build, config_of
+from conversion.convert import build, config_of, convertible
 from conversion.finetune import averaged, blocks_of, finetune_blocks, run_until
 from conversion.methods import METHODS, Method
 from conversion.readout import WindowReadout, fit_window
@@ -339,3 +339,10 @@ def test_a_twin_is_distilled_from_denoisers_of_its_kind_only() -> None:
     kept = student.averaged
     assert kept is not None
     assert sum(p.numel() for p in student.parameters()) == 2 * owned, "the teacher is not its own"
+
+
+def test_a_twin_with_a_shortcut_in_its_stem_is_refused() -> None:
+    config = ann_twin.Config(channels=4, multipliers=(1,), blocks=1, stem_shortcut=True)
+    parent = ann_twin.build(config, ImageShape(1, 8))
+    with pytest.raises(ValueError, match="stem_shortcut=True"):
+        convertible(parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sddpm.soft_neurons import IntegerIF
 from sddpm.unet import UNet
 from tests.support.networks import inputs, network
 
+LN2 = math.log(2)
 SHAPES = [(1, 3), (2, 5, 3, 7), (3, 64, 4, 4), (1, 33, 29, 31)]
 
 
@@ -91,6 +93,8 @@ def test_normalised_counts_equal_the_modules(per_image: bool) -> None:
 
 PLUS = [
     {"activation": "integer_if", "stem_shortcut": True},
+    {"activation": "integer_if", "stem_shortcut": True, "stem_gain": True},
+    {"activation": "if", "time_steps": 2, "stem_shortcut": True, "stem_gain": True},
     {"activation": "integer_if", "channels": 64, "multipliers": (1,), "image_channels": 1},
     {"activation": "if", "time_steps": 3, "stem_shortcut": True, "mean_shortcuts": True},
     {"activation": "soft_if", "time_steps": 2, "stem_shortcut": True, "mean_shortcuts": True},
@@ -106,7 +110,12 @@ def made(options: dict[str, object]) -> UNet:
     options = dict(options)
     activation = str(options.pop("activation"))
     steps = int(options.pop("time_steps", 1))  # type: ignore[call-overload]
-    return network(activation, steps, **options)
+    net = network(activation, steps, **options)
+    if net.stem.gain is not None:  # powers of two, by which nothing rounds
+        with torch.no_grad():
+            net.stem.gain.weight.zero_()
+            net.stem.gain.bias.copy_(torch.randint(-2, 3, net.stem.gain.bias.shape) * LN2)
+    return net
 
 
 @pytest.mark.parametrize("int8", [True, False], ids=["any", "no int8"])
@@ -150,3 +159,25 @@ def test_firing_rates_of_counts_are_means_of_events() -> None:
     rates = eps.firing_rates(x, t)
     assert rates[0] == pytest.approx(seen[0], rel=1e-3)
     assert rates[-1] == pytest.approx(seen[-1], rel=1e-2)
+
+
+def test_the_stems_gain_follows_the_diffusion_step() -> None:
+    """``exp(w . embedding + b)`` by hand, and 1 before any training."""
+    net = network("integer_if", 1, stem_shortcut=True, stem_gain=True)
+    stem = net.stem
+    assert stem.gain is not None
+    x, _ = inputs(2, net)
+    embedding = torch.randn(2, stem.gain.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = stem.shortcut(x)
+        assert torch.equal(stem.detail(x, embedding), before)
+        stem.gain.weight[3, 5], stem.gain.bias[3] = 0.5, -1.0
+        after = stem.detail(x, embedding)
+    factor = (0.5 * embedding[:, 5] - 1).exp()
+    torch.testing.assert_close(after[:, 3], before[:, 3] * factor[:, None, None])
+    assert torch.equal(after[:, 4], before[:, 4])
+
+
+def test_a_gain_without_the_shortcut_is_refused() -> None:
+    with pytest.raises(ValueError, match="stem_gain=True: expected stem_shortcut=True"):
+        network("integer_if", 1, stem_gain=True)
