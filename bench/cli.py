@@ -18,6 +18,7 @@ from bench.commands.check import check
 from bench.commands.convert import convert
 from bench.commands.energy import energy
 from bench.commands.evaluate import evaluate
+from bench.commands.export_references import export_references
 from bench.commands.guide import guide
 from bench.commands.import_published import import_
 from bench.commands.list import list_
@@ -32,8 +33,8 @@ from bench.commands.train import train
 from sddpm.version import __version__
 
 COMMANDS = (
-    run, train, list_, sample, evaluate, score, energy, guide, import_, show, convert, check,
-    report,
+    run, train, list_, sample, evaluate, score, export_references, energy, guide, import_, show,
+    convert, check, report,
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"

@@ -14,7 +14,7 @@ from bench.commands.terminal import print_pairs, say
 @click.command()
 @options.checkpoint
 @click.option("--samples", type=options.PATH, metavar="FILE.npy",
-              help="Images to score. Without it, --num images are drawn.")  # fmt: skip
+              help="Images to score, also .npz. Without it, --num images are drawn.")  # fmt: skip
 @click.option(
     "--num", type=options.Whole(10), default=1000, show_default=True, help="Number of images."
 )
@@ -56,7 +56,7 @@ def evaluate(
     from bench.machine import Machine
     from bench.quality.extractors import choose_extractor
     from bench.run.drawing import DrawOptions, open_to_draw
-    from bench.run.samples import read_samples
+    from bench.run.image_sets import read_set
     from bench.run.stages import score_images
 
     opened = Checkpoint.find(checkpoint)
@@ -66,7 +66,7 @@ def evaluate(
     chosen = choose_extractor(extractor)
     say(f"extractor {chosen.key}: {chosen.reason}")
     if samples is not None:
-        images, machine = read_samples(samples), Machine(how["device"])
+        images, machine = read_set(samples, real.shape.channels), Machine(how["device"])
     else:
         drawing = open_to_draw(opened, DrawOptions(**how), say)
         images, machine = drawing.draw(num, batch), drawing.machine

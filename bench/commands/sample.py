@@ -1,4 +1,4 @@
-"""``sddpm-bench sample``: images of a checkpoint, as a grid, an array or an animation."""
+"""``sddpm-bench sample``: images of a checkpoint, as a grid, an array, pictures or an animation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from bench.commands.terminal import say
 @click.option(
     "--out",
     type=options.PATH,
-    metavar="FILE.npy",
-    help="File of the images, uint8 [num, channels, H, W]; also .npz.",
+    metavar="FILE|DIR",
+    help="The images: .npy (uint8 [num, channels, H, W]), .npz (arr_0: uint8 [num, H, W, 3], as "
+    "ADM's evaluator reads it), or a folder of PNG pictures.",
 )
 @click.option("--gif", type=options.PATH, metavar="FILE.gif",
               help="Animation of the denoising of the first images; also .webp.")  # fmt: skip
@@ -46,13 +47,14 @@ def sample(
     \b
     Examples:
       sddpm-bench sample --ckpt CHECKPOINT --num 64 --grid out.png
-      sddpm-bench sample --ckpt CHECKPOINT --num 1000 --sampler ddim:20:1 --out samples.npy
+      sddpm-bench sample --ckpt CHECKPOINT --num 1000 --sampler ddim:20:1 --out samples.npz
+      sddpm-bench sample --ckpt CHECKPOINT --num 1000 --out pictures
       sddpm-bench sample --ckpt CHECKPOINT --num 16 --threshold 0.998 --gif denoising.gif
       sddpm-bench sample --ckpt CHECKPOINT --num 8 --sampler analytic_ddpm:25 --strip strip.png
     """
     if not (grid or out or gif or strip):
         raise click.UsageError(
-            "nothing to write: give --grid FILE.png, --out FILE.npy, --gif FILE.gif or "
+            "nothing to write: give --grid FILE.png, --out FILE.npz, --gif FILE.gif or "
             "--strip FILE.png"
         )
     from bench.checkpoints import Checkpoint
@@ -60,12 +62,13 @@ def sample(
     from bench.files import check_file
     from bench.look import trace
     from bench.run.drawing import DrawOptions, open_to_draw
-    from bench.run.samples import ARRAYS, write_samples
+    from bench.run.image_sets import check_set, write_set
 
     wanted: dict[str, tuple[Path | None, Collection[str]]] = {
-        "--grid": (grid, PICTURES), "--out": (out, ARRAYS), "--gif": (gif, trace.ANIMATIONS),
-        "--strip": (strip, PICTURES),
+        "--grid": (grid, PICTURES), "--gif": (gif, trace.ANIMATIONS), "--strip": (strip, PICTURES),
     }  # fmt: skip
+    if out is not None:
+        check_set("--out", out)
     taken: dict[Path, str] = {}
     for option, (path, endings) in wanted.items():
         if path is None:
@@ -87,7 +90,7 @@ def sample(
         watched = trace.Recorder(denoiser, min(num, batch, count))
     images = drawing.draw(num, batch, by=watched)
     if out is not None:
-        write_samples(images, out)
+        write_set(images, out)
         click.echo(f"samples: {out}")
     if grid is not None:
         save_grid(images, grid)

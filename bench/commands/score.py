@@ -35,8 +35,9 @@ def score(
     """Score pictures of your own against a data set; no checkpoint is needed.
 
     FOLDER holds pictures, also in folders below it, or is a ZIP archive of them. They are cut to
-    their centre square, resized to the data set's images, and given its colours. FILE is .npy or
-    .npz: uint8 [n, channels, height, width], of the data set's shape.
+    their centre square, resized to the data set's images, and given its colours. FILE is .npy
+    (uint8 [n, channels, height, width]) or .npz (arr_0: uint8 [n, height, width, 3], as the
+    evaluator of ADM reads it), of the data set's size.
 
     \b
     Examples:
@@ -49,14 +50,14 @@ def score(
     from bench.data.given import load_given
     from bench.machine import Machine
     from bench.quality.extractors import choose_extractor
-    from bench.run.samples import ARRAYS, read_samples
+    from bench.run.image_sets import ARRAYS, read_set
     from bench.run.stages import score_images
 
     real = load(dataset, split, image_size=image_size, data_root=data_root, limit=references)
     for note in real.notes:
         say(note)
     if images.suffix.lower() in ARRAYS:
-        given = torch.from_numpy(read_samples(images))
+        given = torch.from_numpy(read_set(images, real.shape.channels))
     else:
         pictures = load_given(images, real.shape)
         for note in pictures.notes:

@@ -1,4 +1,4 @@
-"""Samples in files: a file a batch (a shard) until all are drawn, then one ``samples.npy``."""
+"""Batches of samples in files (shards), until all samples of a cell are drawn."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from bench.run.states import MADE_AT, SHARDS, made_at
 from sddpm.guidance import Thresholds
 from sddpm.replacing import atomic_write
-
-ARRAYS = (".npy", ".npz")
-"""Endings of files of samples."""
 
 
 def shard_path(folder: Path, start: int, stop: int) -> Path:
@@ -58,38 +55,3 @@ def read_shards(
         parts.append(images)
         total += seconds
     return np.concatenate(parts), total
-
-
-def write_samples(images: NDArray[np.uint8], path: Path) -> None:
-    """Write images as a ``.npy`` file, or as ``images`` in a ``.npz`` file; atomically."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        if path.suffix.lower() == ".npz":
-            np.savez_compressed(file, images=images)
-        else:
-            np.save(file, images)
-
-
-def read_samples(path: Path) -> NDArray[np.uint8]:
-    """The images of a ``samples.npy``: uint8 ``[n, C, H, W]``, C 1 or 3.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, or holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected samples as a .npy or .npz file")
-    try:
-        images = np.load(path, allow_pickle=False)
-        if isinstance(images, np.lib.npyio.NpzFile):
-            with images as archive:
-                names = archive.files
-                if "images" not in names and len(names) != 1:
-                    raise ValueError(f"holds {', '.join(names) or 'no array'}, expected images")
-                images = archive["images" if "images" in names else names[0]]
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a complete .npy or .npz file ({error})") from error
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"{path}: expected uint8 images [n, channels, height, width]")
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"{path}: {images.shape[1]} channels, expected 1 or 3")
-    return images

@@ -26,14 +26,8 @@ from bench.quality.fidelity import score
 from bench.quality.metrics import is_column
 from bench.quality.registry import Extractor
 from bench.registry import load_module
-from bench.run.samples import (
-    read_samples,
-    read_shard,
-    read_shards,
-    shard_path,
-    write_samples,
-    write_shard,
-)
+from bench.run.image_sets import read_set, write_set
+from bench.run.samples import read_shard, read_shards, shard_path, write_shard
 from bench.run.states import (
     ENERGY,
     ENERGY_KEYS,
@@ -189,7 +183,7 @@ def _join(
     # Of other samples that were here, nothing may pass for these samples'.
     for stale in (folder / SAMPLES_FACTS, *folder.glob("scores-*.json")):
         stale.unlink(missing_ok=True)
-    write_samples(images, folder / SAMPLES)
+    write_set(images, folder / SAMPLES)
     save_grid(images, folder / GRID)
     # Processes sample side by side, so their seconds overlap.
     facts = {
@@ -270,7 +264,7 @@ def score_samples(
     Raises:
         ValueError: as :func:`score_images`.
     """
-    images = torch.from_numpy(read_samples(folder / SAMPLES))
+    images = torch.from_numpy(read_set(folder / SAMPLES))
     scores = {"asked": asked, **score_images(images, references, extractor, machine)}
     write_json(scores_path(folder, extractor.key), scores)
     return scores

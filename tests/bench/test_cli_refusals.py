@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 from bench.machine import Machine
-from bench.run.samples import read_samples
+from bench.run.image_sets import read_set
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape
 from sddpm.replacing import atomic_write
@@ -125,9 +125,9 @@ def test_files_are_what_their_endings_say(checkpoint: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "t.webp").format == "WEBP"
     with Image.open(tmp_path / "a.webp") as animation:
         assert (animation.format, animation.n_frames) == ("WEBP", 3)
-    drawn = np.load(tmp_path / "s.npz")["images"]
-    assert drawn.shape == (12, 1, 8, 8)
-    assert np.array_equal(read_samples(tmp_path / "s.npz"), drawn)
+    drawn = np.load(tmp_path / "s.npz")["arr_0"]
+    assert drawn.shape == (12, 8, 8, 3)
+    assert np.array_equal(read_set(tmp_path / "s.npz", channels=1)[:, 0], drawn[..., 0])
 
 
 def test_an_interrupt_promises_what_is_true(
