@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from bench.commands.check import check
+from bench.commands.check_records import check_records
 from bench.commands.convert import convert
 from bench.commands.energy import energy
 from bench.commands.evaluate import evaluate
@@ -34,7 +35,7 @@ from sddpm.version import __version__
 
 COMMANDS = (
     run, train, list_, sample, evaluate, score, export_references, energy, guide, import_, show,
-    convert, check, report,
+    convert, check, check_records, report,
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"

@@ -65,7 +65,7 @@ def settings(record: Record) -> str:
 
 def measurement(record: Record) -> tuple[Any, ...]:
     """Key that records of the same measurement share, in any folder."""
-    return (record.config_hash, record.extractor, record.energy_table)
+    return (record.config_hash, record.extractor, record.energy_table, record.submitted_by)
 
 
 def comparable(record: Record) -> dict[str, Any]:

@@ -176,6 +176,9 @@ class Record(_Part):
     versions: dict[str, str] = Field(default_factory=dict)
     git_commit: str
     """``unknown`` outside a checkout; ends in ``-dirty`` if files were changed."""
+    submitted_by: str | None = None
+    """Person or group outside this project who measured and sent the record, with an address; None
+    for the project's own."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -211,25 +214,39 @@ def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
     return list(merged.values())
 
 
-def _parse(line: bytes, where: str) -> Record:
+def decode(line: bytes) -> dict[str, Any]:
+    """The content of a stored line, whose fields are not checked yet.
+
+    Raises:
+        ValueError: it is no JSON object, or was written by a newer version.
+    """
     try:
         content = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not a text in UTF-8 ({error.reason})") from error
+        raise ValueError(f"not a text in UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg})") from error
+        raise ValueError(f"not JSON ({error.msg})") from error
     except RecursionError as error:
-        raise ValueError(f"{where}: JSON nested too deeply for a record") from error
+        raise ValueError("JSON nested too deeply for a record") from error
     except ValueError as error:
-        raise ValueError(f"{where}: a number of too many digits for a record") from error
+        raise ValueError("a number of too many digits for a record") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ValueError(f"{where}: not a record (no schema_version)")
+        raise ValueError("not a record (no schema_version)")
     if version > SCHEMA_VERSION:
         raise ValueError(
-            f"{where}: record of schema version {version}; this version of sddpm-bench "
+            f"record of schema version {version}; this version of sddpm-bench "
             f"reads up to {SCHEMA_VERSION}"
         )
+    return content
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        content = decode(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    version = content["schema_version"]
     try:
         return Record.model_validate(upgrade(content) if version == 1 else content)
     except (AttributeError, KeyError, TypeError) as error:

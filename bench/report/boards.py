@@ -58,11 +58,15 @@ class Row:
     """Neuron layer -> spikes per neuron and time step, mean over seeds."""
     variant: str = ""
     """Settings that distinguish it from a row with the same name."""
+    submitted_by: str | None = None
+    """Person or group outside this project who sent the records; None for the project's own."""
 
     @property
     def label(self) -> str:
-        """The system, and which of several settings where a ranking has more than one."""
-        return self.title + (f": {self.variant}" if self.variant else "")
+        """The system, which of several settings where a ranking has more than one, and who sent
+        the records."""
+        sent = f" (sent by {self.submitted_by})" if self.submitted_by else ""
+        return self.title + (f": {self.variant}" if self.variant else "") + sent
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ def provenance(row: Row) -> list[tuple[str, str]]:
         return _list(read(record) for record in row.records)
 
     facts: list[tuple[str, Callable[[Record], str]]] = [
+        ("Sent by", lambda r: r.submitted_by or ""),
         ("Command", lambda r: r.command),
         ("Suite, preset", lambda r: f"{r.suite}, {r.preset}"),
         ("Data", lambda r: f"{r.dataset}, {r.image_size}×{r.image_size}"),

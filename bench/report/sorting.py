@@ -51,7 +51,7 @@ def _boards(sources: Sources) -> list[Board]:
         shared = comparable(record)
         key = tuple(shared.values())
         boards.setdefault(key, Board(**shared))
-        cell = across_seeds(record)
+        cell = (*across_seeds(record), record.submitted_by)
         seed = (key, cell, record.seed)
         # The same settings and seed on another parent: a row of its own.
         groups.setdefault(key, {}).setdefault((*cell, again[seed]), []).append(record)
@@ -137,6 +137,7 @@ def _row(records: Sequence[Record], sources: Sources) -> Row:
         title=first.title,
         time_steps=first.time_steps,
         solver=solver(vars(first)),
+        submitted_by=first.submitted_by,
         hash=hashes[0],
         records=ordered,
         reason=f"failed: {first.reason or 'no reason given'}" if first.status != "ok" else None,

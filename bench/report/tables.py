@@ -111,6 +111,7 @@ def ranking(board: Board) -> TableText:
         notes=[
             *(f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason),
             *_unpriced(board),
+            *_outside(board),
         ],
     )
 
@@ -286,6 +287,13 @@ def _measured(section: Section, figure: Published) -> str:
 
 def _unpriced(board: Board) -> list[str]:
     return unpriced(record for row in board.done for record in row.records)
+
+
+def _outside(board: Board) -> list[str]:
+    senders = dict.fromkeys(row.submitted_by for row in board.rows if row.submitted_by)
+    if not senders:
+        return []
+    return [f"Measured and sent by {', '.join(map(str, senders))}; not repeated by this project."]
 
 
 def full_name(row: Row) -> str:
