@@ -1,7 +1,8 @@
 """SDDPM with the usual interface of models: ``from_pretrained``, ``sample``, ``save_pretrained``.
 
 A folder is a checkpoint of :mod:`sddpm.checkpoint` (``config.json``, ``model.safetensors``)
-with a model card beside it. Checkpoints that come with the package are opened by name.
+with a model card beside it. Checkpoints that come with the package are opened by name, those on the
+Hugging Face Hub by ``owner/name``.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from types import ModuleType
 from typing import Any, Self
 
 import torch
+from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from sddpm import system, tsm
+from sddpm.card import LIBRARY, PAPER, TAGS, TASK, model_card
 from sddpm.checkpoint import (
     CONFIG,
     MODEL,
     TRAINER,
     count_parameters,
-    find_checkpoint,
     read_config,
     save_checkpoint,
 )
 from sddpm.denoising import Denoiser
 from sddpm.guidance import GUIDANCE, Thresholds, read_guided
+from sddpm.hub import RECORD, find_or_fetch, hub_errors
 from sddpm.opening import open_checkpoint
 from sddpm.protocol import ImageShape, System, to_uint8
 from sddpm.published import load_published
@@ -42,14 +45,15 @@ FINDERS = "sddpm.systems"
 """Entry points of installed packages that add systems. Each is a function from a system's name to
 its module (``Config``, ``build``), and raises ValueError for an unknown name."""
 CARD = "README.md"
-REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD}
+REPLACED = {CONFIG, MODEL, TRAINER, GUIDANCE, CARD, RECORD}
 """Files of a folder that a saved checkpoint replaces."""
 
 
 def load(
     folder: str | Path, device: str | torch.device = "cpu", time_steps: int | None = None
 ) -> Model:
-    """Open the checkpoint folder of any system, or a shipped checkpoint by name.
+    """Open the checkpoint of any system: a folder, a shipped one by name, or ``owner/name`` on the
+    Hub.
 
     Args:
         time_steps: spiking time steps to run with, where not the checkpoint's; for systems whose
@@ -63,7 +67,7 @@ def load(
         ValueError: it is damaged, of a system that nothing installed knows, or of one that has
             no spiking time.
     """
-    folder = find_checkpoint(folder)
+    folder = find_or_fetch(folder)
     kind = SDDPM if str(read_config(folder).get("system")) in KINDS else Model
     return kind._open(folder, find_module, device, time_steps)
 
@@ -96,6 +100,9 @@ class Model:
         self.facts = dict(facts)
         self.thresholds: Thresholds | None = None
         """Guided thresholds that came with the checkpoint; ``sample`` uses them by default."""
+        self.records: list[dict[str, Any]] = []
+        """Measurements of these weights, as lines of ``records.jsonl``; the model card shows
+        them."""
 
     @classmethod
     def _open(
@@ -115,7 +122,27 @@ class Model:
         changed = {} if time_steps is None else {"time_steps": time_steps}
         model = cls(open_checkpoint(folder, find, changed, device), facts)
         model.thresholds = read_guided(folder, own, own if time_steps is None else time_steps)
+        if (folder / RECORD).is_file():
+            model.records = read_lines(folder / RECORD)
         return model
+
+    def add_records(self, path: str | Path) -> int:
+        """Take the measurements of these weights from the ``records.jsonl`` of a run.
+
+        Returns:
+            The number of lines that are of these weights, by the hash of their training.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: no line is of these weights, or one is no JSON.
+        """
+        own = self.facts.get("hash")
+        found = [line for line in read_lines(Path(path)) if line.get("training_hash") == own]
+        found = [line for line in found if line.get("metrics")]
+        if not found or own is None:
+            raise ValueError(f"{path}: no line is of the training {own}; expected its run's file")
+        self.records = found
+        return len(found)
 
     def sample(
         self,
@@ -177,8 +204,16 @@ class Model:
         return self.system.sample
 
 
-class SDDPM(Model):
-    """A trained SDDPM, ready to sample.
+class SDDPM(
+    Model,
+    ModelHubMixin,
+    library_name=LIBRARY,
+    license="apache-2.0",
+    pipeline_tag=TASK,
+    tags=list(TAGS),
+    paper_url=f"https://arxiv.org/abs/{PAPER}",
+):
+    """A trained SDDPM, ready to sample, with the interface of the Hub's mixin.
 
     Args:
         denoiser: built, with its weights.
@@ -190,27 +225,35 @@ class SDDPM(Model):
         self.denoiser = denoiser
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "cpu", time_steps: int | None = None
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        time_steps: int | None = None,
+        **hub: Any,
     ) -> SDDPM:
-        """Open a checkpoint folder, or a shipped checkpoint by name.
+        """Open a checkpoint: a folder, a shipped checkpoint by name, or ``owner/name`` on the Hub.
+
+        A folder or a shipped name comes first; only where there is neither is the Hub asked.
 
         Args:
             time_steps: spiking time steps to run with, where not the checkpoint's. The read-out
                 keeps the sum of those that were trained; ``save_pretrained`` keeps them too.
+            hub: options of :func:`sddpm.hub.fetch`, such as ``revision`` and ``token``.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or another system's.
+            OSError: the Hub refuses, or answers with an error.
         """
-        folder = find_checkpoint(folder)
-        name = read_config(folder).get("system")
+        where = find_or_fetch(folder, **hub)
+        name = read_config(where).get("system")
         if str(name) not in KINDS:
             raise ValueError(
                 f"{folder}: holds system {name!r}, expected {' or '.join(KINDS)}; sddpm.load opens "
                 "others"
             )
-        return cls._open(folder, find_module, device, time_steps)
+        return cls._open(where, find_module, device, time_steps)
 
     @classmethod
     def from_published(
@@ -239,16 +282,27 @@ class SDDPM(Model):
         }
         return cls(denoiser, facts)
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | Path,
+        *,
+        half: bool = False,
+        config: None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the checkpoint and its model card to ``folder``, atomically.
 
         Args:
             folder: new, empty, or a checkpoint, which is replaced.
             half: store the weights in float16, at half the size.
+            config: None; the Hub's mixin passes it, and the configuration is the network's own.
+            model_card_kwargs: further arguments of :func:`sddpm.card.model_card`.
 
         Raises:
             ValueError: it is a file, or holds other files, which would be lost.
         """
+        if config is not None:
+            raise ValueError("config: expected None, since the network has its configuration")
         folder = Path(folder).resolve()
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: is a file; give a folder")
@@ -259,51 +313,53 @@ class SDDPM(Model):
                 "folder"
             )
         facts = {k: v for k, v in self.facts.items() if k not in ("format", "trainer")}
-        extra = {CARD: model_card(self.facts, count_parameters(self.denoiser.generator))}
+        parameters = count_parameters(self.denoiser.generator)
+        card = model_card(self.facts, parameters, self.records, **(model_card_kwargs or {}))
+        extra = {CARD: card}
         if self.thresholds is not None:
             extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
+        if self.records:
+            extra[RECORD] = "".join(json.dumps(record) + "\n" for record in self.records)
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the checkpoint and its model card to ``repo_id``, ``owner/name``, which is made
+        where it is not there.
 
-def model_card(facts: Mapping[str, Any], parameters: int) -> str:
-    """The model card, Markdown with the Hub's front matter."""
-    config, shape = facts["config"], facts["shape"]
-    training = facts.get("training") or {}
-    images = training.get("steps", 0) * training.get("batch_size", 0)
-    trained = (
-        f"{training['steps']:,} steps of {training['batch_size']} images ({images:,} images), "
-        f"seed {training['seed']}, {training['precision']}"
-        if training
-        else f"imported from {facts.get('source', 'elsewhere')}"
-    )
-    multipliers = " ".join(map(str, config["multipliers"]))
-    dataset = facts.get("dataset_label") or facts.get("dataset") or "not stated"
-    return f"""---
-library_name: sddpm-bench
-license: apache-2.0
-pipeline_tag: unconditional-image-generation
-tags: [spiking-neural-network, diffusion, sddpm]
----
-# SDDPM, {dataset}
+        Args:
+            options: of ``huggingface_hub.ModelHubMixin.push_to_hub``: private, token, branch,
+                commit_message, create_pr.
 
-A spiking denoising diffusion model (arXiv 2306.17046).
+        Returns:
+            The address of the commit.
 
-| | |
-| --- | --- |
-| images | {shape["channels"]} x {shape["size"]} x {shape["size"]} |
-| data | {dataset} |
-| network | width {config["channels"]} x [{multipliers}], {config["blocks"]} block(s) a level, \
-{parameters:,} parameters |
-| neurons | {config["neuron"]}, threshold {config["threshold"]}, {config["time_steps"]} time steps |
-| predicts | {config.get("prediction", "epsilon")} |
-| training | {trained} |
+        Raises:
+            PermissionError: the token may not write there.
+            OSError: the Hub cannot be reached, or answers with an error.
+        """
+        named = {"model_card_kwargs": {"name": repo_id}, **options}
+        with hub_errors(repo_id):
+            return str(super().push_to_hub(repo_id, **named))
 
-```python
-import sddpm
 
-images = sddpm.SDDPM.from_pretrained("FOLDER").sample(64, sampler="ddim", steps=50, seed=0)
-```
-"""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no JSON object.
+    """
+    found = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if text.strip():
+            try:
+                content = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(content, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object")
+            found.append(content)
+    return found
 
 
 def import_published(
