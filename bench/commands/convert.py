@@ -158,5 +158,5 @@ def _refuse_unread(ctx: click.Context) -> None:
         options.refuse(ctx, ("finetune", "finetune_rate"), "give it with --finetune-steps N")
     if not asked["evaluate"]:
         scoring = ("samples", "energy_images", "references", "sampler", "engine", "extractor",
-                   "batch")  # fmt: skip
+                   "extractor_weights", "batch")  # fmt: skip
         options.refuse(ctx, scoring, "give it with --evaluate")

@@ -36,6 +36,7 @@ def evaluate(
     split: str,
     references: int,
     extractor: str,
+    extractor_weights: Path | None,
     batch: int,
     **how: Any,
 ) -> None:
@@ -63,7 +64,7 @@ def evaluate(
     real = opened.images(split, how["data_root"], references, dataset)
     for note in real.notes:
         say(note)
-    chosen = choose_extractor(extractor)
+    chosen = choose_extractor(extractor, extractor_weights)
     say(f"extractor {chosen.key}: {chosen.reason}")
     if samples is not None:
         images, machine = read_set(samples, real.shape.channels), Machine(how["device"])

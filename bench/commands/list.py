@@ -1,4 +1,4 @@
-"""``sddpm-bench list``: systems, suites, data sets and samplers, a row each."""
+"""``sddpm-bench list``: systems, suites, data sets, samplers and extractors, a row each."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def samplers() -> list[list[str]]:
     return rows
 
 
+def extractors() -> list[list[str]]:
+    """The networks that compute features for the metrics."""
+    from bench.quality.registry import EXTRACTORS
+
+    rows = [["name", "distance", "weights"]]
+    for name, entry in EXTRACTORS.items():
+        rows.append([name, entry.column("fid"), entry.url or "- (a package brings them)"])
+    return rows
+
+
 def devices() -> list[list[str]]:
     """Processor, threads and kernels that compute here, and why; may compile kernels to tell."""
     from sddpm.hardware import describe
@@ -68,6 +78,7 @@ LISTS: dict[str, Callable[[], list[list[str]]]] = {
     "suites": suites,
     "datasets": datasets,
     "samplers": samplers,
+    "extractors": extractors,
     "devices": devices,
 }
 
@@ -75,6 +86,6 @@ LISTS: dict[str, Callable[[], list[list[str]]]] = {
 @click.command("list")
 @click.argument("what", type=click.Choice(list(LISTS)))
 def list_(what: str) -> None:
-    """List the systems, suites, data sets or samplers, or what computes on this machine."""
+    """List systems, suites, data sets, samplers or extractors, or what computes on this machine."""
     headings, *rows = LISTS[what]()
     print_table(headings, rows)

@@ -176,11 +176,19 @@ devices = together(
         help="Number of machines, with --devices devices each. Start the command on every machine.",
     ),
 )  # fmt: skip
-extractor = click.option(
-    "--extractor", type=click.Choice(extractor_choices()), default=AUTO,
-    show_default=True,
-    help="Network that computes the features. auto: Inception-v3 if its weights can be fetched, "
-    "else the embedded network.",
+extractor = together(
+    click.option(
+        "--extractor", type=click.Choice(extractor_choices()), default=AUTO,
+        show_default=True, metavar="NAME",
+        help="Network that computes the features: auto, inception, embedded, vgg16, clip-... or "
+        "dinov2-... (list extractors). auto: Inception-v3 if its weights can be fetched, else the "
+        "embedded network.",
+    ),
+    click.option(
+        "--extractor-weights", type=PATH, metavar="FILE",
+        help="File of the extractor's weights. [default: the one in torch hub's cache, else a "
+        "download]",
+    ),
 )  # fmt: skip
 energy_table = click.option(
     "--energy-table",

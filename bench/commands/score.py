@@ -29,6 +29,7 @@ def score(
     image_size: int | None,
     references: int,
     extractor: str,
+    extractor_weights: Path | None,
     data_root: str | None,
     device: Any,
 ) -> None:
@@ -63,7 +64,7 @@ def score(
         for note in pictures.notes:
             say(note)
         given = pictures.__getitems__(range(len(pictures)))
-    chosen = choose_extractor(extractor)
+    chosen = choose_extractor(extractor, extractor_weights)
     say(f"extractor {chosen.key}: {chosen.reason}")
     scores = score_images(given, real, chosen, Machine(device))
     against = f"{scores['references']} {split} images of {scores['reference']}"

@@ -48,6 +48,7 @@ class ConvertRequest:
     energy_images: int = 2
     references: int = 10000
     extractor: str = "auto"
+    extractor_weights: Path | None = None
     batch: int = 100
     energy_table: str = DEFAULT_TABLE
     seed: int = 0

@@ -278,7 +278,7 @@ def _evaluator(
     request: ConvertRequest, parent: Parent, machine: Machine, sampling: dict[str, Any],
     say: Callable[[str], None],
 ) -> Evaluator:  # fmt: skip
-    extractor = choose_extractor(request.extractor)
+    extractor = choose_extractor(request.extractor, request.extractor_weights)
     say(f"extractor {extractor.key}: {extractor.reason}")
     evaluator = Evaluator(
         request.out / SAMPLED, machine,

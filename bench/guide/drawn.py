@@ -91,7 +91,8 @@ class DrawnScores:
             len(images), self.network, 64, self.machine.device, "features of the samples",
         )  # fmt: skip
         features = layers[self.extractor.feature_layer]
-        metrics = compute(summarise(features), self.reference, layers[self.extractor.logit_layer])
+        logits = layers.get(self.extractor.logit_layer)
+        metrics = compute(summarise(features), self.reference, logits)
         rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
         return {
             "distances": [metrics["fid"], *self.distances(features, self._resamples)],

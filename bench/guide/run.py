@@ -55,6 +55,7 @@ class GuideOptions:
     sampler: str | None = None
     engine: str | None = None
     extractor: str = "auto"
+    extractor_weights: Path | None = None
     batch: int = 100
     seed: int = 0
     data_root: str | None = None
@@ -111,7 +112,7 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
     test = checkpoint.images("test", request.data_root, request.held_out)
     if len(references) < MIN_IMAGES:
         raise ValueError(f"--data-root: {len(references)} training images are too few to compare")
-    extractor = choose_extractor(request.extractor)
+    extractor = choose_extractor(request.extractor, request.extractor_weights)
     say(f"extractor {extractor.key}: {extractor.reason}")
 
     weights = weights_hash(folder)

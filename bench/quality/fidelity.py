@@ -1,4 +1,4 @@
-"""Sample quality: Frechet distance, Inception score, KID, precision and recall.
+"""Sample quality: every metric of samples against references.
 
 One pass through the extractor serves all of them (features, then statistics, then numbers);
 the numbers come from :mod:`bench.quality.formulas`. What the reference images gave is kept on disk
@@ -57,7 +57,8 @@ def score(
 
     Columns are the keys of :data:`bench.quality.metrics.METRICS` under ``extractor.column``:
     Frechet distance and KID (from 0, lower is better; KID may fall a little below 0), Inception
-    score (from 1, higher is better), precision and recall (0 to 1).
+    score (from 1, higher is better; not of an extractor without classes), precision, recall and
+    coverage (0 to 1), and density (from 0, higher is better).
     Beside them stand ``extractor``, ``samples``, ``references`` (counts), ``reference`` (the
     data's label) and ``reference_hash`` (what the reference statistics were made from).
 
@@ -74,7 +75,8 @@ def score(
         len(samples), network, batch_size, device, "features of the samples",
     )  # fmt: skip
     own = summarise(layers[extractor.feature_layer])
-    metrics = compute(own, known, layers[extractor.logit_layer], kid_subset_size, kid_subsets)
+    logits = layers.get(extractor.logit_layer)
+    metrics = compute(own, known, logits, kid_subset_size, kid_subsets)
     return {
         **{extractor.column(name): value for name, value in metrics.items()},
         "extractor": extractor.key,
@@ -87,7 +89,8 @@ def score(
 
 def reference_hash(reference: Images, extractor: Extractor) -> str:
     """16 hex digits of all that makes the reference statistics: the pictures, their number,
-    the extractor and its packages' versions. The same on any machine."""
+    the extractor, its packages' versions, and its weights where its name does not tell them. The
+    same on any machine."""
     made_from = {
         "fingerprint": reference.fingerprint,
         "count": len(reference),
@@ -95,6 +98,7 @@ def reference_hash(reference: Images, extractor: Extractor) -> str:
         "layer": extractor.feature_layer,
         "packages": {name: version(name) for name in extractor.packages},
         "statistics": STATISTICS_VERSION,
+        **({} if extractor.pinned else {"weights": extractor.weights_sha256}),
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -158,14 +162,14 @@ def extract(
 def compute(
     samples: Statistics,
     reference: Statistics,
-    logits: Tensor,
+    logits: Tensor | None,
     kid_subset_size: int = KID_SUBSET_SIZE,
     kid_subsets: int = KID_SUBSETS,
 ) -> dict[str, float]:
     """Every metric of :data:`bench.quality.metrics.METRICS` that has a formula, by its key, and
     its spread as ``KEY_std`` where it has one.
 
-    ``logits`` (``[n, classes]``) are the samples'.
+    ``logits`` (``[n, classes]``) are the samples'; None leaves out metrics that read classes.
 
     Raises:
         ValueError: a metric failed or is not finite; the message names it.
@@ -174,7 +178,7 @@ def compute(
     against = "for {} samples against {} references".format(*sets.counts)
     found: dict[str, float] = {}
     for metric in METRICS.values():
-        if metric.formula is None:
+        if metric.formula is None or (metric.reads_classes and logits is None):
             continue
         try:
             estimate = metric.load()(sets)

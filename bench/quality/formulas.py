@@ -1,4 +1,7 @@
-"""The formulas of :data:`bench.quality.metrics.METRICS`: the numbers are torch-fidelity's own."""
+"""The formulas of :data:`bench.quality.metrics.METRICS`.
+
+The numbers are torch-fidelity's own, except density and coverage, which it does not have.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 PRECISION_RAM_IMAGES = 10_000
 """Number of images from which on distances for precision and recall are computed in blocks."""
+DENSITY_NEIGHBOURS = 5
+"""Nearest neighbours that set the radius of a reference for density and coverage, as in the paper
+(Naeem et al., 2020)."""
+DENSITY_ROWS = 1_000
+"""References whose distances are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,8 @@ class ImageSets:
 
     samples: Statistics
     reference: Statistics
-    logits: Tensor
-    """``[n, classes]`` of the samples."""
+    logits: Tensor | None
+    """``[n, classes]`` of the samples; None of an extractor without classes."""
     kid_subset_size: int = KID_SUBSET_SIZE
     kid_subsets: int = KID_SUBSETS
 
@@ -73,6 +81,21 @@ class ImageSets:
         )
         return found
 
+    @cached_property
+    def balls(self) -> tuple[Tensor, Tensor]:
+        """For each reference, the number of samples inside its ball, and whether there is any.
+
+        The ball of a reference reaches to its fifth nearest neighbour among the references.
+        """
+        samples, real = self.samples.features, self.reference.features
+        nearest = min(DENSITY_NEIGHBOURS, len(real) - 1) + 1  # itself is the first
+        inside = []
+        for rows in real.split(DENSITY_ROWS):
+            radius = torch.cdist(rows, real).kthvalue(nearest).values
+            inside.append((torch.cdist(rows, samples) < radius[:, None]).sum(1))
+        found = torch.cat(inside)
+        return found, found > 0
+
 
 def frechet_distance(sets: ImageSets) -> MetricValue:
     """Frechet distance of the normal distributions fitted to both sets' features."""
@@ -85,6 +108,7 @@ def frechet_distance(sets: ImageSets) -> MetricValue:
 
 def inception_score(sets: ImageSets) -> MetricValue:
     """Inception score of the samples' class probabilities, a mean over ten splits."""
+    assert sets.logits is not None
     found = isc_features_to_metric(sets.logits)
     return MetricValue(found["inception_score_mean"], found["inception_score_std"])
 
@@ -116,3 +140,16 @@ def precision(sets: ImageSets) -> MetricValue:
 def recall(sets: ImageSets) -> MetricValue:
     """Share of the references that lie among the samples' nearest neighbours."""
     return MetricValue(sets.neighbours["recall"])
+
+
+def density(sets: ImageSets) -> MetricValue:
+    """Number of references' balls that hold a sample, over the number expected: a mean over the
+    samples. It may exceed 1."""
+    inside, _ = sets.balls
+    return MetricValue(float(inside.sum()) / (DENSITY_NEIGHBOURS * sets.counts[0]))
+
+
+def coverage(sets: ImageSets) -> MetricValue:
+    """Share of the references whose ball holds a sample."""
+    _, covered = sets.balls
+    return MetricValue(float(covered.float().mean()))

@@ -53,6 +53,8 @@ class Metric:
     entry's formula has with features that are not Inception's."""
     ranks: bool = False
     """Whether rows are ordered by it."""
+    reads_classes: bool = False
+    """Whether it reads class probabilities, which not every extractor has."""
     least_tolerance: float | None = None
     """Least tolerance in percent mode, for a metric whose figures may be 0, if the baseline states
     no spread. A percentage of a small figure is less than its noise."""
@@ -108,6 +110,7 @@ METRICS: dict[str, Metric] = {
             decimals=2,
             tolerance=Tolerance(2, percent=True),
             formula="bench.quality.formulas:inception_score",
+            reads_classes=True,
         ),
         Metric(
             key="precision",
@@ -124,6 +127,22 @@ METRICS: dict[str, Metric] = {
             decimals=3,
             tolerance=Tolerance(0.02),
             formula="bench.quality.formulas:recall",
+        ),
+        Metric(
+            key="density",
+            title="Density",
+            lower_is_better=False,
+            decimals=3,
+            tolerance=Tolerance(0.05),
+            formula="bench.quality.formulas:density",
+        ),
+        Metric(
+            key="coverage",
+            title="Coverage",
+            lower_is_better=False,
+            decimals=3,
+            tolerance=Tolerance(0.02),
+            formula="bench.quality.formulas:coverage",
         ),
     )
 }

@@ -5,12 +5,11 @@ from __future__ import annotations
 import urllib.request
 from contextlib import suppress
 
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
 from bench.plan.plan import Plan, load_split
-from bench.quality.extractors import FETCH_TIMEOUT_S, inception_weights
+from bench.quality.extractors import choose_extractor, remedy
 from bench.quality.fidelity import MIN_IMAGES
-from bench.quality.registry import INCEPTION
+from bench.quality.registry import EXTRACTORS
+from bench.quality.weights import FETCH_TIMEOUT_S, cached_weights
 
 
 def check_ready(plan: Plan) -> None:
@@ -20,12 +19,12 @@ def check_ready(plan: Plan) -> None:
     Raises:
         ValueError: a sampler with more steps than a network has diffusion steps, or too few
             references to score against.
-        FileNotFoundError: Inception was asked for, and its weights are neither here nor to be had.
+        FileNotFoundError: the weights of the extractor that was asked for are neither here nor to
+            be had.
     """
     _check_steps(plan)
     _check_references(plan)
-    if plan.options.extractor == INCEPTION.name:
-        _check_inception()
+    _check_extractor(plan)
 
 
 def _check_steps(plan: Plan) -> None:
@@ -54,14 +53,18 @@ def _check_references(plan: Plan) -> None:
             )
 
 
-def _check_inception() -> None:
-    path = inception_weights()
-    if path.is_file():
+def _check_extractor(plan: Plan) -> None:
+    choice, weights = plan.options.extractor, plan.options.extractor_weights
+    if weights is not None:
+        choose_extractor(choice, weights)
+        return
+    entry = EXTRACTORS.get(choice)
+    if entry is None or not entry.url or cached_weights(entry).is_file():
         return
     try:
-        urllib.request.urlopen(URL_INCEPTION_V3, timeout=FETCH_TIMEOUT_S).close()
+        urllib.request.urlopen(entry.url, timeout=FETCH_TIMEOUT_S).close()
     except OSError as error:
         raise FileNotFoundError(
-            f"--extractor inception: its weights are not at {path} and cannot be fetched "
-            f"({error}); put {URL_INCEPTION_V3} there, or use --extractor embedded"
+            f"--extractor {entry.name}: its weights are not at {cached_weights(entry)} and cannot "
+            f"be fetched ({error}); {remedy(entry)}"
         ) from error

@@ -112,14 +112,14 @@ class Runner:
     @cached_property
     def extractor(self) -> Extractor:
         """The one extractor of this run: with ``auto``, the one the folder was scored with."""
-        choice = self.plan.options.extractor
+        choice, weights = self.plan.options.extractor, self.plan.options.extractor_weights
         used = {record.extractor for record in self._records if record.metrics}
         if choice == AUTO and len(used) == 1:
             for known in EXTRACTORS.values():
-                if known.key in used:
+                if known.key in used and known.pinned and weights is None:
                     self.say(f"extractor {known.key}: what {self.plan.root} was scored with")
                     return known
-        chosen = choose_extractor(choice)
+        chosen = choose_extractor(choice, weights)
         self.say(f"extractor {chosen.key}: {chosen.reason}")
         return chosen
 

@@ -212,11 +212,12 @@ def _chain(training: Training) -> list[str]:
 def _shared(runner: Runner) -> Plan:
     """The plan with paths that hold in any folder, and the extractor that the driver settled on."""
     plan = runner.plan
-    root = plan.options.data_root
+    root, weights = plan.options.data_root, plan.options.extractor_weights
     options = replace(
         plan.options,
         data_root=str(Path(root).expanduser().resolve()) if root else None,
         extractor=runner.extractor.name,
+        extractor_weights=weights.expanduser().resolve() if weights else None,
     )
     return replace(plan, options=options, root=plan.root.resolve())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.quality import extractors
-from bench.quality.registry import EMBEDDED, INCEPTION, Extractor
+from bench.quality.registry import EMBEDDED, EXTRACTORS, INCEPTION, Extractor
+from bench.quality.weights import cached_weights
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +27,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*arguments: Any, **options: Any) -> None:
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(extractors.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
 
 
 # --- the embedded extractor
@@ -96,26 +99,27 @@ def test_auto_without_weights_or_network_takes_the_embedded_one() -> None:
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for the weights' release: a small file named by its hash, served from disk."""
-    import hashlib
+    """A stand-in for the weights' release: a small file of a known hash, served from disk."""
     import urllib.request
 
     content = b"weights" * 100_000
-    path = tmp_path / f"weights-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    monkeypatch.setattr(extractors, "URL_INCEPTION_V3", path.as_uri())
+    entry = replace(INCEPTION, url=path.as_uri(), sha256=hashlib.sha256(content).hexdigest()[:8])
+    monkeypatch.setitem(EXTRACTORS, INCEPTION.name, entry)
     opener = urllib.request.build_opener()
     monkeypatch.setattr(
-        extractors.urllib.request, "urlopen", lambda url, timeout: opener.open(url, None, timeout)
+        "urllib.request.urlopen", lambda url, timeout: opener.open(url, None, timeout)
     )
     return path
 
 
 def test_auto_fetches_then_finds_inception(release: Path) -> None:
     chosen = extractors.choose_extractor("auto")
-    assert chosen == INCEPTION
+    assert chosen.name == INCEPTION.name
+    assert chosen.weights == cached_weights(INCEPTION)
     assert "fetched" in chosen.reason
-    assert extractors.inception_weights().read_bytes() == release.read_bytes()
+    assert cached_weights(INCEPTION).read_bytes() == release.read_bytes()
     release.unlink()
     assert "cached" in extractors.choose_extractor("auto").reason
 
@@ -125,13 +129,13 @@ def test_a_truncated_or_foreign_file_is_not_inception(release: Path) -> None:
     chosen = extractors.choose_extractor("auto")
     assert chosen == EMBEDDED
     assert "another file" in chosen.reason
-    assert not extractors.inception_weights().exists()
-    extractors.inception_weights().write_bytes(b"cut")
+    assert not cached_weights(INCEPTION).exists()
+    cached_weights(INCEPTION).write_bytes(b"cut")
     assert extractors.choose_extractor("auto") == EMBEDDED
 
 
 def test_inception_without_weights_says_so() -> None:
-    with pytest.raises(FileNotFoundError, match="Inception-v3 weights are not at"):
+    with pytest.raises(FileNotFoundError, match="inception weights are not at"):
         extractors.build(INCEPTION, torch.device("cpu"))
 
 
@@ -144,3 +148,83 @@ def test_the_extractor_itself_refuses_floats() -> None:
 def test_an_extractor_is_a_value() -> None:
     assert isinstance(extractors.choose_extractor("embedded"), Extractor)
     assert hash(extractors.choose_extractor("embedded")) == hash(EMBEDDED)
+
+
+# --- the entries
+
+
+def test_every_extractor_of_torch_fidelity_has_an_entry() -> None:
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as THEIRS
+
+    ours = {entry.key: entry for entry in EXTRACTORS.values()}
+    assert set(THEIRS) - {EMBEDDED.key} == set(ours) - {EMBEDDED.key}
+    for key, kind in THEIRS.items():
+        layers = kind.get_provided_features_list()
+        assert ours[key].feature_layer == kind.get_default_feature_layer_for_metric("fid")
+        assert not ours[key].logit_layer or ours[key].logit_layer in layers
+    assert len({entry.suffix for entry in EXTRACTORS.values()}) == len(EXTRACTORS)
+    assert [name for name, entry in EXTRACTORS.items() if entry.distance == "fid"] == ["inception"]
+
+
+def test_addresses_and_hashes_are_torch_fidelity_s() -> None:
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from torchvision.models import VGG16_Weights
+
+    assert EXTRACTORS["inception"].url == URL_INCEPTION_V3
+    assert EXTRACTORS["vgg16"].url == VGG16_Weights.IMAGENET1K_V1.url
+    for name, address in MODEL_URLS.items():
+        entry, sha = EXTRACTORS[name], MODEL_METADATA[name]["hash"]
+        assert (entry.url, entry.sha256, entry.file) == (address, sha, f"{name}-{sha}.pt")
+
+
+# --- files of weights
+
+
+def test_a_given_file_must_be_the_published_one(tmp_path: Path) -> None:
+    other = tmp_path / "vgg16.pth"
+    other.write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"vgg16\.pth: is not the file.*SHA-256 397923af"):
+        extractors.choose_extractor("vgg16", other)
+    with pytest.raises(FileNotFoundError, match=r"--extractor-weights .*none\.pth: no such file"):
+        extractors.choose_extractor("vgg16", tmp_path / "none.pth")
+    for name in ("auto", "embedded"):
+        with pytest.raises(ValueError, match="name its extractor with --extractor, one of incept"):
+            extractors.choose_extractor(name, other)
+    with pytest.raises(
+        FileNotFoundError, match=r"dinov2_vits14_pretrain\.pth.*--extractor-weights"
+    ):
+        extractors.choose_extractor("dinov2-vit-s-14")
+
+
+def test_a_clip_network_reads_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network of torch-fidelity's CLIP, stored as OpenAI stores the large ones."""
+    from torch_fidelity.feature_extractor_clip import CLIPVisual, FeatureExtractorCLIP
+
+    torch.manual_seed(0)
+    visual = CLIPVisual(8, 32, 1, 64, 16)
+
+    class Stored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = visual.visual
+            self.text_projection = nn.Parameter(torch.zeros(4, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    for parameter in Stored().parameters():
+        nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "small.pt"
+    torch.jit.trace(Stored(), torch.zeros(1)).save(str(path))
+    entry = replace(
+        EXTRACTORS["clip-vit-b-32"], sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+    monkeypatch.setitem(EXTRACTORS, "clip-vit-b-32", entry)
+    chosen = extractors.choose_extractor("clip-vit-b-32", path)
+    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    wanted = FeatureExtractorCLIP(chosen.key, ["clip"], feature_extractor_weights_path=str(path))
+    with torch.inference_mode():
+        (found,) = extractors.build(chosen, torch.device("cpu"))(pictures)
+        assert found.shape == (2, 8)
+        assert torch.equal(found, wanted(pictures)[0])

@@ -21,6 +21,7 @@ from bench.data.datasets import Images, load
 from bench.data.pictures import Pixels, Transform
 from bench.quality import extractors, fidelity
 from bench.quality.registry import EMBEDDED, INCEPTION
+from bench.quality.weights import cached_weights
 from sddpm.protocol import ImageShape
 
 CPU = torch.device("cpu")
@@ -132,6 +133,13 @@ def test_score_is_what_numpy_and_scipy_make_of_the_features(
     assert got["recall_efflite0"] == pytest.approx(covered(y, x), abs=1e-6)
     assert 0 < covered(x, y) < 1
 
+    # Density and coverage, Naeem et al. 2020: balls to the fifth neighbour of each real image.
+    radii = np.sort(scipy.spatial.distance.cdist(y, y), axis=1)[:, 5]
+    inside = scipy.spatial.distance.cdist(y, x) < radii[:, None]
+    assert got["density_efflite0"] == pytest.approx(inside.sum() / (5 * 32), abs=1e-6)
+    assert got["coverage_efflite0"] == pytest.approx(inside.any(1).mean(), abs=1e-6)
+    assert 0 < inside.any(1).mean() < 1
+
     # Inception score, Salimans et al. 2016: ten splits after torch-fidelity's fixed shuffle.
     order = np.random.RandomState(2020).permutation(32)
     classes = scipy.special.softmax(layers["logits"].double().numpy()[order], axis=1)
@@ -167,6 +175,22 @@ def test_score_agrees_with_torch_fidelitys_own_chain(
     }  # fmt: skip
     for ours, theirs in pairs.items():
         assert got[EMBEDDED.column(ours)] == pytest.approx(wanted[theirs], rel=1e-3, abs=1e-6)
+
+
+def test_density_and_coverage_of_known_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of the references' own distribution have density and coverage near 1, whatever their
+    number; samples at one place have a high density and cover little."""
+    monkeypatch.setattr("bench.quality.formulas.DENSITY_ROWS", 64)
+    rng = torch.Generator().manual_seed(0)
+    real, drawn = (fidelity.summarise(torch.randn(300, 4, generator=rng)) for _ in range(2))
+    alike = fidelity.compute(drawn, real, None)
+    assert alike["density"] == pytest.approx(1, abs=0.1)
+    assert alike["coverage"] == pytest.approx(1 - 2**-5, abs=0.04)
+    crowd = fidelity.summarise(0.01 * torch.randn(300, 4, generator=rng))
+    crowded = fidelity.compute(crowd, real, None)
+    assert crowded["density"] > 1.5
+    assert crowded["coverage"] < 0.3
+    assert "is" not in crowded, "no classes were given"
 
 
 def test_equal_sets_of_one_subset_give_one_kid_and_no_spread() -> None:
@@ -242,7 +266,7 @@ def test_order_on_real_pictures(data_root: Path, tmp_path: Path) -> None:
 def test_columns_of_two_extractors_never_meet(
     samples: Tensor, reference: Images, tmp_path: Path
 ) -> None:
-    keys = ("fid", "is", "is_std", "kid", "kid_std", "precision", "recall")
+    keys = ("fid", "is", "is_std", "kid", "kid_std", "precision", "recall", "density", "coverage")
     ours, theirs = ({e.column(key) for key in keys} for e in (EMBEDDED, INCEPTION))
     assert {"fid", "is", "kid", "precision", "recall"} < theirs
     assert not ours & theirs
@@ -301,7 +325,7 @@ def test_inception_gives_the_standard_columns(
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
 
     # Untrained weights in the real file's place: the chain is tested, not the values.
-    path = extractors.inception_weights()
+    path = cached_weights(INCEPTION)
     path.parent.mkdir(parents=True)
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
