@@ -25,6 +25,9 @@ from bench.commands.terminal import (
 @click.option("--system", "systems", multiple=True, callback=options.split_names, metavar="NAMES",
               help="Systems, in place of the suite's.",
               shell_complete=complete.systems)  # fmt: skip
+@click.option("--variant", "variants", multiple=True, metavar="NAME",
+              help="Only this variant of the suite's systems; repeat it for several. 'own' is a "
+              "system's own row. [default: all]")  # fmt: skip
 @click.option(
     "--time-steps",
     type=options.Numbers(1),

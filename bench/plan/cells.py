@@ -29,6 +29,8 @@ from bench.suites.schema import (
 from sddpm.configuration import complete, storable
 from sddpm.precision import fast_precision
 
+OWN_ROW = "own"
+"""Name of a system's row without a variant, where one is chosen."""
 MOST_CELLS = 10_000
 """Cells of a run: more are a slip of the pen, and their hashes alone take minutes."""
 
@@ -143,6 +145,7 @@ def expand(
     data: Data,
     *,
     systems: Sequence[str] = (),
+    variants: Sequence[str] = (),
     time_steps: Sequence[int] = (),
     samplers: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
@@ -152,6 +155,7 @@ def expand(
 
     Args:
         systems: registered names; need not be among the suite's.
+        variants: those of the suite that are wanted; :data:`OWN_ROW` is a system's own row.
         time_steps: in place of the suite's.
         samplers: ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS:ETA``; a bare name keeps the suite's
             entries of that name.
@@ -173,10 +177,15 @@ def expand(
         )
         for system in systems
     }
-    variants = {system: ["", *preset.variants.get(system, {})] for system in systems}
+    named = {system: ["", *preset.variants.get(system, {})] for system in systems}
+    legal = dict.fromkeys([OWN_ROW, *(name for names in named.values() for name in names if name)])
+    wanted = {choose("variant", name, legal) for name in variants}
+    rows = {
+        system: [name for name in names if (name or OWN_ROW) in wanted or not variants]
+        for system, names in named.items()
+    }
     most = len(seeds) * sum(
-        len(variants[system]) * len(counts) * len(choices)
-        for system, (counts, choices) in grid.items()
+        len(rows[system]) * len(counts) * len(choices) for system, (counts, choices) in grid.items()
     )
     if most > MOST_CELLS:
         raise ValueError(
@@ -188,7 +197,7 @@ def expand(
         for system, (counts, choices) in grid.items():
             entry = find(system)
             steps = counts if entry.time_axis != "none" else [None]
-            for variant, count in product(variants[system], steps):
+            for variant, count in product(rows[system], steps):
                 trained_with = count if entry.time_axis == "trained" else None
                 training = plan_training(
                     suite, preset_name, data, system,

@@ -29,6 +29,8 @@ class Options:
     """One of the suite's."""
     systems: tuple[str, ...] = ()
     """Systems, in place of the suite's."""
+    variants: tuple[str, ...] = ()
+    """Variants of the systems, of all that the suite has; ``own`` is a system's own row."""
     time_steps: tuple[int, ...] = ()
     """Spiking time steps, in place of the suite's."""
     samplers: tuple[str, ...] = ()
@@ -141,6 +143,7 @@ def _expand(plan: Plan) -> list[Cell]:
         options.preset,
         plan.data,
         systems=options.systems,
+        variants=options.variants,
         time_steps=options.time_steps,
         samplers=options.samplers,
         seeds=options.seeds,

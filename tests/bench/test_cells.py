@@ -136,6 +136,15 @@ def test_a_variant_is_a_further_row_of_its_system(suite: Suite) -> None:
     rows = of(cells, "spiking")
     assert len(rows) == 3 * 2 * 2  # variants x samplers x seeds
     assert [c.variant for c in rows[:6]] == ["", "", "slow", "slow", "wide", "wide"]
+    few = expand(
+        parse_suite(text, "mine.yaml"), "smoke", DATA, variants=["wide", "own"], time_steps=(2,)
+    )
+    assert {c.variant for c in of(few, "spiking")} == {"", "wide"}
+    assert of(few, "plain")
+    only = expand(parse_suite(text, "mine.yaml"), "smoke", DATA, variants=["slow"])
+    assert {(c.system, c.variant) for c in only} == {("spiking", "slow")}
+    with pytest.raises(ValueError, match="unknown variant 'fast'"):
+        expand(parse_suite(text, "mine.yaml"), "smoke", DATA, variants=["fast"])
     own, slow, wide = (rows[i].config for i in (0, 2, 4))
     assert own == {"time_steps": 2, "widths": [1, 2], "rate": 0.25}
     assert slow == {**own, "rate": 0.125}
