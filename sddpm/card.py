@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -48,12 +48,6 @@ def model_card(
         model_name=title if results else None,
         eval_results=results or None,
     )
-    measured = [
-        "",
-        "| figure | value | sampler | compared with |",
-        "| --- | --- | --- | --- |",
-        *(_figure_line(result) for result in results),
-    ]
     return f"""---
 {data.to_yaml()}
 ---
@@ -70,7 +64,7 @@ A spiking denoising diffusion model (arXiv {PAPER}).
 | neurons | {config["neuron"]}, threshold {config["threshold"]}, {config["time_steps"]} time steps |
 | predicts | {config.get("prediction", "epsilon")} |
 | training | {trained} |
-{chr(10).join(measured) + chr(10) if results else ""}
+{_figures(results)}
 ```python
 import sddpm
 
@@ -103,6 +97,14 @@ def eval_results(record: Mapping[str, Any]) -> list[EvalResult]:
         for column, value in record.get("metrics", {}).items()
         if "_std" not in column
     ]
+
+
+def _figures(results: Sequence[EvalResult]) -> str:
+    """A table of the figures; empty without any."""
+    if not results:
+        return ""
+    head = ["| figure | value | sampler | compared with |", "| --- | --- | --- | --- |"]
+    return "\n".join(["", *head, *map(_figure_line, results), ""])
 
 
 def _figure_line(result: EvalResult) -> str:

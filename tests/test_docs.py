@@ -20,7 +20,7 @@ from sddpm.protocol import ImageShape
 from tests.support.pages import FENCE, ROOT, blocks
 
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "results").glob("*.md")),
 ]
