@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.wheel, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the committed files, built outside the checkout."""
+    """The wheel that $SDDPM_WHEEL names, else one that is built outside the checkout."""
+    if given := os.environ.get("SDDPM_WHEEL"):
+        return Path(given)
     source, dist = (tmp_path_factory.mktemp(name) for name in ("source", "dist"))
     names = ["setup.py", "pyproject.toml", "LICENSE", "README.md", *PACKAGES]
     listed = subprocess.run(
