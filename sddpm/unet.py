@@ -199,7 +199,6 @@ class ResidualBlock(nn.Module):
         self.conv2 = recipe.conv3x3(outputs, outputs)
         self.bn2 = recipe.norm(outputs)
         self.shortcut = recipe.shortcut(inputs, outputs)
-        self.mean_shortcut = isinstance(self.shortcut, nn.Sequential)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``[T * batch, inputs, H, W]``; ``embedding``: ``[batch, 4 * channels]``."""

@@ -22,7 +22,7 @@ from sddpm.engine.convolutions import (
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.neurons import Affine
-from sddpm.neurons import SpikingNeuron
+from sddpm.neurons import MeanReadout, SpikingNeuron
 from sddpm.unet import Downsample, ResidualBlock, Upsample
 
 
@@ -144,8 +144,11 @@ class Block:
         self.shortcuts: list[FloatConvolution] = []
         self.channels, self.skip = block.conv1.in_channels, skip
         # A sequence reads the mean over the spiking steps, and its result is repeated.
-        self.mean_over: int = block.act1.time_steps if block.mean_shortcut else 1
-        projection = block.shortcut[1] if block.mean_shortcut else block.shortcut
+        self.mean_over, projection = 1, block.shortcut
+        if isinstance(projection, nn.Sequential):
+            readout, projection, _ = projection
+            assert isinstance(readout, MeanReadout)
+            self.mean_over = readout.time_steps
         self.shortcut_scale = StepScale(projection, None)
         if isinstance(projection, nn.Conv2d):
             weight, bias = fold(projection, None)
