@@ -1,1 +1,1 @@
-"""The variational autoencoders: FSVAE, its ANN twin, and the convolutions they share."""
+"""The variational autoencoders: FSVAE, ESVAE, their ANN twin, and the parts they share."""

@@ -8,23 +8,19 @@ The latent is ``time_steps`` steps of ``latent`` bits. Each bit has ``copies`` s
 one of which is picked at random, so the fraction of copies that fire is the probability of the
 bit. Prior and posterior are autoregressive spiking networks. Only prior and decoder sample.
 
-Kept although odd, because the published figures rest on it:
+The encoder and the decoder, with what is kept and mended in them, are
+:mod:`baselines.vaes.spiking`'s.
 
-- the surrogate's window is centred on 0, not on the threshold of 0.2;
-- direct coding: the real image is the first convolution's input at every step;
-- the posterior draws the bits that it is fed on growing prefixes with batch statistics, so the
-  bits in the decoder can differ from the bits fed back.
+Kept although odd, because the published figures rest on it: the posterior draws the bits that
+it is fed on growing prefixes with batch statistics, so the bits in the decoder can differ from
+the bits fed back.
 
-Mended, as plain defects:
-
-- the prefixes of the posterior's drawing and of scheduled sampling leave the running statistics
-  alone (there, sequences of one step weighed as much as whole ones);
-- running statistics do not start at 0 and 1 (:class:`baselines.spiking_layers.TimeBatchNorm`).
+Mended, as a plain defect: the prefixes of the posterior's drawing and of scheduled sampling leave
+the running statistics alone (there, sequences of one step weighed as much as whole ones).
 
 Different, because the harness has it so: the last weights sample, not those with the lowest
 loss on the test set; the probability of scheduled sampling rises every step, not every epoch;
-the step size is not multiplied by the batch's size / 250. At 8 and 28 pixels the sizes follow
-:mod:`baselines.vaes.pyramid` (the paper resizes everything to 32 or 64).
+the step size is not multiplied by the batch's size / 250.
 
 Sampling runs the prior one step at a time with carried membranes, which at evaluation equals
 running it on every prefix.
@@ -41,22 +37,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.spiking_layers import (
-    LeakyNeuron,
-    Membrane,
-    Rectangle,
-    SpikingBlock,
-    TimeBatchNorm,
-    postsynaptic,
-)
+from baselines.spiking_layers import Membrane, postsynaptic
 from baselines.vaes.pyramid import Pyramid
-from sddpm.layers import declare, evaluating
-from sddpm.neurons import DirectEncoding, MembraneReadout, check_time_steps
+from baselines.vaes.spiking import Decoder, Encoder, block, check_batch, linear
+from sddpm.layers import evaluating
+from sddpm.neurons import check_time_steps
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
 
-DECAY, THRESHOLD = 0.25, 0.2
-SURROGATE = Rectangle(centre=0.0, half_width=0.5)
 LATENT_ALPHA = 2.0
 """tdBN's factor in prior and posterior; 1 in encoder and decoder."""
 FIRST_REPLACED = 5
@@ -88,33 +76,6 @@ class Config:
     """AdamW's."""
 
 
-def _block(layer: nn.Module, channels: int, time_steps: int, alpha: float = 1.0) -> SpikingBlock:
-    norm = TimeBatchNorm(channels, threshold=THRESHOLD, alpha=alpha)
-    neuron = LeakyNeuron(time_steps, decay=DECAY, threshold=THRESHOLD, surrogate=SURROGATE)
-    return SpikingBlock(layer, norm, neuron)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return declare(nn.Linear(inputs, outputs), reads="spikes")
-
-
-class Encoder(nn.Module):
-    """Images to spikes of the latent's width."""
-
-    def __init__(self, config: Config, pyramid: Pyramid) -> None:
-        super().__init__()
-        steps = config.time_steps
-        self.encode = DirectEncoding(steps)
-        layers = [_block(conv, conv.out_channels, steps) for conv in pyramid.down("spikes")]
-        self.levels = nn.Sequential(*layers)
-        self.out = _block(_linear(pyramid.features, config.latent), config.latent, steps)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Spikes ``[time_steps, batch, latent]`` of images ``[batch, C, H, W]``."""
-        spikes = self.out(self.levels(self.encode(images)).flatten(1))
-        return spikes.unflatten(0, (-1, len(images))).float()
-
-
 class LatentNet(nn.Module):
     """Three spiking linear layers whose outputs are the copies of the latent's bits: the prior
     and the posterior. Output ``s`` depends on the inputs up to ``s`` alone."""
@@ -124,7 +85,7 @@ class LatentNet(nn.Module):
         self.copies = config.copies
         widths = (inputs, *config.hidden, config.latent * config.copies)
         self.layers = nn.ModuleList(
-            _block(_linear(i, o), o, config.time_steps, LATENT_ALPHA) for i, o in pairwise(widths)
+            block(linear(i, o), o, config.time_steps, LATENT_ALPHA) for i, o in pairwise(widths)
         )
 
     def at_rest(self) -> list[Membrane]:
@@ -153,32 +114,13 @@ def pick(copies: Tensor, picks: Tensor) -> Tensor:
     return copies.gather(-1, picks[..., None]).squeeze(-1)
 
 
-class Decoder(nn.Module):
-    """Latent spikes to images."""
-
-    def __init__(self, config: Config, pyramid: Pyramid) -> None:
-        super().__init__()
-        steps = config.time_steps
-        self.bottom = (pyramid.widths[-1], pyramid.sizes[-1], pyramid.sizes[-1])
-        self.read = _block(_linear(config.latent, pyramid.features), pyramid.features, steps)
-        layers = [_block(conv, conv.out_channels, steps) for conv in pyramid.up("spikes")]
-        self.levels = nn.Sequential(*layers)
-        self.last = pyramid.last("spikes")
-        self.readout = MembraneReadout(steps)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Images ``[batch, C, H, W]`` in (-1, 1) of spikes ``[time_steps, batch, latent]``."""
-        spikes = self.levels(self.read(z.flatten(0, 1)).unflatten(1, self.bottom))
-        return self.readout(self.last(spikes).float()).tanh()
-
-
 class Generator(nn.Module):
     """Prior and decoder: the networks that run at sampling time."""
 
     def __init__(self, config: Config, pyramid: Pyramid) -> None:
         super().__init__()
         self.prior = LatentNet(config, config.latent)
-        self.decoder = Decoder(config, pyramid)
+        self.decoder = Decoder(config.time_steps, config.latent, pyramid)
 
     def forward(self, picks: Tensor) -> Tensor:
         """Images ``[batch, C, H, W]`` from the copies' indices ``[time_steps, batch, latent]``."""
@@ -196,7 +138,7 @@ class SpikingVAE(nn.Module):
 
     def __init__(self, config: Config, pyramid: Pyramid) -> None:
         super().__init__()
-        self.encoder = Encoder(config, pyramid)
+        self.encoder = Encoder(config.time_steps, config.latent, pyramid)
         self.posterior = LatentNet(config, 2 * config.latent)
         self.generator = Generator(config, pyramid)
 
@@ -287,8 +229,7 @@ class FSVAE(System):
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
         config, batch = self.config, len(images)
-        if batch < 2:
-            raise ValueError(f"a batch of {batch} image: tdBN needs at least 2, raise batch_size")
+        check_batch(batch)
         size = (batch, config.time_steps, config.latent)
         picks = step.randint(config.copies, *size).transpose(0, 1)
         jitter = 1e-3 * step.randn(*size).transpose(0, 1)

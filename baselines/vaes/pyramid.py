@@ -1,4 +1,4 @@
-"""The convolutions that FSVAE and its ANN twin have in common. Not a system.
+"""The convolutions that FSVAE, ESVAE and their ANN twin have in common. Not a system.
 
 Every level halves the picture with a 3x3 convolution of stride 2, and the way back doubles it
 with transposed ones, down to 2 x 2 pixels: four levels for 28 and 32 pixels, five for 64, two

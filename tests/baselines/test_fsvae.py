@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.spiking_layers import LeakyNeuron, Membrane, Rectangle, TimeBatchNorm, Triangle
-from baselines.vaes import fsvae, vae
+from baselines.vaes import fsvae, spiking, vae
 from baselines.vaes.pyramid import Pyramid
 from sddpm.checkpoint import count_parameters
 from sddpm.layers import declare
@@ -205,7 +205,9 @@ def test_lif_equals_a_loop_in_value_and_gradient(
 
 
 def test_the_window_of_the_surrogate_is_centred_on_zero() -> None:
-    neuron = LeakyNeuron(1, decay=fsvae.DECAY, threshold=fsvae.THRESHOLD, surrogate=fsvae.SURROGATE)
+    neuron = LeakyNeuron(
+        1, decay=spiking.DECAY, threshold=spiking.THRESHOLD, surrogate=spiking.SURROGATE
+    )
     x = torch.tensor([[-0.6, -0.5, -0.45, 0.0, 0.2, 0.21, 0.45, 0.5, 0.6]], requires_grad=True)
     spikes = neuron(x)
     spikes.sum().backward()
