@@ -114,6 +114,9 @@ SYSTEMS: dict[str, SystemEntry] = {
     "fsvae": SystemEntry(
         "baselines.vaes.fsvae", "FSVAE", "Kamata et al. 2022, arXiv 2110.00375", "trained"
     ),
+    "esvae": SystemEntry(
+        "baselines.vaes.esvae", "ESVAE", "Zhan et al. 2023, arXiv 2310.14839", "trained"
+    ),
     "vae": SystemEntry("baselines.vaes.vae", "VAE", "Kingma and Welling 2014, arXiv 1312.6114"),
     "sgan": SystemEntry(
         "baselines.gans.sgan", "SGAN", "Feng et al. 2023, arXiv 2305.10246", "trained"
