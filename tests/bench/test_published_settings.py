@@ -76,6 +76,15 @@ def fsvae(steps: int) -> Setting:
     return Setting(source, (16,), steps, 250, config)
 
 
+def esvae(steps: int, batch_size: int, latent: int, rate: float) -> Setting:
+    config = {
+        "channels": 32, "latent": latent, "mmd_weight": 1e-3, "prior_rate": 10.0,
+        "learning_rate": rate, "weight_decay": 1e-3,
+    }  # fmt: skip
+    source = "QgZhan/ESVAE, NetworkConfigs/esvae_configs: 300 epochs"
+    return Setting(source, (16,), steps, batch_size, config)
+
+
 def gan(name: str, steps: int, latent: int, rate: float, critic_rate: float) -> Setting:
     """100 epochs in batches of 64."""
     config = {"latent": latent, "hidden": 1024, "channels": 128,
@@ -146,6 +155,10 @@ PUBLISHED: dict[tuple[str, str], Setting] = {
     ("fsvae", "fashion_mnist"): fsvae(36_000),
     ("fsvae", "cifar10"): fsvae(30_000),
     ("fsvae", "celeba"): fsvae(97_662),
+    ("esvae", "mnist"): esvae(70_313, 256, 32, 3e-3),
+    ("esvae", "fashion_mnist"): esvae(70_313, 256, 32, 3e-3),
+    ("esvae", "cifar10"): esvae(58_594, 256, 128, 6e-4),
+    ("esvae", "celeba"): esvae(762_985, 64, 128, 1e-3),
     ("sgan", "mnist"): gan("SGAN", 93_750, 100, 2e-4, 4e-4),
     ("swgan", "mnist"): gan("SWGAN", 93_750, 10, 2e-4, 2e-4),
     ("swgan", "celeba"): gan("SWGAN", 254_329, 20, 2e-4, 2e-4),
