@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.check.rows import Row, label, number, plain, value_of
-from bench.quality.metrics import METRICS, Tolerance, metric_of, spread_column
+from bench.quality.metrics import (
+    METRICS,
+    Better,
+    Tolerance,
+    metric_of,
+    shortfall,
+    spread_column,
+)
 from bench.records.identity import MADE_BY, MATCHED, MEASURED_ON, SCORED
 from bench.registry import choose
 
@@ -24,19 +31,19 @@ NOT_THERE = "not in the candidate"
 
 @dataclass(frozen=True)
 class Rule:
-    """Good direction of a kind of metric, and the default limit on how much worse it may get."""
+    """Better figures of a kind of metric, and the default limit on how much worse it may get."""
 
-    lower_is_better: bool
+    better: Better
     tolerance: Tolerance | None
     """None: compared only where the user gives a tolerance."""
 
 
 COST_RULES: dict[str, Rule] = {
-    "energy": Rule(True, Tolerance(5, percent=True)),
-    "firing_rate": Rule(True, None),
-    "params_millions": Rule(True, None),
-    "evaluations_per_image": Rule(True, None),
-    "seconds": Rule(True, None),
+    "energy": Rule("lower", Tolerance(5, percent=True)),
+    "firing_rate": Rule("lower", None),
+    "params_millions": Rule("lower", None),
+    "evaluations_per_image": Rule("lower", None),
+    "seconds": Rule("lower", None),
 }
 """Kind of figure -> its rule, for the figures that are no sample quality: ``energy`` covers every
 column of millijoules an image, ``seconds`` every wall time."""
@@ -45,7 +52,7 @@ column of millijoules an image, ``seconds`` every wall time."""
 def default_rules() -> dict[str, Rule]:
     """Kind of figure -> its rule: every metric's by its key, ``fd`` for ``fd_efflite0``, and
     :data:`COST_RULES`."""
-    metrics = {m.key: Rule(m.lower_is_better, m.tolerance) for m in METRICS.values()}
+    metrics = {m.key: Rule(m.better, m.tolerance) for m in METRICS.values()}
     return metrics | COST_RULES
 
 
@@ -168,7 +175,7 @@ def _rules(rows: Sequence[Row], tolerances: Mapping[str, Tolerance]) -> dict[str
         default = defaults[kind]
         tolerance = tolerances.get(column) or tolerances.get(kind) or default.tolerance
         if tolerance is not None:
-            rules[column] = Rule(default.lower_is_better, tolerance)
+            rules[column] = Rule(default.better, tolerance)
     return rules
 
 
@@ -178,7 +185,7 @@ def _compare_cell(cell: str, row: Row, other: Row, rules: Mapping[str, Rule]) ->
         if before is not None or after is not None:
             assert rule.tolerance is not None
             tolerance = _above_noise(row, metric, rule.tolerance)
-            verdict = _verdict(before, after, rule.lower_is_better, tolerance)
+            verdict = _verdict(before, after, rule.better, tolerance)
             yield Change(cell, metric, before, after, tolerance, verdict)
 
 
@@ -194,14 +201,14 @@ def _above_noise(row: Row, column: str, tolerance: Tolerance) -> Tolerance:
 
 
 def _verdict(
-    before: float | None, after: float | None, lower_is_better: bool, tolerance: Tolerance
+    before: float | None, after: float | None, better: Better, tolerance: Tolerance
 ) -> Verdict:
     # A figure that is no number is no figure: its loss must not pass for a match.
     if before is None or not math.isfinite(before):
         return "new" if after is not None and math.isfinite(after) else "same"
     if after is None or not math.isfinite(after):
         return "lost"
-    worse = after - before if lower_is_better else before - after
+    worse = shortfall(better, after) - shortfall(better, before)
     if not tolerance.allows(worse, before):
         return "regressed"
     return "same" if tolerance.allows(-worse, before) else "improved"

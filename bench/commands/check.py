@@ -13,9 +13,7 @@ from bench.quality.metrics import METRICS
 from bench.visible import visible
 
 _DEFAULTS = "\n".join(
-    f"  {metric.key:<11} {metric.tolerance!s:<6} "
-    + ("lower is better" if metric.lower_is_better else "higher is better")
-    for metric in METRICS.values()
+    f"  {metric.key:<11} {metric.tolerance!s:<6} {metric.direction}" for metric in METRICS.values()
 )
 _FLOORS = "\n".join(
     f"A percentage of {metric.title}, which may be 0 or below, never allows less than the "

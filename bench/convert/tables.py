@@ -29,17 +29,22 @@ def headings(curve: ConversionCurve) -> list[str]:
     """Column names of :func:`rows`."""
     if not curve.scored:
         return HEADINGS
-    metrics = columns_of(curve.scored[0].metrics)
-    return [*HEADINGS, *map(heading, metrics), "published mJ/image", "strict mJ/image"]
+    return [*HEADINGS, *map(heading, _metrics(curve)), "published mJ/image", "strict mJ/image"]
 
 
 def rows(curve: ConversionCurve) -> list[list[str]]:
     """The table for people; a row without scored samples ends in dashes."""
-    width = len(headings(curve))
-    return [row + [DASH] * (width - len(row)) for row in map(_cells, curve.networks)]
+    width, metrics = len(headings(curve)), _metrics(curve)
+    cells = (_cells(network, metrics) for network in curve.networks)
+    return [row + [DASH] * (width - len(row)) for row in cells]
 
 
-def _cells(network: ConvertedNetwork) -> list[str]:
+def _metrics(curve: ConversionCurve) -> list[str]:
+    """Columns of the metrics that any network has; one of an older version has fewer."""
+    return columns_of({name for network in curve.scored for name in network.metrics})
+
+
+def _cells(network: ConvertedNetwork, columns: Sequence[str]) -> list[str]:
     facts, metrics = network.facts, network.metrics
     row = [
         network.label,
@@ -53,7 +58,7 @@ def _cells(network: ConvertedNetwork) -> list[str]:
         return row
     return [
         *row,
-        *(shown(name, metrics[name]) for name in columns_of(metrics)),
+        *(shown(name, metrics[name]) if name in metrics else DASH for name in columns),
         *(f"{network.image_mj(name):.4g}" for name in ("published", "strict")),
     ]
 

@@ -1,8 +1,9 @@
-"""Sample quality: every metric of samples against references.
+"""Sample quality: every metric of :data:`bench.quality.metrics.METRICS`.
 
-One pass through the extractor serves all of them (features, then statistics, then numbers);
-the numbers come from :mod:`bench.quality.formulas`. What the reference images gave is kept on disk
-under a hash of all that produced it.
+One pass through the extractor serves the metrics of features (features, then statistics, then
+numbers); their numbers come from :mod:`bench.quality.formulas`. Another pass over the pixels serves
+those of :mod:`bench.quality.pixels`. What the reference images gave is kept on disk under a hash of
+all that produced it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +32,8 @@ from bench.quality.formulas import (
     Statistics,
     summarise,
 )
-from bench.quality.metrics import METRICS, spread_column
+from bench.quality.metrics import METRICS, Metric, spread_column
+from bench.quality.pixels import PixelStatistics, measure
 from bench.quality.registry import Extractor
 from sddpm.progress import progress_bar
 from sddpm.replacing import atomic_write
@@ -40,6 +43,10 @@ MIN_IMAGES = 10
 BATCH_SIZE = 64
 STATISTICS_VERSION = 1
 """Part of the cache's key: raise it when features of the same images would change."""
+PIXELS_VERSION = 1
+"""The same for the statistics of pixels."""
+
+Kept = TypeVar("Kept")
 
 
 def score(
@@ -55,10 +62,9 @@ def score(
 ) -> dict[str, float | int | str]:
     """Every quality metric of ``samples`` (uint8 ``[n, channels, size, size]``).
 
-    Columns are the keys of :data:`bench.quality.metrics.METRICS` under ``extractor.column``:
-    Frechet distance and KID (from 0, lower is better; KID may fall a little below 0), Inception
-    score (from 1, higher is better; not of an extractor without classes), precision, recall and
-    coverage (0 to 1), and density (from 0, higher is better).
+    Columns are the keys of :data:`bench.quality.metrics.METRICS` under ``extractor.column``. Left
+    out are a metric that these references do not define, and the Inception score of an extractor
+    without classes.
     Beside them stand ``extractor``, ``samples``, ``references`` (counts), ``reference`` (the
     data's label) and ``reference_hash`` (what the reference statistics were made from).
 
@@ -77,6 +83,8 @@ def score(
     own = summarise(layers[extractor.feature_layer])
     logits = layers.get(extractor.logit_layer)
     metrics = compute(own, known, logits, kid_subset_size, kid_subsets)
+    pixels = reference_pixels(reference, Path(cache_dir), batch_size)
+    metrics |= compute_pixels(measure(samples.split(batch_size)), pixels)
     return {
         **{extractor.column(name): value for name, value in metrics.items()},
         "extractor": extractor.key,
@@ -100,7 +108,7 @@ def reference_hash(reference: Images, extractor: Extractor) -> str:
         "statistics": STATISTICS_VERSION,
         **({} if extractor.pinned else {"weights": extractor.weights_sha256}),
     }
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    return _hash(made_from)
 
 
 def reference_statistics(
@@ -112,24 +120,57 @@ def reference_statistics(
     device: torch.device,
 ) -> Statistics:
     """Statistics of the reference images, from ``cache_dir`` where they are known there."""
+
+    def make() -> Statistics:
+        layers = extract(
+            lambda start, stop: reference.__getitems__(range(start, stop)),
+            len(reference), network, batch_size, device, f"features of {reference.label}",
+        )  # fmt: skip
+        return summarise(layers[extractor.feature_layer])
+
     path = cache_dir / f"reference-{reference_hash(reference, extractor)}.safetensors"
+    return _kept(path, Statistics, make)
+
+
+def reference_pixels(reference: Images, cache_dir: Path, batch_size: int) -> PixelStatistics:
+    """Statistics of the reference images' pixels, from ``cache_dir`` where they are known there."""
+
+    def batches() -> Iterator[Tensor]:
+        count, what = len(reference), f"pixels of {reference.label}"
+        with progress_bar(what, count, "images", passing=True) as bar:
+            for start in range(0, count, batch_size):
+                batch = reference.__getitems__(range(start, min(start + batch_size, count)))
+                yield batch
+                bar.advance(len(batch))
+
+    made_from = {
+        "fingerprint": reference.fingerprint,
+        "count": len(reference),
+        "pixels": PIXELS_VERSION,
+    }
+    path = cache_dir / f"pixels-{_hash(made_from)}.safetensors"
+    return _kept(path, PixelStatistics, lambda: measure(batches()))
+
+
+def _kept(path: Path, kind: Callable[..., Kept], make: Callable[[], Kept]) -> Kept:
+    """Tensors of a ``kind`` that ``path`` holds, made and kept there if it does not."""
     if path.is_file():
         try:
-            return Statistics(**load_file(path))
+            return kind(**load_file(path))
         except (SafetensorError, OSError, TypeError) as error:
-            warnings.warn(f"{path} cannot be read and is made anew: {error}", stacklevel=2)
-    layers = extract(
-        lambda start, stop: reference.__getitems__(range(start, stop)),
-        len(reference), network, batch_size, device, f"features of {reference.label}",
-    )  # fmt: skip
-    statistics = summarise(layers[extractor.feature_layer])
+            warnings.warn(f"{path} cannot be read and is made anew: {error}", stacklevel=3)
+    statistics = make()
     try:
         with atomic_write(path) as temporary:
             save_file(vars(statistics), temporary)
     except (SafetensorError, OSError) as error:
         # The figures do not need the file; the next run is slower.
-        warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
+        warnings.warn(f"{path} could not be written: {error}", stacklevel=3)
     return statistics
+
+
+def _hash(made_from: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def extract(
@@ -166,8 +207,8 @@ def compute(
     kid_subset_size: int = KID_SUBSET_SIZE,
     kid_subsets: int = KID_SUBSETS,
 ) -> dict[str, float]:
-    """Every metric of :data:`bench.quality.metrics.METRICS` that has a formula, by its key, and
-    its spread as ``KEY_std`` where it has one.
+    """Every metric of :data:`bench.quality.metrics.METRICS` that reads features and has a formula,
+    by its key, and its spread as ``KEY_std`` where it has one.
 
     ``logits`` (``[n, classes]``) are the samples'; None leaves out metrics that read classes.
 
@@ -176,14 +217,36 @@ def compute(
     """
     sets = ImageSets(samples, reference, logits, kid_subset_size, kid_subsets)
     against = "for {} samples against {} references".format(*sets.counts)
+    chosen = [
+        metric
+        for metric in METRICS.values()
+        if metric.reads == "features" and not (metric.reads_classes and logits is None)
+    ]
+    return _evaluate(chosen, (sets,), against)
+
+
+def compute_pixels(samples: PixelStatistics, reference: PixelStatistics) -> dict[str, float]:
+    """Every metric that reads pixels, by its key; without those that are not defined for these
+    references, such as the contrast against pictures of one grey.
+
+    Raises:
+        ValueError: as :func:`compute`.
+    """
+    chosen = [metric for metric in METRICS.values() if metric.reads == "pixels"]
+    return _evaluate(chosen, (samples, reference), "for the samples' pixels")
+
+
+def _evaluate(metrics: Iterable[Metric], sets: tuple[Any, ...], against: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for metric in METRICS.values():
-        if metric.formula is None or (metric.reads_classes and logits is None):
+    for metric in metrics:
+        if metric.formula is None:
             continue
         try:
-            estimate = metric.load()(sets)
+            estimate = metric.load()(*sets)
         except (ValueError, RuntimeError) as error:  # numpy's LinAlgError is a ValueError
             raise ValueError(f"metric {metric.key} failed {against}: {error}") from error
+        if estimate is None:
+            continue
         for name, value in (
             (metric.key, estimate.value),
             (spread_column(metric.key), estimate.spread),

@@ -2,7 +2,8 @@
 
 Tables, reports, ``check`` and LaTeX read everything about a metric here. To add one, write its
 formula and add its entry. A record's column is the entry's key and the extractor's suffix, as
-``fd_efflite0``; the spread of an estimate stands beside it, as ``kid_std_efflite0``.
+``fd_efflite0``; the spread of an estimate stands beside it, as ``kid_std_efflite0``. The column of
+a metric that reads pixels is its key alone.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from bench.quality.formulas import ImageSets, MetricValue
+Better = Literal["lower", "higher"] | float
+"""Direction of better figures, or the figure that the best one is nearest to."""
+
+
+def shortfall(better: Better, value: float) -> float:
+    """A number that is the smaller the better ``value`` is."""
+    if better == "lower":
+        return value
+    return -value if better == "higher" else abs(value - better)
 
 
 @dataclass(frozen=True)
@@ -43,33 +51,48 @@ class Metric:
     """Beginning of its columns: small letters and digits, without an underscore."""
     title: str
     """Name in headings."""
-    lower_is_better: bool
+    better: Better
     decimals: int
     """Digits after the point in tables for people."""
     tolerance: Tolerance
     """The default of ``check``."""
     formula: str | None
-    """Formula, as ``module:function`` of two :class:`ImageSets`. None for the name that another
+    """Formula, as ``module:function`` of what the metric ``reads``. None for the name that another
     entry's formula has with features that are not Inception's."""
+    reads: Literal["features", "pixels"] = "features"
+    """``features``: the formula gets the :class:`bench.quality.formulas.ImageSets` of one
+    extractor. ``pixels``: it gets the :class:`bench.quality.pixels.PixelStatistics` of samples and
+    of references, and the column names no extractor."""
     ranks: bool = False
     """Whether rows are ordered by it."""
     reads_classes: bool = False
     """Whether it reads class probabilities, which not every extractor has."""
+    mark_beyond: float | None = None
+    """Distance from the best figure beyond which reports mark a row; None: no row is marked."""
     least_tolerance: float | None = None
     """Least tolerance in percent mode, for a metric whose figures may be 0, if the baseline states
     no spread. A percentage of a small figure is less than its noise."""
 
     @property
     def arrow(self) -> str:
-        """Arrow in the better direction."""
-        return "↓" if self.lower_is_better else "↑"
+        """Arrow in the better direction, or to the best figure."""
+        if isinstance(self.better, float):
+            return f"→ {self.better:g}"
+        return "↓" if self.better == "lower" else "↑"
 
-    def load(self) -> Callable[[ImageSets], MetricValue]:
+    @property
+    def direction(self) -> str:
+        """The same in words."""
+        if isinstance(self.better, float):
+            return f"nearest to {self.better:g} is better"
+        return f"{self.better} is better"
+
+    def load(self) -> Callable[..., Any]:
         """The formula; ValueError for an entry without."""
         if self.formula is None:
             raise ValueError(f"metric {self.key}: has no formula of its own")
         module, _, function = self.formula.partition(":")
-        formula: Callable[[ImageSets], MetricValue] = getattr(import_module(module), function)
+        formula: Callable[..., Any] = getattr(import_module(module), function)
         return formula
 
 
@@ -79,7 +102,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="fid",
             title="FID",
-            lower_is_better=True,
+            better="lower",
             decimals=2,
             tolerance=Tolerance(5, percent=True),
             formula="bench.quality.formulas:frechet_distance",
@@ -88,7 +111,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="fd",
             title="FD",
-            lower_is_better=True,
+            better="lower",
             decimals=2,
             tolerance=Tolerance(5, percent=True),
             formula=None,
@@ -97,7 +120,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="kid",
             title="KID",
-            lower_is_better=True,
+            better="lower",
             decimals=4,
             tolerance=Tolerance(10, percent=True),
             formula="bench.quality.formulas:kernel_distance",
@@ -106,7 +129,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="is",
             title="IS",
-            lower_is_better=False,
+            better="higher",
             decimals=2,
             tolerance=Tolerance(2, percent=True),
             formula="bench.quality.formulas:inception_score",
@@ -115,7 +138,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="precision",
             title="Precision",
-            lower_is_better=False,
+            better="higher",
             decimals=3,
             tolerance=Tolerance(0.02),
             formula="bench.quality.formulas:precision",
@@ -123,7 +146,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="recall",
             title="Recall",
-            lower_is_better=False,
+            better="higher",
             decimals=3,
             tolerance=Tolerance(0.02),
             formula="bench.quality.formulas:recall",
@@ -131,7 +154,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="density",
             title="Density",
-            lower_is_better=False,
+            better="higher",
             decimals=3,
             tolerance=Tolerance(0.05),
             formula="bench.quality.formulas:density",
@@ -139,10 +162,49 @@ METRICS: dict[str, Metric] = {
         Metric(
             key="coverage",
             title="Coverage",
-            lower_is_better=False,
+            better="higher",
             decimals=3,
             tolerance=Tolerance(0.02),
             formula="bench.quality.formulas:coverage",
+        ),
+        Metric(
+            key="contrast",
+            title="Contrast",
+            better=1.0,
+            decimals=2,
+            tolerance=Tolerance(0.05),
+            formula="bench.quality.pixels:contrast",
+            reads="pixels",
+            mark_beyond=0.2,
+        ),
+        Metric(
+            key="saturation",
+            title="Saturation",
+            better=1.0,
+            decimals=2,
+            tolerance=Tolerance(0.1),
+            formula="bench.quality.pixels:saturation",
+            reads="pixels",
+            mark_beyond=0.2,
+        ),
+        Metric(
+            key="noise",
+            title="Noise",
+            better=1.0,
+            decimals=2,
+            tolerance=Tolerance(0.05),
+            formula="bench.quality.pixels:noise",
+            reads="pixels",
+            mark_beyond=0.2,
+        ),
+        Metric(
+            key="spectrum",
+            title="Spectrum (dB)",
+            better="lower",
+            decimals=2,
+            tolerance=Tolerance(0.5),
+            formula="bench.quality.pixels:spectral_distance",
+            reads="pixels",
         ),
     )
 }
@@ -178,12 +240,26 @@ def ranking_column(names: Iterable[str]) -> str | None:
 
 
 def lower_is_better(column: str) -> bool:
-    """Whether a smaller figure of this metric's column is the better one."""
-    return _metric(column).lower_is_better
+    """Whether a smaller figure of this metric's column is always the better one."""
+    return _metric(column).better == "lower"
+
+
+def sort_key(column: str, value: float) -> float:
+    """A number that orders the figures of a metric's column, best first."""
+    return shortfall(_metric(column).better, value)
+
+
+def is_off(column: str, value: float) -> bool:
+    """Whether reports mark this figure of a metric's column."""
+    metric = _metric(column)
+    limit = metric.mark_beyond
+    # A figure at the limit must not be beyond it by its last bit.
+    return limit is not None and shortfall(metric.better, value) > limit * (1 + 1e-9)
 
 
 def heading(column: str) -> str:
-    """A metric's name with its extractor and its arrow, as ``FD (efflite0) ↓``."""
+    """A metric's name with its extractor and its arrow, as ``FD (efflite0) ↓`` or
+    ``Contrast → 1``."""
     metric, suffix = _metric(column), column.partition("_")[2]
     return " ".join([metric.title, *([f"({suffix})"] if suffix else []), metric.arrow])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.quality.metrics import METRICS
+
 AUTO = "auto"
 """Inception-v3 where its weights can be had, else the embedded network."""
 
@@ -54,7 +56,10 @@ class Extractor:
         return bool(self.sha256) or not self.url
 
     def column(self, metric: str) -> str:
-        """Column of a metric, or of a spread, by its key with Inception."""
+        """Column of a metric, or of a spread, by its key with Inception. A metric of pixels has the
+        same column with every extractor."""
+        if metric in METRICS and METRICS[metric].reads == "pixels":
+            return metric
         return (self.distance if metric == "fid" else metric) + self.suffix
 
 

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from bench.energy.accountings import ACCOUNTINGS
-from bench.quality.metrics import columns_of, lower_is_better
+from bench.quality.metrics import columns_of, is_off, sort_key
 from bench.records.conversions import ConversionCurve
 from bench.records.record import Energy, Record
 from bench.report.sources import Published
@@ -85,6 +85,11 @@ class Row:
 
     def metric(self, name: str) -> Stat | None:
         return self.stat(lambda record: record.metrics.get(name))
+
+    def off(self, name: str) -> bool:
+        """Whether reports mark the mean of a metric."""
+        stat = self.metric(name)
+        return stat is not None and is_off(name, stat.mean)
 
     def energy(self, accounting: str) -> Stat | None:
         """Millijoules per finished image by one accounting of :func:`accountings`."""
@@ -227,5 +232,5 @@ def order(metric: str | None, row: Row) -> tuple[int, float, str]:
     stat = row.metric(metric) if metric and row.status == "ok" else None
     if stat is None:
         return 1 + ["ok", "failed", "missing"].index(row.status), 0.0, row.name
-    lower = metric is None or lower_is_better(metric)
-    return 0, stat.mean if lower else -stat.mean, row.name
+    assert metric is not None
+    return 0, sort_key(metric, stat.mean), row.name

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bench.quality.metrics import heading, lower_is_better
 from bench.report.boards import Board, Report, Row
 from bench.report.tables import (
+    OFF,
+    OFF_NOTE,
     Column,
     Entry,
     Line,
@@ -33,6 +35,8 @@ def glance(report: Report) -> TableText:
         "At a glance. The gap and the energy compare the best spiking row with the best row of a "
         "network without spikes; a gap above 1 means that the spiking one is worse."
     )
+    if any(OFF in entry.text for line in lines for entry in line.entries):
+        caption += f" {OFF_NOTE}"
     return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
 
 
@@ -68,6 +72,8 @@ def _standing(board: Board) -> list[str]:
         stat = row.metric(metric)
         assert stat is not None
         shown = f"{full_name(row)}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
+        if any(row.off(name) for name in board.metrics):
+            shown += f" {OFF}"
         return f"{shown}, trained on {seen(row)} images" if unequal else shown
 
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]

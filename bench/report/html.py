@@ -23,7 +23,7 @@ from bench.report.pivots import conversion_pivots, pivots
 from bench.report.provenance import provenance
 from bench.report.samples import Samples
 from bench.report.style import FAINT, INK, PAPER, Drawing, looks
-from bench.report.tables import conversion_table, energies, literature, ranking
+from bench.report.tables import OFF_NOTE, conversion_table, energies, literature, ranking
 from bench.visible import visible
 from sddpm.version import __version__
 
@@ -78,6 +78,7 @@ def to_html(
         sample_drawings=sample_drawings,
         svg={name: inline_svg(svg[name], name, alt[name]) for name in alt},
         provenance=provenance,
+        off_note=OFF_NOTE,
         verbatim=_VERBATIM,
     )
     for piece in pieces:

@@ -10,7 +10,7 @@ _ESCAPES = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$", "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
+    "↑": r"$\uparrow$", "→": r"$\rightarrow$", "†": r"$\dagger$",
     # After \\ or a rule they would be its star or its argument.
     "[": "{[}", "*": "{*}",
 }  # fmt: skip
@@ -100,7 +100,7 @@ def _heading(text: str, side: str) -> str:
     """A heading broken at its spaces, so that it is hardly wider than the column's figures."""
     lines: list[str] = []
     for word in text.replace("/", "/ ").split():
-        if lines and (len(lines[-1]) + len(word) < _HEADING or word in "↓↑"):
+        if lines and (len(lines[-1]) + len(word) < _HEADING or word in "↓↑→"):
             lines[-1] += word if lines[-1].endswith("/") else f" {word}"
         else:
             lines.append(word)

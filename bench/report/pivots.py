@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from bench.plan.sampling import solver
-from bench.quality.metrics import heading, lower_is_better, shown
+from bench.quality.metrics import heading, shown, sort_key
 from bench.records.conversions import ConvertedNetwork
 from bench.report.boards import Board, Row, Section
 from bench.report.tables import (
@@ -105,12 +105,11 @@ def _pivot(
     if not cells:
         return None
     columns = sorted({column for line in cells.values() for column in line})
-    sign = 1 if lower_is_better(metric) else -1
 
     def value(row: Row) -> float:
         stat = row.metric(metric)
         assert stat is not None
-        return sign * stat.mean
+        return sort_key(metric, stat.mean)
 
     compared = ([line[c] for line in cells.values() if c in line] for c in columns)
     best = [min(rows, key=value) if len(rows) > 1 else None for rows in compared]

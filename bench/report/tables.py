@@ -18,6 +18,13 @@ from bench.report.trained import Trainings
 from bench.tables.rows import DASH
 from bench.tables.table import unpriced
 
+OFF = "†"
+"""Mark of a figure of pixels that is far from the real images'."""
+OFF_NOTE = (
+    f"{OFF}: contrast, saturation or noise differs from the real images' by more than a fifth. A "
+    "distance of features does not see that."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -27,6 +34,8 @@ class Entry:
     value: float | str | None = None
     """Value that a column is sorted by; None is last in either direction."""
     best: bool = False
+    off: bool = False
+    """Whether the figure is far from the real images'; the text then ends in :data:`OFF`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,11 @@ class TableText:
     lines: Sequence[Line]
     notes: Sequence[str] = field(default_factory=list)
     """Below the table: cells without a figure, and why."""
+
+    @property
+    def marked(self) -> bool:
+        """Whether a figure is marked by :data:`OFF`."""
+        return any(entry.off for line in self.lines for entry in line.entries)
 
 
 def ranking(board: Board) -> TableText:
@@ -97,7 +111,9 @@ def ranking(board: Board) -> TableText:
             entries.append(trained_on(row, trainings) if row.status == "ok" else Entry(DASH))
         for metric in metrics:
             entry = _rounded_stat(row.metric(metric), partial(shown, metric))
-            entries.append(Entry(entry.text, entry.value, best[metric] is row))
+            off = row.off(metric)
+            text = f"{entry.text} {OFF}" if off else entry.text
+            entries.append(Entry(text, entry.value, best[metric] is row, off))
         entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
         entries += [_energy_entry(row.energy(name)) for name in priced]
         entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), fixed(3)))
@@ -109,6 +125,7 @@ def ranking(board: Board) -> TableText:
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
         notes=[
+            *([OFF_NOTE] if any(row.off(metric) for row in done for metric in metrics) else []),
             *(f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason),
             *_unpriced(board),
             *_outside(board),

@@ -15,7 +15,7 @@ import pandas as pd
 from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import quantised_mj, rival_bits
 from bench.plan.sampling import solver
-from bench.quality.metrics import columns_of, heading, lower_is_better, ranking_column, shown
+from bench.quality.metrics import columns_of, heading, ranking_column, shown, sort_key
 from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
 from bench.tables.rows import DASH, row_of
@@ -93,10 +93,9 @@ def _over_seeds(table: pd.DataFrame) -> list[pd.DataFrame]:
         same = group["seed"].is_unique
         groups += [group] if same else [group.loc[[label]] for label in group.index]
     ranking = ranking_column(map(str, table))
-    sign = 1 if ranking is None or lower_is_better(ranking) else -1
 
     def key(group: pd.DataFrame) -> tuple[str, float]:
-        mean = float("nan") if ranking is None else sign * group[ranking].mean()
+        mean = float("nan") if ranking is None else sort_key(ranking, group[ranking].mean())
         return str(group["dataset"].iloc[0]), float("inf") if pd.isna(mean) else float(mean)
 
     return sorted(groups, key=key)

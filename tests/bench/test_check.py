@@ -147,17 +147,33 @@ def test_a_percentage_of_kid_is_no_less_than_its_noise(
     assert check(one, two, "--tolerance", "kid=0.00001").exit_code == int(worse)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ("1.30", "1.20", "improved"), ("0.70", "0.90", "improved"), ("0.90", "1.10", "same"),
+        ("1.02", "1.08", "regressed"), ("0.97", "0.90", "regressed"), ("1.0", "1.04", "same"),
+    ],
+)  # fmt: skip
+def test_of_a_ratio_the_nearest_to_one_is_better(
+    check, before: str, after: str, verdict: str
+) -> None:
+    result = check(table({"contrast": before}), table({"contrast": after}), "--format", "json")
+    (change,) = [c for c in json.loads(result.stdout)["changes"] if c["metric"] == "contrast"]
+    assert change["verdict"] == verdict, change
+    assert result.exit_code == int(verdict == "regressed")
+
+
 def test_the_help_states_every_default_tolerance() -> None:
     lines = [
         line.split()
         for line in CliRunner().invoke(main, ["check", "--help"]).output.splitlines()
         if line.endswith("is better")
     ]
-    stated = {name: " ".join(words[:-3]) for name, *words in lines}
+    stated = {name: " ".join(words[:-3]).removesuffix(" nearest to") for name, *words in lines}
     rules = {kind: rule for kind, rule in default_rules().items() if rule.tolerance}
     assert stated == {kind: str(rule.tolerance) for kind, rule in rules.items()}
-    assert {name for name, *words in lines if words[-3] == "lower"} == {
-        kind for kind, rule in rules.items() if rule.lower_is_better
+    assert {name: words[-3] for name, *words in lines} == {
+        kind: "1" if rule.better == 1 else rule.better for kind, rule in rules.items()
     }
 
 
@@ -178,7 +194,7 @@ def test_every_metric_of_a_table_has_a_rule_in_the_direction_of_its_arrow() -> N
     arrows = {name.lower().split(" ")[0]: name[-1] for name in headings if name[-1] in "↓↑"}
     assert len(arrows) == 6
     for kind, arrow in arrows.items():
-        assert METRICS[kind].lower_is_better == (arrow == "↓")
+        assert METRICS[kind].better == {"↓": "lower", "↑": "higher"}[arrow]
     for metric in metrics:
         assert kind_of(metric) == (None if "_std" in metric else metric.split("_")[0])
 

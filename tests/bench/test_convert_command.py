@@ -334,6 +334,12 @@ def test_break_even_by_hand() -> None:
         ["1.50", "0.0150", "0.0382", "0.05563"],
         ["2.50", "0.0250", "0.0382", "0.05563"],
     ]
+    # The parent was scored by a version that had one metric fewer.
+    parent, child = conversion(networks[:2], (1.5, 2.5))
+    newer = child.model_copy(update={"metrics": {**child.metrics, "contrast": 1.25}})
+    mixed = read_curve([parent, newer], "")
+    assert headings(mixed)[7:10] == ["FD (efflite0) ↓", "KID (efflite0) ↓", "Contrast → 1"]
+    assert [line[9] for line in rows(mixed)] == ["-", "1.25"]
 
 
 def test_fast_snn_from_a_trained_quantised_twin(suite: Path, tmp_path: Path) -> None:

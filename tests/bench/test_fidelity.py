@@ -298,7 +298,7 @@ def test_reference_statistics_are_made_once(
     assert passes == ["features of digits", "features of the samples"]
     assert score(load("digits", "train", limit=40)) == first
     assert passes[2:] == ["features of the samples"]
-    (kept,) = tmp_path.glob("*.safetensors")
+    (kept,) = tmp_path.glob("reference-*.safetensors")
     assert first["reference_hash"] in kept.name
 
     changed = Pixels(reference.source.pixels.copy())

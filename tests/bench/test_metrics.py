@@ -33,7 +33,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Metric(
         key="gap",
         title="Mean gap",
-        lower_is_better=True,
+        better="lower",
         decimals=1,
         tolerance=Tolerance(3, percent=True),
         formula=f"{__name__}:mean_gap",
