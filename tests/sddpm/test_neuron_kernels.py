@@ -128,6 +128,8 @@ def test_inputs_that_are_not_numbers_do_not_fire() -> None:
 def test_normalise_and_fire_equals_the_modules(
     shape: tuple[int, ...], per_image: bool, dtype: torch.dtype
 ) -> None:
+    if dtype == torch.bfloat16 and kernels.library() is None:
+        pytest.skip("no native kernels: the modules themselves round to bfloat16")
     images, channels = shape[:2]
     torch.manual_seed(0)
     y = 2 + 3 * torch.randn(4 * images, *shape[1:])
