@@ -31,6 +31,7 @@ from bench.commands.show import show
 from bench.commands.streams import forgiving_streams
 from bench.commands.terminal import INTERRUPTED, exit_code, one_line
 from bench.commands.train import train
+from bench.visible import shortened
 from sddpm.version import __version__
 
 COMMANDS = (
@@ -69,6 +70,8 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(shortened(error.format_message()), error.ctx) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -89,7 +92,7 @@ class Group(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="sddpm-bench")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Compare spiking diffusion models with their ANN twins and older spiking generators.
 

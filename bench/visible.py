@@ -2,6 +2,7 @@
 
 A terminal obeys escape codes, and an editor obeys marks that turn the direction of writing, so a
 text could hide or forge what stands beside it. Both are printed as Python writes them: ``\\x1b``.
+A number of hundreds of digits would hide the sentence that it stands in.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_LONG_NUMBER = re.compile(r"\d{41,}")
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -30,6 +32,13 @@ def csv_text(text: str) -> str:
     formula does, gets the apostrophe that marks it as text; a lone dash is a missing figure."""
     shown = visible(text)
     return f"'{shown}" if shown.startswith(_FORMULA) and shown != "-" else shown
+
+
+def shortened(text: str) -> str:
+    """``text`` with every number of more than 40 digits cut to its ends."""
+    return _LONG_NUMBER.sub(
+        lambda found: f"{found[0][:8]}...{found[0][-8:]} ({len(found[0])} digits)", text
+    )
 
 
 def _escape(character: str) -> str:

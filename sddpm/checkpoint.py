@@ -79,7 +79,20 @@ def _halved(key: str, value: Tensor) -> Tensor:
     return half
 
 
+def check_plain(value: Tensor) -> None:
+    """Raise ValueError if a tensor does not hold each of its numbers as such; the message follows
+    the tensor's name."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        kind = "quantised" if value.is_quantized else "meta" if value.is_meta else "sparse"
+        raise ValueError(f"is a {kind} tensor, expected plain numbers")
+
+
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for key, value in tensors.items():
+        try:
+            check_plain(value)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {key} {error}") from error
     # Copies: safetensors refuses tensors that share memory (an EMA module and its parent do not,
     # a generator that is also a player does).
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}

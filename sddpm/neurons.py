@@ -11,6 +11,7 @@ one activation loads strictly into a network with another.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
@@ -34,7 +35,8 @@ def check_threshold(value: float, name: str = "threshold") -> float:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 < value <= MOST_THRESHOLD:
         raise ValueError(
-            f"{name}={value!r}: expected a number above 0, of at most {MOST_THRESHOLD:,.0f}"
+            f"{name}={reprlib.repr(value)}: expected a number above 0, of at most "
+            f"{MOST_THRESHOLD:,.0f}"
         )
     return float(value)
 
@@ -44,7 +46,8 @@ def check_time_steps(time_steps: int) -> int:
     ValueError."""
     if type(time_steps) is not int or not 1 <= time_steps <= MOST_TIME_STEPS:
         raise ValueError(
-            f"time_steps={time_steps!r}: expected a whole number from 1 to {MOST_TIME_STEPS:,}"
+            f"time_steps={reprlib.repr(time_steps)}: expected a whole number from 1 to "
+            f"{MOST_TIME_STEPS:,}"
         )
     return time_steps
 

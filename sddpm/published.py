@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sddpm.checkpoint import check_plain
 from sddpm.unet import UNet, UNetConfig
 
 _RENAMES = [
@@ -104,9 +105,7 @@ def load_published(path: str | Path, time_steps: int | None = None, threshold: f
 
 def _check(value: Tensor) -> None:
     """Raise ValueError if a tensor cannot be weights, or whole numbers beside them."""
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        kind = "quantised" if value.is_quantized else "meta" if value.is_meta else "sparse"
-        raise ValueError(f"is a {kind} tensor, expected plain numbers")
+    check_plain(value)
     # A few stored numbers can be declared a tensor of any size.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ValueError(f"declares shape {tuple(value.shape)}, holds less")

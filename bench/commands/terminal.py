@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.visible import visible
+from bench.visible import shortened, visible
 
 if TYPE_CHECKING:
     from bench.plan.plan import Plan
@@ -89,10 +89,13 @@ def print_estimate(estimate: Estimate) -> None:
     rows = []
     for cost in estimate.costs:
         measured = [
-            _quantity(cost.macs_per_image), _quantity(cost.acs_per_image),
-            _quantity(cost.train_macs), _duration(cost.train_hours),
-            _quantity(cost.sample_macs), _duration(cost.sample_hours),
-        ]  # fmt: skip
+            _quantity(cost.macs_per_image),
+            _quantity(cost.acs_per_image),
+            _quantity(cost.train_macs),
+            _duration(cost.train_hours),
+            _quantity(cost.sample_macs),
+            _duration(cost.sample_hours),
+        ]
         rows.append([*cost.states.values(), *(["-"] * 6 if cost.reason else measured)])
     print_table(headings, rows)
     for cell, reason in estimate.failed.items():
@@ -214,7 +217,7 @@ def one_line(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return visible(f"{place}{error.strerror}")
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    text = visible(" ".join(str(message).split()))
+    text = shortened(visible(" ".join(str(message).split())))
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import urllib.request
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ from bench.quality.extractors import choose_extractor, remedy
 from bench.quality.fidelity import MIN_IMAGES
 from bench.quality.registry import EXTRACTORS
 from bench.quality.weights import FETCH_TIMEOUT_S, cached_weights
+from bench.suites.schema import MOST_TIME_STEPS
 
 
 def check_ready(plan: Plan) -> None:
@@ -17,8 +19,8 @@ def check_ready(plan: Plan) -> None:
     Nothing is written, trained or downloaded.
 
     Raises:
-        ValueError: a sampler with more steps than a network has diffusion steps, or too few
-            references to score against.
+        ValueError: more spiking time steps than a suite may have, a sampler with more steps than
+            it has diffusion steps, or too few references to score against.
         FileNotFoundError: the weights of the extractor that was asked for are neither here nor to
             be had.
     """
@@ -29,6 +31,11 @@ def check_ready(plan: Plan) -> None:
 
 def _check_steps(plan: Plan) -> None:
     for cell in plan.cells:
+        if cell.time_steps is not None and cell.time_steps > MOST_TIME_STEPS:
+            raise ValueError(
+                f"--time-steps {reprlib.repr(cell.time_steps)}: expected at most "
+                f"{MOST_TIME_STEPS:,} spiking time steps"
+            )
         most = cell.config.get("diffusion_steps")
         if cell.sampling is None or not isinstance(most, int):
             continue

@@ -37,6 +37,8 @@ DEFAULT_PRECISION = "32-true"
 """Precision of a preset whose budgets state none."""
 MOST_CHOICES = 1_000
 """Samplings that one list may stand for."""
+MOST_TIME_STEPS = 10_000
+"""Spiking time steps that a suite or a command may ask for."""
 MOST_ENTRIES = 100
 """Systems of a suite, and numbers of time steps."""
 
@@ -69,7 +71,8 @@ DatasetName = Annotated[str, AfterValidator(_dataset)]
 Systems = Annotated[list[SystemName], Field(min_length=1, max_length=MOST_ENTRIES)]
 VariantName = Annotated[str, Field(pattern=r"^[^\s/()][^/()]*$", max_length=60)]
 TimeSteps = Annotated[
-    list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=MOST_ENTRIES)
+    list[Annotated[int, Field(ge=1, le=MOST_TIME_STEPS)]],
+    Field(min_length=1, max_length=MOST_ENTRIES),
 ]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.records.record import read_records, write_records
 from bench.tables.table import frame, to_csv
-from bench.visible import csv_text, visible
+from bench.visible import csv_text, shortened, visible
 from tests.support.calling import call, refused
 from tests.support.records import cell, record
 
@@ -34,6 +34,35 @@ def test_escape_codes_are_spelt() -> None:
     assert visible(f"a{CLEAR}b{REVERSED}\n") == "a\\x1b[2Jb\\u202e\\x0a"
     assert visible("Größe ±3 × 中文 ↓ 🙂") == "Größe ±3 × 中文 ↓ 🙂"
     assert visible("a\nb\tc", keep="\n") == "a\nb\\x09c"
+
+
+def test_a_long_number_is_cut_to_its_ends() -> None:
+    assert shortened(f"T={10**400}: too many") == "T=10000000...00000000 (401 digits): too many"
+    assert shortened(f"hash {'1' * 40}") == f"hash {'1' * 40}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("import", "FILE", "--out", "NEW", "--time-steps", 10**400),
+        ("import", "FILE", "--out", "NEW", "--threshold", 10**400),
+        ("import", "FILE", "--out", "NEW", "--image-size", -(10**400)),
+        ("run", "--suite", "digits", "--dry-run", "--time-steps", 10**400),
+        ("run", "--suite", "digits", "--dry-run", "--sampler", f"ddim:{10**400}"),
+        ("sample", "--ckpt", "fashion-mnist", "--out", "NEW", "--threshold", 10**400),
+        ("sample", "--ckpt", "fashion-mnist", "--out", "NEW", "--time-steps", 10**400),
+    ],
+)
+def test_no_error_of_the_command_line_prints_all_digits(
+    arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    golden = Path(__file__).parents[1] / "golden" / "unet_small.pt"
+    places = {"FILE": golden, "NEW": tmp_path / "new.npy"}
+    done = call(*(places.get(str(word), word) for word in arguments))
+    assert done.exit_code == 2, done.output
+    assert "0" * 8 in done.stderr
+    assert "0" * 60 not in done.output
+    assert not (tmp_path / "new.npy").exists()
 
 
 @pytest.mark.parametrize("sign", "=+-@")

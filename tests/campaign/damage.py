@@ -26,15 +26,17 @@ from bench.suites.reading import parse_suite, shipped_suites
 from bench.tables.table import frame, to_csv
 from sddpm.guidance import read_guidance
 from sddpm.published import load_published
+from tests.campaign.kills import GOLDEN
 from tests.support.records import record
 
 LONGEST_LINE = 1500
-GOLDEN = Path(__file__).parents[1] / "golden" / "unet_small.pt"
+GIANT = 10**400
+"""More than any field can be; its digits fill a line."""
 Values = st.SearchStrategy[Any]
 
 values: Values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-    | st.sampled_from([-1, 0, 10**9, 10**400, 1e300, "16", "", "\x1b[2J", "../../etc", "=1+1"]),
+    | st.sampled_from([-1, 0, 10**9, GIANT, 1e300, "16", "", "\x1b[2J", "../../etc", "=1+1"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner,
                                                                max_size=3),
     max_leaves=6,
@@ -55,6 +57,8 @@ def check(work: Callable[[], Any], *names: str) -> str | None:
             return f"{type(error).__name__}: {line[:200]}"
         if not any(name in line for name in names):
             return f"names no file: {line[:200]}"
+        if digits := re.search(r"\d{60,}", line):
+            return f"a number of {len(digits[0])} digits: {line[:100]}"
         if len(line) > LONGEST_LINE:
             return f"{len(line):,} characters in one line: {line[:100]}"
     return None

@@ -21,27 +21,14 @@ from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape
 from tests.campaign import trial
 from tests.support.records import cell
+from tests.support.suites import TINY_SUITE
 from tests.support.systems import TINY, tiny_system
 
-SUITE = """\
-name: tiny
-title: What a kill interrupts
-dataset: digits
-image_size: 8
-systems: [pixel_gaussian, sddpm]
-time_steps: [2]
-sampling:
-  - {sampler: ddim, steps: 2, eta: 1}
-presets:
-  smoke:
-    budget: {train_steps: 4, batch_size: 8}
-    samples: 12
-    sample_batch: 6
-    references: 20
-    energy_images: 1
-    config:
-      sddpm: {channels: 4, multipliers: [1], blocks: 1}
-"""
+SUITE = TINY_SUITE.replace("samples: 12", "samples: 12\n    sample_batch: 6").replace(
+    "{channels: 8, multipliers: [1, 2], blocks: 1}", "{channels: 4, multipliers: [1], blocks: 1}"
+)
+GOLDEN = Path(__file__).parents[1] / "golden" / "unet_small.pt"
+"""A file in the published format."""
 FEW = ["--device", "cpu"]
 DRAW = ["--sampler", "ddim:2:1", *FEW]
 COMMANDS: Mapping[str, Sequence[str]] = {
@@ -54,6 +41,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "guide": ["guide", "--ckpt", "sddpm", "--values", "0.8", "--method", "grid", "--samples", "10",
               "--held-out", "8", "--references", "20", "--bootstrap", "2", "--no-confirm",
               "--extractor", "embedded", *DRAW],
+    "import": ["import", "published.pt", "--time-steps", "2", "--out", "imported"],
     "train": ["train", "--suite", "tiny.yaml", "--preset", "smoke", "--system", "sddpm",
               "--out", "trained", *FEW],
     "run": ["run", "--suite", "tiny.yaml", "--preset", "smoke", "--out", "run", "--extractor",
@@ -78,6 +66,7 @@ def prepare(home: Path) -> None:
     """Fill ``home`` with the inputs of every command."""
     home.mkdir(parents=True)
     (home / "tiny.yaml").write_text(SUITE)
+    shutil.copy(GOLDEN, home / "published.pt")
     write_records(home / "records.jsonl", [cell(0), cell(1, "ann_twin", 20.0)])
     shape = {"channels": 1, "size": 8}
     facts = {"shape": shape, "dataset": "digits", "hash": "0" * 64}

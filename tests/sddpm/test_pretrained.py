@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import sddpm
 from sddpm import system, tsm
@@ -71,6 +73,22 @@ def test_published_checkpoints_import_and_save(tmp_path: Path) -> None:
     with torch.no_grad():
         assert (net(golden["x"], golden["t"]) - golden["y"]).abs().max() < 1e-4
     assert "imported from unet_small.pt" in (tmp_path / "m" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "altered"),
+    [("sparse", lambda x: x.to_sparse()), ("meta", lambda x: x.to("meta"))],
+)
+def test_weights_that_no_file_can_hold_are_named(
+    kind: str, altered: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    original = model()
+    convolution = original.denoiser.generator.stem.conv1
+    convolution.weight = torch.nn.Parameter(altered(convolution.weight.detach()))
+    wanted = rf"model\.safetensors: stem\.conv1\.weight is a {kind} tensor"
+    with pytest.raises(ValueError, match=wanted):
+        original.save_pretrained(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
 
 
 def test_look_inside_the_chain() -> None:

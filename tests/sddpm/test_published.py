@@ -183,6 +183,7 @@ def test_a_flipped_byte_is_a_bad_file_or_harmless(seed: int, tmp_path: Path) -> 
 
 ODD = {
     "sparse": lambda x: x.to_sparse(),
+    "sparse tensor": lambda x: x.flatten(1).to_sparse_csr(),
     "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
     "meta": lambda x: x.to("meta"),
     r"torch\.bool": lambda x: x.bool(),
@@ -200,7 +201,7 @@ def test_tensors_that_cannot_be_weights_are_named(kind: str, tmp_path: Path) -> 
         {"net_model": {**state, "conv.weight": ODD[kind](state["conv.weight"])}},
         tmp_path / "bad.pt",
     )
-    with pytest.raises(ValueError, match=rf"bad\.pt: (conv\.weight.*{kind}|not a complete)"):
+    with pytest.raises(ValueError, match=rf"bad\.pt: conv\.weight .*{kind}"):
         sddpm.load_published(tmp_path / "bad.pt")
 
 
