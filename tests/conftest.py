@@ -16,6 +16,13 @@ def blobs() -> GeneratedImages:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own, and no data but what the package brings."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
+
+
+@pytest.fixture
 def data_root() -> Path:
     """The folder of real data sets, where the machine has one."""
     root = os.environ.get("SDDPM_DATA_ROOT")

@@ -92,7 +92,9 @@ class Schedules(click.ParamType):
 @click.option("--distill", metavar="PRESET",
               help="First train a ReLU twin of this preset on the network's "
               "predictions.")  # fmt: skip
-@click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True)
+@click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True,
+              help="Training steps of that twin. More steps bring it nearer to the "
+              "network.")  # fmt: skip
 @click.option("--dataset", metavar="NAME", help="Data set for --distill.",
               shell_complete=complete.datasets)  # fmt: skip
 @click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")

@@ -20,7 +20,7 @@ from bench.commands.terminal import print_pairs, say
 )
 @click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
               help="Images to compare with. [default: those of the training]")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@options.split
 @options.references
 @options.extractor
 @options.batch

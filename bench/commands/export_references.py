@@ -13,7 +13,7 @@ from bench.commands.terminal import print_pairs, say
 @click.command("export-references")
 @click.option("--dataset", required=True, metavar="NAME", shell_complete=complete.datasets,
               help="Data set: a name, or folder:PATH.")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@options.split
 @click.option("--image-size", type=options.COUNT, metavar="PIXELS",
               help="Size of the images. [default: the data set's]")  # fmt: skip
 @options.references

@@ -30,9 +30,11 @@ from bench.commands.terminal import print_table, say
               help="Resamplings for the confidence interval.")  # fmt: skip
 @click.option("--confirm/--no-confirm", default=True, show_default=True,
               help="Draw images at the chosen thresholds again, from other noise.")  # fmt: skip
-@click.option("--keep", is_flag=True,
-              help="Store the chosen threshold even if it is not measurably better "
-              "than the trained one.")  # fmt: skip
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Store the chosen threshold even if it is not measurably better than the trained one.",
+)
 @options.references
 @options.sampler
 @options.engine

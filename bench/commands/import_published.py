@@ -16,7 +16,9 @@ from bench.commands import complete, options
 @click.option("--time-steps", type=options.COUNT,
               help="Spiking time steps of the training. Only a file with TSM states "
               "them. [default: the file's, or 4]")  # fmt: skip
-@click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X")
+@click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X",
+              help="Firing threshold of every neuron in the training. No file states "
+              "it; the published code uses 1.")  # fmt: skip
 @click.option(
     "--image-size",
     type=options.COUNT,

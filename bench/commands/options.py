@@ -159,14 +159,19 @@ suite = together(
                  shell_complete=complete.presets),
 )  # fmt: skip
 data_root = click.option(
-    "--data-root", envvar="SDDPM_DATA_ROOT", metavar="DIR",
+    "--data-root",
+    envvar="SDDPM_DATA_ROOT",
+    metavar="DIR",
     help="Folder that holds one folder for each data set. Without it, data comes from the Hugging "
     "Face Hub. [env: SDDPM_DATA_ROOT]",
-)  # fmt: skip
+)
 device = click.option(
-    "--device", type=DEVICE, default="auto", show_default=True,
+    "--device",
+    type=DEVICE,
+    default="auto",
+    show_default=True,
     help="Device that computes. auto: CUDA if there is a CUDA device, else the CPU.",
-)  # fmt: skip
+)
 devices = together(
     device,
     click.option("--devices", type=COUNT, default=1, show_default=True,
@@ -195,40 +200,66 @@ energy_table = click.option(
     metavar="NAME",
     help="Table of prices in picojoules per operation. [default: 45 nm]",
 )
-seed = click.option("--seed", type=Whole(0), default=0, show_default=True, help="Random seed.")
+seed = click.option(
+    "--seed",
+    type=Whole(0),
+    default=0,
+    show_default=True,
+    help="Seed of every random number. The same seed gives the same result.",
+)
 checkpoint = click.option(
-    "--ckpt", "checkpoint", required=True, metavar="DIR|NAME",
+    "--ckpt",
+    "checkpoint",
+    required=True,
+    metavar="DIR|NAME",
     help="Checkpoint folder (config.json and model.safetensors), a diffusers DDPM folder, or "
     "the name of a shipped checkpoint.",
     shell_complete=complete.checkpoints,
-)  # fmt: skip
+)
 sampler = click.option(
-    "--sampler", metavar="NAME[:STEPS[:ETA]]",
+    "--sampler",
+    metavar="NAME[:STEPS[:ETA]]",
     help="Sampler of a diffusion model. [default: ddim:50:1]",
     shell_complete=complete.samplers,
-)  # fmt: skip
+)
 engine = click.option(
-    "--engine", type=click.Choice(["plain", "exact", "fast"]),
-    help="plain: the network as it is. exact: a faster form, equal but for float32 rounding. "
-    "fast: weights rounded to 8 bits where that saves time. [default: exact]",
-)  # fmt: skip
+    "--engine",
+    type=click.Choice(["plain", "exact", "fast"]),
+    help="Form of the network while sampling. plain: the network as it is. exact: a faster form, "
+    "equal but for float32 rounding. fast: weights rounded to 8 bits where that saves time. "
+    "[default: exact]",
+)
 how = together(
     sampler,
-    click.option("--time-steps", type=COUNT,
-                 help="Spiking time steps. [default: the checkpoint's]"),
     click.option(
-        "--threshold", type=Positive(), metavar="X",
+        "--time-steps", type=COUNT, help="Spiking time steps. [default: the checkpoint's]"
+    ),
+    click.option(
+        "--threshold",
+        type=Positive(),
+        metavar="X",
         help="Firing threshold of every neuron. [default: the guided threshold of the checkpoint, "
         "else the trained one]",
     ),
     seed,
     data_root,
     device,
-)  # fmt: skip
+)
+split = click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Part of the data set that scores compare with. train: the images that networks learn "
+    "from, as in most papers. test: images that no training saw.",
+)
 references = click.option(
-    "--references", type=Whole(10), default=10000, show_default=True,
+    "--references",
+    type=Whole(10),
+    default=10000,
+    show_default=True,
     help="Largest number of real images to compare with.",
-)  # fmt: skip
+)
 batch = click.option(
     "--batch", type=COUNT, default=100, show_default=True, help="Images drawn in one batch."
 )

@@ -37,12 +37,22 @@ from bench.commands.terminal import (
               metavar="NAME[:STEPS[:ETA]],...", help="Samplers, in place of the suite's.",
               shell_complete=complete.samplers)  # fmt: skip
 @options.data_root
-@click.option("--out", type=options.PATH, metavar="DIR", help="[default: runs/SUITE-PRESET]")
-@click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "32-true", "bf16-mixed"]),
-              help="Precision of the training, in place of the suite's. auto is the "
-              "precision that this machine computes fast. For seeds from "
-              "several machines, name one.")  # fmt: skip
+@click.option(
+    "--out",
+    type=options.PATH,
+    metavar="DIR",
+    help="Folder of the run. The same folder continues it. [default: runs/SUITE-PRESET]",
+)
+@click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True,
+              help="Seeds, each a training and a row of its own. With several, e.g. 0,1,2, the "
+              "table shows mean and standard deviation.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "32-true", "bf16-mixed"]),
+    help="Precision of the training, in place of the suite's. auto is the "
+    "precision that this machine computes fast. For seeds from "
+    "several machines, name one.",
+)
 @options.devices
 @options.extractor
 @options.energy_table
@@ -51,9 +61,12 @@ from bench.commands.terminal import (
               "that a killed run loses. [default: 120]")  # fmt: skip
 @options.workers
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state, and run nothing.")
-@click.option("--estimate", is_flag=True,
-              help="With --dry-run: time a few steps of each network, and show the "
-              "operations and the remaining hours on this device.")  # fmt: skip
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="With --dry-run: time a few steps of each network, and show the "
+    "operations and the remaining hours on this device.",
+)
 @click.pass_context
 def run(
     ctx: click.Context,

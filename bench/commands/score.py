@@ -15,7 +15,7 @@ from bench.commands.terminal import print_pairs, say
 @click.argument("images", type=options.PATH, metavar="FOLDER|FILE")
 @click.option("--dataset", required=True, metavar="NAME", shell_complete=complete.datasets,
               help="Real images to compare with: a name, or folder:PATH.")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@options.split
 @click.option("--image-size", type=options.COUNT, metavar="PIXELS",
               help="Size at which both are compared. [default: the data set's]")  # fmt: skip
 @options.references

@@ -50,10 +50,11 @@ def train(
         options.refuse(ctx, ("time_steps",), f"{system} has no spiking time; leave it out")
     if axis == "free":
         options.refuse(
-            ctx, ("time_steps",),
+            ctx,
+            ("time_steps",),
             f"one checkpoint of {system} serves every number of time steps; give it to sample, "
             "evaluate or energy",
-        )  # fmt: skip
+        )
     from bench.files import lock_folder
     from bench.machine import Machine
     from bench.plan.plan import Options, load_split, make_plan

@@ -43,7 +43,7 @@ class DrawOptions:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawer:
     """A checkpoint's system, ready to draw images as a command asked."""
 
     system: System
@@ -76,7 +76,7 @@ def open_to_draw(
     checkpoint: Checkpoint,
     asked: DrawOptions,
     say: Callable[[str], None] = lambda line: None,
-) -> Drawing:
+) -> Drawer:
     """Load a checkpoint's system, and resolve the sampling options of a command.
 
     The threshold is by default the checkpoint's guided one, else the trained one. Statistics
@@ -103,7 +103,7 @@ def open_to_draw(
     machine = Machine(asked.device)
     system = checkpoint.load(machine, override)
     if not entry.samplers:
-        return Drawing(system, machine, asked.seed, None)
+        return Drawer(system, machine, asked.seed, None)
     choice = choose_sampling(asked.sampler)
     options = choice.model_dump() | {
         "threshold": asked.threshold,
@@ -133,4 +133,4 @@ def open_to_draw(
         return images
 
     settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
-    return Drawing(system, machine, asked.seed, settled)
+    return Drawer(system, machine, asked.seed, settled)

@@ -43,7 +43,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_given: object, **_options: object) -> None:
         raise AssertionError("work was begun")
 
-    for place in ("run.drawing.Drawing.draw", "run.stages.fit", "look.show.draw_everything",
+    for place in ("run.drawing.Drawer.draw", "run.stages.fit", "look.show.draw_everything",
                   "guide.run.run_guide", "convert.run.open_parent"):  # fmt: skip
         monkeypatch.setattr(f"bench.{place}", work)
 
@@ -136,7 +136,7 @@ def test_an_interrupt_promises_what_is_true(
     def interrupted(*_given: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.run.drawing.Drawing.draw", interrupted)
+    monkeypatch.setattr("bench.run.drawing.Drawer.draw", interrupted)
     monkeypatch.setattr("bench.guide.run.run_guide", interrupted)
     stopped = call("sample", "--ckpt", checkpoint, "--grid", tmp_path / "g.png", "--device", "cpu")
     assert stopped.exit_code == 130

@@ -25,34 +25,14 @@ from sddpm.guidance import GUIDANCE, HeldOut, read_guidance, read_thresholds, si
 from sddpm.protocol import ImageShape
 from sddpm.system import Config, build
 from tests.support.calling import call
+from tests.support.suites import TINY_SUITE
 
-SUITE = """\
-name: tiny
-title: Few steps of a small network
-dataset: digits
-image_size: 8
-systems: [pixel_gaussian, sddpm]
-time_steps: [2]
-sampling:
-  - {sampler: ddim, steps: 2, eta: 1}
-presets:
-  smoke:
-    budget: {train_steps: 8, batch_size: 8}
-    samples: 12
-    references: 20
-    energy_images: 1
-    config:
-      sddpm: {channels: 8, multipliers: [1, 2], blocks: 1}
-"""
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+SUITE = TINY_SUITE.replace("train_steps: 4", "train_steps: 8")
 SEARCH = ["--values", "0.8", "--samples", "12", "--held-out", "16", "--references", "30",
           "--bootstrap", "4", "--sampler", "ddim:2:1", "--extractor", "embedded",
           "--device", "cpu"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
 
 
 def trained(tmp_path: Path, system: str = "sddpm") -> Path:

@@ -16,13 +16,9 @@ from sddpm.protocol import to_uint8
 from sddpm.rng import image_seeds
 from tests.support.calling import call, refused
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 HOW = ["--extractor", "embedded", "--device", "cpu", "--references", 40]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
 
 
 def figures(output: str) -> dict[str, str]:

@@ -28,6 +28,8 @@ from sddpm.guidance import GUIDANCE
 from sddpm.rng import image_seeds
 from tests.support.calling import call, call_run
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SUITE = """\
 name: tiny
 title: Few steps of small networks
@@ -48,12 +50,6 @@ presets:
       ann_twin: *tiny
       converted: {<<: *tiny, calibration_steps: 1}
 """
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("SDDPM_DATA_ROOT", raising=False)
 
 
 @pytest.fixture(autouse=True)
