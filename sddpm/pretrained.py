@@ -179,9 +179,12 @@ class Model:
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
         asked = {
-            "sampler": sampler, "steps": steps, "eta": eta, "threshold": threshold,
+            "sampler": sampler,
+            "steps": steps,
+            "eta": eta,
+            "threshold": threshold,
             "engine": engine,
-        }  # fmt: skip
+        }
         draw = self._drawer({k: v for k, v in asked.items() if v is not None}, on_step)
         parts = []
         for start in range(0, count, batch_size):

@@ -70,10 +70,13 @@ def progress_bar(
     console = Console(stderr=True)
     count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = [
-        TextColumn("{task.description}"), BarColumn(), count,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        count,
         *([TextColumn(unit)] if unit not in ("", "bytes") else []),
-        TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(),
-    ]  # fmt: skip
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    ]
     progress = Progress(
         *columns,
         console=console,

@@ -180,9 +180,12 @@ def _train(
     )
     precision = fast_precision()
     config = TrainConfig(
-        steps=steps, batch_size=BATCH, seed=request.seed, precision=precision,
+        steps=steps,
+        batch_size=BATCH,
+        seed=request.seed,
+        precision=precision,
         horizontal_flip=images.horizontal_flip,
-    )  # fmt: skip
+    )
     facts = {**facts, "hash": digest({**facts, "training": asdict(config)})}
     claim_folder(request)  # from here on there is something to go on with
     return fit(

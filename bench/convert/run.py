@@ -275,9 +275,12 @@ class ConversionRun:
 
 
 def _evaluator(
-    request: ConvertRequest, parent: Parent, machine: Machine, sampling: dict[str, Any],
+    request: ConvertRequest,
+    parent: Parent,
+    machine: Machine,
+    sampling: dict[str, Any],
     say: Callable[[str], None],
-) -> Evaluator:  # fmt: skip
+) -> Evaluator:
     extractor = choose_extractor(request.extractor, request.extractor_weights)
     say(f"extractor {extractor.key}: {extractor.reason}")
     evaluator = Evaluator(

@@ -42,9 +42,12 @@ def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
                 style |= {"markerfacecolor": "none", "markersize": 9}
             x, spread = [_where(row) for row in rows], _spread(rows)
             top.errorbar(
-                x, [row.difference for row in rows], yerr=_whiskers(rows), label=labels[method],
+                x,
+                [row.difference for row in rows],
+                yerr=_whiskers(rows),
+                label=labels[method],
                 **style,
-            )  # fmt: skip
+            )
             rates.errorbar(x, [row.firing_rate for row in rows], xerr=spread, **style)
             if measured and all(row.loss_difference is not None for row in rows):
                 axes[1, 0].errorbar(

@@ -104,8 +104,11 @@ class Ledger:
             result = json.loads(json.dumps(make()))
             seconds = time.monotonic() - begun
             self._known[key] = {
-                "key": key, "made_from": facts, "result": result, "seconds": seconds,
-            }  # fmt: skip
+                "key": key,
+                "made_from": facts,
+                "result": result,
+                "seconds": seconds,
+            }
             if self.path is not None:
                 lines = (json.dumps(entry) + "\n" for entry in self._known.values())
                 write_text(self.path, "".join(lines))

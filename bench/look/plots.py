@@ -193,9 +193,12 @@ def plot_training(
             span = max(1, len(values) // 20)
             mean = np.convolve(values, np.ones(span) / span, "valid")
             ax.plot(
-                steps[(span - 1) // 2 :][: len(mean)], mean, color=palette()[0], linewidth=1.6,
+                steps[(span - 1) // 2 :][: len(mean)],
+                mean,
+                color=palette()[0],
+                linewidth=1.6,
                 label=f"mean of {span} points" if span > 1 else None,
-            )  # fmt: skip
+            )
             if values.min() > 0 and values.max() > 5 * np.median(values):
                 ax.set_yscale("log")
                 plain_numbers(ax.yaxis, ax.get_ylim())

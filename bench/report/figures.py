@@ -136,9 +136,12 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
 
 
 def _mark(
-    ax: Axes, rows: Sequence[Row], x: Sequence[Stat | None], y: Sequence[Stat | None],
+    ax: Axes,
+    rows: Sequence[Row],
+    x: Sequence[Stat | None],
+    y: Sequence[Stat | None],
     look: Mapping[str, Look],
-) -> None:  # fmt: skip
+) -> None:
     """A mark a row, with bars where there are spreads; those of one style in one call, since a
     call for each takes milliseconds."""
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -167,8 +170,11 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         return "quality against T: no system was measured at two numbers of spiking time steps"
     solvers = list(dict.fromkeys(solver for _, solver, _ in lines))
     styles = dict(zip(solvers, cycle(["-", "--", "-.", ":"]), strict=False))
-    flat = {row.system: row for row in reversed(board.done)
-            if row.time_steps is None and row.metric(metric)}  # fmt: skip
+    flat = {
+        row.system: row
+        for row in reversed(board.done)
+        if row.time_steps is None and row.metric(metric)
+    }
     with figure_of(2.9) as (figure, axes):
         ax: Axes = axes[0, 0]
         for (_, solver_name, _), rows in lines.items():
@@ -222,8 +228,11 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     def steps(row: Row) -> int:
         return row.records[0].sampler_steps or 0
 
-    panels = {key: lines for key, lines in panels.items()
-              if any(len({steps(r) for r in rows}) > 1 for rows in lines.values())}  # fmt: skip
+    panels = {
+        key: lines
+        for key, lines in panels.items()
+        if any(len({steps(r) for r in rows}) > 1 for rows in lines.values())
+    }
     if metric is None or not panels:
         return "samplers and their steps: no sampler was run with two numbers of steps"
     names = sorted({name for lines in panels.values() for name in lines})

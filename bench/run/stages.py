@@ -253,9 +253,12 @@ def count_operations(
 
 
 def score_samples(
-    folder: Path, asked: Mapping[str, Any], references: Images, extractor: Extractor,
+    folder: Path,
+    asked: Mapping[str, Any],
+    references: Images,
+    extractor: Extractor,
     machine: Machine,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Score the samples in ``folder`` again, into the file that :func:`known_scores` reads.
 
     Args:

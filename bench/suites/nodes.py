@@ -101,8 +101,11 @@ def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
     for key, value in own.value:
         if value.tag == "tag:yaml.org,2002:null":
             if fields.pop(key.value, None) is None:
-                refuse(key, f"{key.value}: null takes away what the extended suite says, and it "
-                       "says nothing here")  # fmt: skip
+                refuse(
+                    key,
+                    f"{key.value}: null takes away what the extended suite says, and it "
+                    "says nothing here",
+                )
         elif key.value in fields:
             fields[key.value] = (key, merged(fields[key.value][1], value))
         else:

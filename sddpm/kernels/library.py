@@ -62,8 +62,11 @@ def choose() -> Choice:
     if asked != BUILD:
         for level in usable_levels():
             if _is_packaged(level):
-                return Choice("packaged", level.name, "the most that this processor runs"
-                              if not asked else f"{SWITCH}={asked}")  # fmt: skip
+                return Choice(
+                    "packaged",
+                    level.name,
+                    "the most that this processor runs" if not asked else f"{SWITCH}={asked}",
+                )
     compiler = find_compiler()
     if compiler is None:
         return Choice("none", "", "the package has none for this processor and there is no C++ "
