@@ -37,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*arguments: Any, **options: Any) -> None:
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(extractors.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
 
 
 @pytest.fixture(scope="module")
