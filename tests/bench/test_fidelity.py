@@ -188,7 +188,7 @@ def test_density_and_coverage_of_known_sets(monkeypatch: pytest.MonkeyPatch) -> 
     assert alike["coverage"] == pytest.approx(1 - 2**-5, abs=0.04)
     crowd = fidelity.summarise(0.01 * torch.randn(300, 4, generator=rng))
     crowded = fidelity.compute(crowd, real, None)
-    assert crowded["density"] > 1.5
+    assert crowded["density"] > 1.2 > alike["density"]
     assert crowded["coverage"] < 0.3
     assert "is" not in crowded, "no classes were given"
 
