@@ -128,10 +128,15 @@ def preparable(net: nn.Module) -> bool:
         *(*containers, TimeEmbedding),
         *(nn.Conv2d, TemporalConv2d, nn.BatchNorm2d, SplitBatchNorm2d, nn.Linear, ReLU, QuantReLU),
     )
-    return type(net) is UNet and all(
-        (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
-        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
-        for layer in net.modules()
+    # The engine reads the membranes out behind the head, a rate code its mean in front of it.
+    return (
+        type(net) is UNet
+        and not net.rate_coded
+        and all(
+            (type(layer) in known or isinstance(layer, SpikingNeuron | SurrogateFunctionBase))
+            and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+            for layer in net.modules()
+        )
     )
 
 

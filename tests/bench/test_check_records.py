@@ -59,7 +59,7 @@ def test_a_sound_file_has_no_problem(tmp_path: Path) -> None:
         ({"config_hash": "ab"}, "config_hash", '"ab"', "64 hex digits"),
         ({"reference_hash": None}, "reference_hash", "null", "16 hex digits"),
         ({"train_images": 7}, "train_images", "7", "1920"),
-        ({"system": "sdppm"}, "system", '"sdppm"', "sddpm, "),
+        ({"system": "sdppm"}, "system", '"sdppm"', "sddpm"),
         ({"fidd": 3}, "fidd", "3", "one of the fields"),
         ({"status": "failed"}, "reason", "null", "the reason of the failure"),
         ({"energy_table": "mine"}, "energy_table", '"mine"', "horowitz-45nm-fp32"),
