@@ -108,6 +108,8 @@ def given(ctx: click.Context, param: click.Parameter) -> list[str]:
     value = ctx.params[name]
     if isinstance(value, bool):
         return [(param.opts if value else param.secondary_opts)[0]]
+    if getattr(param, "multiple", False) and param.callback is not split_names:
+        return [word for one in value for word in (param.opts[0], str(one))]
     return [param.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 import click
 import pytest
 
 from bench.cli import main
+from bench.commands.options import command_line
+from bench.commands.run import run
 from sddpm.kernels import library, processor
 from sddpm.training import TrainConfig
 from tests.support.calling import call
@@ -74,3 +77,9 @@ def test_every_option_has_a_help_text_of_its_own() -> None:
     # A default and the name of a variable teach nothing.
     texts = {name: re.sub(r"\[.*?\]", "", option.help or "") for name, option in found.items()}
     assert not [name for name, text in texts.items() if len(text.split()) < 3]
+
+
+def test_the_recorded_command_can_be_typed_again() -> None:
+    given = ["--suite", "digits", "--system", "sddpm,ddpm", "--variant", "a, b", "--variant", "own"]
+    with run.make_context("run", list(given)) as ctx:
+        assert shlex.split(command_line(ctx)) == ["sddpm-bench", "run", *given]
