@@ -20,8 +20,8 @@ CHOSEN = "SDDPM_THREADS_CHOSEN"
 """Holds the number of threads where it is :func:`settle`'s choice and not the user's."""
 _SPINS = "100000"
 """Turns of the waiting loop before a thread sleeps, on an idle machine: a third of the runtime's
-own, and as fast. Waking a thread takes longer than the short loops of a network: with a tenth of
-the runtime's turns an evaluation takes 5 to 12 % longer."""
+own, and as fast within 4 %. Waking a thread takes longer than the short loops of a network: with a
+tenth of the runtime's turns an evaluation takes 5 to 12 % longer."""
 _IDLE = 0.5
 """Threads of others below which the machine counts as idle."""
 

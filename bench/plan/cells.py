@@ -22,6 +22,7 @@ from bench.registry import SYSTEMS, choose, find, load_module
 from bench.suites.schema import (
     DEFAULT_BATCH,
     DEFAULT_PRECISION,
+    OWN_ROW,
     Budget,
     Preset,
     Suite,
@@ -29,8 +30,6 @@ from bench.suites.schema import (
 from sddpm.configuration import complete, storable
 from sddpm.precision import fast_precision
 
-OWN_ROW = "own"
-"""Name of a system's row without a variant, where one is chosen."""
 MOST_CELLS = 10_000
 """Cells of a run: more are a slip of the pen, and their hashes alone take minutes."""
 
@@ -155,7 +154,8 @@ def expand(
 
     Args:
         systems: registered names; need not be among the suite's.
-        variants: those of the suite that are wanted; :data:`OWN_ROW` is a system's own row.
+        variants: those of the suite that are wanted; :data:`bench.suites.schema.OWN_ROW` is a
+            system's own row.
         time_steps: in place of the suite's.
         samplers: ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS:ETA``; a bare name keeps the suite's
             entries of that name.

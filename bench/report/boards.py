@@ -62,6 +62,16 @@ class Row:
     """Person or group outside this project who sent the records; None for the project's own."""
 
     @property
+    def suite_variant(self) -> str:
+        """Name of the suite's variant of the system; empty for the system's own row."""
+        return self.records[0].variant if self.records else ""
+
+    @property
+    def system_title(self) -> str:
+        """The system's title, without the suite's variant."""
+        return self.title.removesuffix(f" ({self.suite_variant})")
+
+    @property
     def label(self) -> str:
         """The system, which of several settings where a ranking has more than one, and who sent
         the records."""

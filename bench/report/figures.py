@@ -85,7 +85,8 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     down = -(-len(names) // across)
     free = [(row, row.energy(names[0])) for row in rows]
     floor = [row for row, stat in free if stat and not stat.mean]
-    fronts = []
+    fronts: list[str] = []
+    labels: list[tuple[Any, ...]] = []
     with figure_of(2.5 * down + 0.5, down, ncols=across, sharey=True) as (figure, axes):
         for index in range(down * across):
             ax: Axes = axes[index // across, index % across]
@@ -112,9 +113,11 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             for row in floor:
                 ax.axhline(mean(row.metric(metric)), color=look[row.system].colour, linewidth=1,
                            linestyle=":", zorder=1)  # fmt: skip
-            texts = {i: text for i in front if (text := point_label(priced[i], several))}
+            # Marks of one system have one look: those of its variants are named off the front too.
+            named = [*front, *(i for i, row in enumerate(priced) if row.suite_variant)]
+            texts = {i: text for i in named if (text := point_label(priced[i], several))}
             colours = [look[row.system].colour for row in priced]
-            place_labels(figure, ax, points, texts, colours)
+            labels.append((ax, points, texts, colours))
             # A line break: the longest name is as wide as a panel.
             ax.set_xlabel(f"{ACCOUNTINGS[name].long_title} energy\nper image (mJ)")
             fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
@@ -122,6 +125,8 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
                 ax.set_ylabel(heading(metric))
         marked = [row for row in rows if any(mean(row.energy(name)) for name in names)]
         legend(figure, marked, look, floor)
+        for ax, *label in labels:  # the last panel and the legend still move the first one
+            place_labels(figure, ax, *label)
     dotted = f" Dotted: {join(row.title for row in floor)}, 0 mJ." if floor else ""
     return Drawing(
         f"energy-{board.name}",
@@ -164,20 +169,21 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     lines: dict[tuple[Any, ...], list[Row]] = {}
     for row in board.done:
         if metric and row.time_steps and row.metric(metric):
-            lines.setdefault((row.system, row.solver, row.records[0].train_steps), []).append(row)
+            key = (row.system, row.solver, row.records[0].train_steps, row.suite_variant)
+            lines.setdefault(key, []).append(row)
     lines = {key: rows for key, rows in lines.items() if len({r.time_steps for r in rows}) > 1}
     if metric is None or not lines:
         return "quality against T: no system was measured at two numbers of spiking time steps"
-    solvers = list(dict.fromkeys(solver for _, solver, _ in lines))
+    solvers = list(dict.fromkeys(solver for _, solver, *_ in lines))
     styles = dict(zip(solvers, cycle(["-", "--", "-.", ":"]), strict=False))
     flat = {
         row.system: row
         for row in reversed(board.done)
-        if row.time_steps is None and row.metric(metric)
+        if row.time_steps is None and row.metric(metric) and not row.suite_variant
     }
     with figure_of(2.9) as (figure, axes):
         ax: Axes = axes[0, 0]
-        for (_, solver_name, _), rows in lines.items():
+        for (_, solver_name, *_), rows in lines.items():
             rows.sort(key=lambda row: row.time_steps or 0)
             y = [mean(row.metric(metric)) for row in rows]
             style = {**mark_style(rows[0], look), "linestyle": styles[solver_name]}
@@ -219,10 +225,10 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     import seaborn
 
     metric = board.ranked_by
-    panels: dict[tuple[str, int | None], dict[str, list[Row]]] = {}
+    panels: dict[tuple[str, str, int | None], dict[str, list[Row]]] = {}
     for row in board.done:
         if metric and row.solver and row.metric(metric):
-            lines = panels.setdefault((row.system, row.time_steps), {})
+            lines = panels.setdefault((row.system, row.suite_variant, row.time_steps), {})
             lines.setdefault(sampler_of(row), []).append(row)
 
     def steps(row: Row) -> int:

@@ -38,7 +38,7 @@ def make_report(sources: Sources, published: Sequence[Published], command: str =
     for number, board in enumerate((b for s in sections for b in s.boards), start=1):
         board.number = number
     known = list(SYSTEMS)
-    titles = {row.system: row.title for board in boards for row in board.rows}
+    titles = {row.system: row.system_title for board in boards for row in board.rows}
     ranked = sorted(titles, key=lambda s: (known.index(s) if s in known else len(known), s))
     return Report(sections, {name: titles[name] for name in ranked}, sources.names, command)
 

@@ -125,7 +125,7 @@ def legend(
         row, colour = marked.get(system) or dotted[system], look[system].colour
         mark, line = (look[system].mark, "") if system in marked else ("", ":")
         handles.append(handle(colour, mark, bool(row.time_steps), line))
-        labels.append(plain(row.title))
+        labels.append(plain(row.system_title))
     handles += [handle(INK, "", True, style) for style in lines.values()]
     labels += [plain(str(name)) for name in lines]
     figure.legend(handles, labels, frameon=False, ncols=min(4, len(labels)),
@@ -226,7 +226,9 @@ def plain(text: str) -> str:
 
 
 def point_label(row: Row, with_solver: bool) -> str:
-    """Label of a mark. The legend names the system; the label adds T and the sampler."""
-    parts = [f"T = {row.time_steps}"] if row.time_steps else []
+    """Label of a mark. The legend names the system; the label adds the suite's variant, T and the
+    sampler."""
+    parts = [row.suite_variant] if row.suite_variant else []
+    parts += [f"T = {row.time_steps}"] if row.time_steps else []
     parts += [row.solver] if with_solver and row.solver else []
     return ", ".join(parts)

@@ -69,7 +69,19 @@ SystemName = Annotated[str, AfterValidator(_system)]
 SamplerName = Annotated[str, AfterValidator(_sampler)]
 DatasetName = Annotated[str, AfterValidator(_dataset)]
 Systems = Annotated[list[SystemName], Field(min_length=1, max_length=MOST_ENTRIES)]
-VariantName = Annotated[str, Field(pattern=r"^[^\s/()][^/()]*$", max_length=60)]
+OWN_ROW = "own"
+"""Name of a system's row without a variant, where one is chosen."""
+
+
+def _variant(name: str) -> str:
+    if name == OWN_ROW:
+        raise ValueError(f"{OWN_ROW!r} is the system's row without a variant; choose another name")
+    return name
+
+
+VariantName = Annotated[
+    str, AfterValidator(_variant), Field(pattern=r"^[^\s/()][^/()]*$", max_length=60)
+]
 TimeSteps = Annotated[
     list[Annotated[int, Field(ge=1, le=MOST_TIME_STEPS)]],
     Field(min_length=1, max_length=MOST_ENTRIES),

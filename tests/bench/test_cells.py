@@ -162,6 +162,7 @@ def test_a_variant_is_a_further_row_of_its_system(suite: Suite) -> None:
         ("spiking: {slow: {rate: no number}}", r"presets.smoke.variants.spiking.slow.rate"),
         ("spiking: {a/b: {rate: 1.0}}", "variants.spiking"),
         ("unheard: {slow: {rate: 1.0}}", "unheard"),
+        ("spiking: {own: {rate: 1.0}}", "'own' is the system's row without a variant"),
     ],
 )
 def test_a_wrong_variant_is_named_with_its_place(suite: Suite, variants: str, message: str) -> None:

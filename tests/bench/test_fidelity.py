@@ -178,19 +178,27 @@ def test_score_agrees_with_torch_fidelitys_own_chain(
 
 
 def test_density_and_coverage_of_known_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples of the references' own distribution have density and coverage near 1, whatever their
-    number; samples at one place have a high density and cover little."""
+    """By SciPy's distances, a ball reaching to the fifth neighbour. Samples of the references' own
+    distribution have density and coverage near 1; samples at one place are denser, and cover
+    little."""
     monkeypatch.setattr("bench.quality.formulas.DENSITY_ROWS", 64)
     rng = torch.Generator().manual_seed(0)
-    real, drawn = (fidelity.summarise(torch.randn(300, 4, generator=rng)) for _ in range(2))
-    alike = fidelity.compute(drawn, real, None)
+    real, drawn = (torch.randn(300, 4, generator=rng) for _ in range(2))
+    crowd = 0.01 * torch.randn(300, 4, generator=rng)
+    radii = np.sort(scipy.spatial.distance.cdist(real, real), axis=1)[:, 5]
+    found = []
+    for points in (drawn, crowd):
+        inside = scipy.spatial.distance.cdist(points, real) <= radii
+        metrics = fidelity.compute(fidelity.summarise(points), fidelity.summarise(real), None)
+        assert metrics["density"] == pytest.approx(inside.sum() / (5 * 300))
+        assert metrics["coverage"] == pytest.approx(inside.any(0).mean())
+        assert "is" not in metrics, "no classes were given"
+        found.append(metrics)
+    alike, crowded = found
     assert alike["density"] == pytest.approx(1, abs=0.1)
     assert alike["coverage"] == pytest.approx(1 - 2**-5, abs=0.04)
-    crowd = fidelity.summarise(0.01 * torch.randn(300, 4, generator=rng))
-    crowded = fidelity.compute(crowd, real, None)
-    assert crowded["density"] > 1.2 > alike["density"]
+    assert crowded["density"] > 1.3 * alike["density"]
     assert crowded["coverage"] < 0.3
-    assert "is" not in crowded, "no classes were given"
 
 
 def test_equal_sets_of_one_subset_give_one_kid_and_no_spread() -> None:
