@@ -1,4 +1,4 @@
-"""The small form of the campaign: the same trials each time, two minutes together."""
+"""The small form of the campaign: the same trials each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.campaign import damage, kills
 
-pytestmark = pytest.mark.campaign
 SMALL = settings(
     max_examples=25, derandomize=True, database=None, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
