@@ -6,9 +6,10 @@ A convolution that reads spikes can run on integers: activations 0 and 1 are exa
   one before. One part rounds a weight to 1/254 of its channel's largest, two to 1.5e-5, three to
   6e-8, which is float32's own rounding. This needs a processor with int8 dot products.
 - By looked-up sums (:mod:`sddpm.kernels.lookup`) weights are integers whose sums have 16 or 32
-  bits. This needs compiled kernels only.
+  bits. This needs compiled kernels and binary spikes. Counts of events have products only.
 
-Products and sums are exact in any case.
+Products and sums are exact in any case. Looked-up sums are the faster of the two, but for few
+outputs and one part a weight (``benchmarks/what_lost.md`` has the times).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from sddpm.upsampling import doubled_weight, phase_weights
 _log = logging.getLogger(__name__)
 _PART_RATIO = 254.0  # a part's rounding error is half a step; the next part has 127 to say it with
 
+Bytes = Literal["spikes", "counts"]
+"""What an input that is kept in bytes holds: 0 and 1, or numbers of events."""
 Convolution = Callable[[Tensor], Tensor]
 """``[batch, inputs, H, W]`` in channels-last memory to ``[batch, outputs, H', W']``."""
 
@@ -230,7 +233,7 @@ def prepare(
     *,
     parts: int,
     dtype: torch.dtype,
-    bytes_in: bool,
+    bytes_in: Bytes | None,
     doubling: bool,
 ) -> Convolution:
     """The fastest convolution for an activation.
@@ -242,13 +245,16 @@ def prepare(
         parts: int8 parts of a weight, where it is in any. Looked-up sums have 16 bits in place
             of one part, 32 in place of more.
         dtype: type of the result.
-        bytes_in: the input is spikes in bytes (:func:`spike_arithmetic`), else in ``dtype``.
+        bytes_in: what the input in bytes holds (:func:`bytes_run`); None: it is in ``dtype``.
         doubling: convolve the input doubled in height and width.
     """
-    if bytes_in and spike_arithmetic() == "lookup":
-        return LookupConvolution(
-            weight, bias, stride=stride, wide=parts > 1, dtype=dtype, doubling=doubling
-        )
+    if bytes_in == "spikes" and lookup.library() is not None:
+        # A row of a table that outputs do not fill costs as much as a full one.
+        filled = len(weight) % lookup.lanes(torch.int16) == 0
+        if parts > 1 or doubling or filled or not int8_runs():
+            return LookupConvolution(
+                weight, bias, stride=stride, wide=parts > 1, dtype=dtype, doubling=doubling
+            )
 
     def direct() -> Convolution:
         # In several parts, a doubled convolution is no faster than in floating point.
@@ -302,11 +308,9 @@ def int8_runs() -> bool:
     return torch.allclose(result, conv2d(spikes.float(), weight, bias, 1, 1), atol=1e-4)
 
 
-def spike_arithmetic() -> Literal["int8", "lookup"] | None:
-    """The fastest way of this machine to convolve spikes kept in bytes, None if it has none."""
-    if int8_runs():
-        return "int8"
-    return None if lookup.library() is None else "lookup"
+def bytes_run(held: Bytes) -> bool:
+    """Whether this machine convolves an input in bytes faster than one in floating point."""
+    return int8_runs() or (held == "spikes" and lookup.library() is not None)
 
 
 @cache

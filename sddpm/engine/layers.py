@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.engine.convolutions import (
+    Bytes,
     Convolution,
     FloatConvolution,
     StepScale,
     TemporalConvolution,
+    bytes_run,
     fold,
     prepare,
-    spike_arithmetic,
 )
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.lookup import LookupConvolution
@@ -37,13 +38,12 @@ class Precision:
     int8 instructions 1 is a weight of 8 bits or more, 2 and 3 one of 24 or more."""
 
 
-def fits_bytes(neuron: nn.Module) -> bool:
-    """Whether this machine convolves what ``neuron`` sends faster in bytes: binary spikes by any
-    arithmetic of integers, counts of events by int8 products only."""
+def in_bytes(neuron: nn.Module) -> Bytes | None:
+    """What ``neuron`` sends in bytes; None where this machine convolves it no faster in them."""
     if not isinstance(neuron, SpikingNeuron) or neuron.dynamics() is None:
-        return False
-    arithmetic = spike_arithmetic()
-    return arithmetic == "int8" if neuron.emits == "counts" else arithmetic is not None
+        return None
+    held: Bytes = "counts" if neuron.emits == "counts" else "spikes"
+    return held if bytes_run(held) else None
 
 
 class Activation:
@@ -59,7 +59,7 @@ class Activation:
         self.dynamics = module.dynamics() if isinstance(module, SpikingNeuron) else None
         self.time_steps: int = getattr(module, "time_steps", 1)
         self.dtype = precision.currents
-        self.spikes_in_bytes = precision.weight_parts > 0 and fits_bytes(module)
+        self.in_bytes = in_bytes(module) if precision.weight_parts else None
         self.observe: Callable[[Tensor], None] | None = None
         """Called with the activations of every pass, if set."""
 
@@ -72,7 +72,7 @@ class Activation:
             *(weight, bias, conv.stride[0]),
             parts=precision.weight_parts,
             dtype=self.dtype,
-            bytes_in=self.spikes_in_bytes,
+            bytes_in=self.in_bytes,
             doubling=doubling,
         )
         scale = StepScale(conv, norm)
@@ -112,7 +112,7 @@ class Activation:
         out: Tensor | None,
         dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
-        dtype = dtype or (torch.uint8 if self.spikes_in_bytes else self.dtype)
+        dtype = dtype or (torch.uint8 if self.in_bytes else self.dtype)
         if self.dynamics is not None and kernels.usable(y):
             affine = None
             if per_image is not None:

@@ -37,7 +37,7 @@ from sddpm.engine.convolutions import (
     bfloat16_runs,
     fold,
 )
-from sddpm.engine.layers import Activation, Block, Precision, Resize, fits_bytes
+from sddpm.engine.layers import Activation, Block, Precision, Resize, in_bytes
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.lookup import LookupConvolution
 from sddpm.kernels.winograd import WinogradConvolution
@@ -156,7 +156,7 @@ class _AsItIs:
 
 def _rounds(net: UNet, precision: Precision) -> bool:
     """Whether one part a weight, or the type of the currents, changes any arithmetic."""
-    return precision.currents != torch.float32 or fits_bytes(net.stem.act)
+    return precision.currents != torch.float32 or in_bytes(net.stem.act) is not None
 
 
 @cache
@@ -324,7 +324,7 @@ class OptimizedUNet:
         act = block.act1
         spikes = torch.empty(
             (len(y), block.channels, *y.shape[2:]),
-            dtype=torch.uint8 if act.spikes_in_bytes else self.precision.currents,
+            dtype=torch.uint8 if act.in_bytes else self.precision.currents,
             memory_format=torch.channels_last,
         )
         first = block.channels - block.skip

@@ -157,6 +157,15 @@ void add_chunk(int64_t groups, const uint8_t* patterns, const int32_t* offsets, 
   }
 }
 
+// Four bytes, 0 or 1, to a byte of 16 times their pattern.
+inline void make_groups(const uint8_t* __restrict from, int64_t count, uint8_t* __restrict to) {
+  for (int64_t group = 0; group < count; group++) {
+    uint32_t four;
+    std::memcpy(&four, from + 4 * group, 4);
+    to[group] = uint8_t((four | four >> 7 | four >> 14 | four >> 21) << 4);
+  }
+}
+
 // Bytes [images, height, width, channels], 0 or 1, to patterns.
 void make_patterns(const uint8_t* spikes, int64_t channels, const Shape& shape, uint8_t* patterns,
                    int threads) {
@@ -171,19 +180,18 @@ void make_patterns(const uint8_t* spikes, int64_t channels, const Shape& shape, 
     }
     std::memset(to, 0, shape.groups);
     std::memset(to + shape.line() - shape.groups, 0, shape.groups);
+    to += shape.groups;
     const uint8_t* from = spikes + (image * shape.height + row) * shape.width * channels;
-    for (int64_t column = 0; column < shape.width; column++, from += channels) {
-      to += shape.groups;
-      for (int64_t group = 0; group < whole; group++) {
-        uint32_t four;
-        std::memcpy(&four, from + 4 * group, 4);
-        to[group] = uint8_t((four | four >> 7 | four >> 14 | four >> 21) << 4);
-      }
-      if (channels % 4) {
-        int pattern = 0;
-        for (int64_t c = 4 * whole; c < channels; c++) pattern |= from[c] << (c % 4 + 4);
-        to[whole] = uint8_t(pattern);
-      }
+    if (channels % 4 == 0) {  // groups follow one another, whatever pixel they are of
+      make_groups(from, shape.width * shape.groups, to);
+      continue;
+    }
+    for (int64_t column = 0; column < shape.width; column++) {
+      make_groups(from, whole, to);
+      int pattern = 0;
+      for (int64_t c = 4 * whole; c < channels; c++) pattern |= from[c] << (c % 4 + 4);
+      to[whole] = uint8_t(pattern);
+      from += channels, to += shape.groups;
     }
   }
 }

@@ -63,6 +63,11 @@ def chunk() -> int:
     return int(_loaded().sddpm_lookup_chunk())
 
 
+def lanes(dtype: torch.dtype) -> int:
+    """Outputs whose sums of ``dtype``, int16 or int32, one row of a table holds."""
+    return int(_loaded().sddpm_lookup_lanes()) * 2 // dtype.itemsize
+
+
 def integers(weight: Tensor, dtype: torch.dtype) -> Integers:
     """Round ``weight`` to the finest integers whose sums cannot leave ``dtype``.
 
@@ -184,10 +189,10 @@ class LookupConvolution:
 def _pack(values: Tensor, phases: int) -> Tensor:
     """``[phases outputs, inputs, k, k]`` in the order in which the kernel reads it:
     ``[phases, blocks of outputs, k, k, inputs in fours, 4, lanes]``."""
-    lanes = int(_loaded().sddpm_lookup_lanes()) * 2 // values.element_size()
+    width = lanes(values.dtype)
     values = values.unflatten(0, (phases, -1))
-    values = pad(values, (0, 0, 0, 0, 0, -values.shape[2] % 4, 0, -values.shape[1] % lanes))
-    blocks = values.unflatten(1, (-1, lanes))
+    values = pad(values, (0, 0, 0, 0, 0, -values.shape[2] % 4, 0, -values.shape[1] % width))
+    blocks = values.unflatten(1, (-1, width))
     return blocks.permute(0, 1, 4, 5, 3, 2).contiguous()
 
 
