@@ -1,27 +1,34 @@
-"""Training steps on a GPU: the network launched kernel by kernel against CUDA graphs.
+"""A GPU: the published way against ours, and training by launches against CUDA graphs.
 
 Skipped without a GPU. ``python -m pytest benchmarks/test_gpu.py --benchmark-only``, with
-BENCH_FOLDER set to where the table should go.
+BENCH_FOLDER set to where the table should go. BENCH_DEVICE=cpu with ``-k published`` tries the
+comparison with the published way on the processor first, on two images.
 """
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from bench.registry import load_module
-from benchmarks.measuring import Comparison, Work
+from benchmarks.measuring import Comparison, Work, inputs, network, training_step
+from benchmarks.reference import ReferenceUNet
+from sddpm.engine.network import optimize, prepare_for_training
 from sddpm.graphed import GraphedModule
 from sddpm.protocol import ImageShape
 from sddpm.training import TrainStep
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICE = os.environ.get("BENCH_DEVICE", "cuda")
+pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no GPU")
 
-BATCH, STEPS = 128, 8
+BATCH, STEPS = (128, 8) if DEVICE == "cuda" else (2, 1)
 UNET = {"channels": 32, "prediction": "v_prediction", "linear_head": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "SDDPM, T = 4, 32 channels": ("sddpm", UNET),
@@ -41,7 +48,7 @@ def steps(name: str, config: dict[str, Any], *, graphs: bool) -> Work:
     module = load_module(name)
     settings = {**module.PRESETS["medium"], **config}
     system = module.build(module.Config(**settings), ImageShape(3, 32), None)
-    fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator=DEVICE, devices=1, precision="bf16-mixed")
     system.to(fabric.device).train()
     net = GraphedModule(system.net) if graphs else system.net
     players = {"net": fabric.setup(net, system.optimizers["net"], move_to_device=False)}
@@ -50,11 +57,36 @@ def steps(name: str, config: dict[str, Any], *, graphs: bool) -> Work:
     def work() -> None:
         for number in range(STEPS):
             system.train_step(images, TrainStep(number, 1000, fabric, players, 0))
-        torch.cuda.synchronize()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
     return work
 
 
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_evaluation_the_published_way(compare: Callable[..., Comparison], mode: Any) -> None:
+    net = network().to(DEVICE)
+    x, t = (part.to(DEVICE) for part in inputs(net, BATCH))
+    reference, ours = ReferenceUNet(net).eval(), optimize(net, mode)
+    with torch.inference_mode():
+        reference(x, t), ours(x, t)  # kernels are chosen and captured at the first call
+        what = f"network evaluation, {BATCH} images, {DEVICE}"
+        compare(what, mode, lambda: reference(x, t), lambda: ours(x, t), "8")
+
+
+def test_training_step_the_published_way(compare: Callable[..., Comparison]) -> None:
+    """The reference in float32, launched kernel by kernel; ours in bfloat16 from graphs."""
+    net = network().to(DEVICE)
+    x, t = (part.to(DEVICE) for part in inputs(net, BATCH))
+    prepared: nn.Module = prepare_for_training(copy.deepcopy(net)).train()
+    ours = training_step(GraphedModule(prepared) if DEVICE == "cuda" else prepared, x, t, True)
+    reference = training_step(ReferenceUNet(net).train(), x, t, False)
+    reference(), ours()
+    what = f"training step, {BATCH} images, {DEVICE}"
+    compare(what, "bfloat16, CUDA graphs", reference, ours, "5")
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="graphs are a GPU's")
 @pytest.mark.parametrize("case", CASES)
 def test_training(compare: Callable[..., Comparison], case: str) -> None:
     name, config = CASES[case]
