@@ -22,7 +22,8 @@ LOAD_SECONDS = 20
 
 
 def test_waiting_on_an_idle_machine(compare: Callable[..., Comparison]) -> None:
-    with Evaluating(BATCH, RUNTIME_DEFAULT) as default, Evaluating(BATCH, {}) as ours:
+    # Ours first: what starts beside a process that is at work does not find an idle machine.
+    with Evaluating(BATCH, {}) as ours, Evaluating(BATCH, RUNTIME_DEFAULT) as default:
         compare("evaluation, machine idle", "threads as chosen", default, ours, "> 0.97")
 
 
