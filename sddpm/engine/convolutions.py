@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _PART_RATIO = 254.0  # a part's rounding error is half a step; the next part has 127 to say it with
 
 Bytes = Literal["spikes", "counts"]
-"""What an input that is kept in bytes holds: 0 and 1, or numbers of events."""
+"""Contents of an input that is kept in bytes: 0 and 1, or numbers of events."""
 Convolution = Callable[[Tensor], Tensor]
 """``[batch, inputs, H, W]`` in channels-last memory to ``[batch, outputs, H', W']``."""
 

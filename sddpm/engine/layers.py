@@ -39,7 +39,7 @@ class Precision:
 
 
 def in_bytes(neuron: nn.Module) -> Bytes | None:
-    """What ``neuron`` sends in bytes; None where this machine convolves it no faster in them."""
+    """Contents of the bytes that ``neuron`` sends; None where bytes are no faster here."""
     if not isinstance(neuron, SpikingNeuron) or neuron.dynamics() is None:
         return None
     held: Bytes = "counts" if neuron.emits == "counts" else "spikes"
