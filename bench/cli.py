@@ -19,6 +19,7 @@ from bench.commands.check_records import check_records
 from bench.commands.convert import convert
 from bench.commands.energy import energy
 from bench.commands.evaluate import evaluate
+from bench.commands.export import export
 from bench.commands.export_references import export_references
 from bench.commands.guide import guide
 from bench.commands.import_published import import_
@@ -36,7 +37,7 @@ from sddpm.version import __version__
 
 COMMANDS = (
     run, train, list_, sample, evaluate, score, export_references, energy, guide, import_, show,
-    convert, check, check_records, report,
+    convert, export, check, check_records, report,
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"
@@ -113,6 +114,8 @@ def main(debug: bool) -> None:
       sddpm-bench show --ckpt CHECKPOINT --out figures
     From a trained ANN to a spiking network:
       sddpm-bench convert --ann CHECKPOINT --out converted
+    The spiking parts for neuromorphic hardware:
+      sddpm-bench export --ckpt CHECKPOINT --out model.nir
     A report on finished runs, and a regression check:
       sddpm-bench report runs/digits-small --out report
       sddpm-bench check --baseline OLD/table.csv --candidate NEW/table.csv

@@ -23,8 +23,8 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 NAMES = {module.removesuffix(".__init__") for module in MODULES}
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
-    "protocol", "layers", "rng", "training", "checkpoint", "configuration", "samplers", "analytic",
-    "guidance", "hardware", "opening", "precision", "progress", "replacing", "threads",
+    "protocol", "layers", "rng", "training", "checkpoint", "configuration", "export", "samplers",
+    "analytic", "guidance", "hardware", "opening", "precision", "progress", "replacing", "threads",
     "user_state", "version",
 }  # fmt: skip
 

@@ -231,22 +231,17 @@ engine = click.option(
     "equal but for float32 rounding. fast: weights rounded to 8 bits where that saves time. "
     "[default: exact]",
 )
-how = together(
-    sampler,
-    click.option(
-        "--time-steps", type=COUNT, help="Spiking time steps. [default: the checkpoint's]"
-    ),
-    click.option(
-        "--threshold",
-        type=Positive(),
-        metavar="X",
-        help="Firing threshold of every neuron. [default: the guided threshold of the checkpoint, "
-        "else the trained one]",
-    ),
-    seed,
-    data_root,
-    device,
+time_steps = click.option(
+    "--time-steps", type=COUNT, help="Spiking time steps. [default: the checkpoint's]"
 )
+threshold = click.option(
+    "--threshold",
+    type=Positive(),
+    metavar="X",
+    help="Firing threshold of every neuron. [default: the guided threshold of the checkpoint, "
+    "else the trained one]",
+)
+how = together(sampler, time_steps, threshold, seed, data_root, device)
 split = click.option(
     "--split",
     type=click.Choice(["train", "test"]),
