@@ -27,6 +27,10 @@ class DiffusionConfig:
     clip: bool = True
     """Whether samplers that clip the predicted image to [-1, 1] may; some foreign networks were
     made to be sampled without."""
+    learned_variance: bool = False
+    """Whether the network's output has twice the image's channels: the noise, then where the
+    variance lies between the posterior's (-1) and beta (1), on a logarithmic scale (Improved DDPM,
+    arXiv 2102.09672). Ancestral sampling draws with it; other samplers drop it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.diffusion_steps <= MOST_DIFFUSION_STEPS:
@@ -42,7 +46,7 @@ class DiffusionConfig:
     def scheduler_options(self) -> dict[str, Any]:
         """The same schedule in the words of diffusers' schedulers."""
         options = asdict(self)
-        del options["clip"]
+        del options["clip"], options["learned_variance"]
         return {
             "num_train_timesteps": options.pop("diffusion_steps"),
             "beta_schedule": "linear",

@@ -26,7 +26,12 @@ from sddpm.layers import solver_arithmetic
 from sddpm.protocol import ImageShape
 from sddpm.published_samplers import PublishedScheduler
 from sddpm.rng import ImageStreams
-from sddpm.schedulers import NextStepDDIM, NoiselessEndDDPM, SolverToImage
+from sddpm.schedulers import (
+    LearnedRangeDDPM,
+    NextStepDDIM,
+    NoiselessEndDDPM,
+    SolverToImage,
+)
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -81,6 +86,11 @@ SAMPLERS: dict[str, SamplerEntry] = {
         NoiselessEndDDPM,
         {"variance_type": "fixed_large", "clip_sample": True, "timestep_spacing": "trailing"},
         "ancestral sampling, predicted image clipped; with 1000 steps as published by SDDPM",
+    ),
+    "ddpm_unclipped": SamplerEntry(
+        NoiselessEndDDPM,
+        {"variance_type": "fixed_large", "clip_sample": False, "timestep_spacing": "trailing"},
+        "ancestral sampling, predicted image not clipped (as SDiT was published)",
     ),
     "ddim": SamplerEntry(
         NextStepDDIM,
@@ -192,6 +202,8 @@ def sample(
             step = t.to(device=device, dtype=torch.long).expand(len(x))
             eps = denoise(scheduler.scale_model_input(x, t), step)
             with solver_arithmetic():
+                if diffusion.learned_variance and not isinstance(scheduler, LearnedRangeDDPM):
+                    eps = eps[:, : shape.channels]
                 finite.append(eps.isfinite().all())
                 out = scheduler.step(eps.to(x.dtype), t, x, **options)
             x = out.prev_sample
@@ -223,7 +235,10 @@ def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor
                 "estimate them from images first (sddpm.analytic.estimate_gamma)"
             )
         settings["gamma"] = gamma
-    scheduler = entry.scheduler(**settings)
+    kind = entry.scheduler
+    if diffusion.learned_variance and kind is NoiselessEndDDPM:
+        kind, settings["variance_type"] = LearnedRangeDDPM, "learned_range"
+    scheduler = kind(**settings)
     _set_steps(scheduler, sampling.steps)
     return scheduler
 

@@ -61,6 +61,25 @@ class NoiselessEndDDPM(DDPMScheduler):
         return DDPMSchedulerOutput(prev_sample=image, pred_original_sample=image)
 
 
+class LearnedRangeDDPM(NoiselessEndDDPM):
+    """Ancestral sampling with a learned variance (Improved DDPM, arXiv 2102.09672, equation 15),
+    over jumps as well: the larger bound is the jump's beta.
+
+    diffusers takes the beta of one diffusion step there, whatever the jump. With
+    ``variance_type="learned_range"``, its ``step`` reads the second half of the output's channels.
+    """
+
+    def _get_variance(
+        self, t: int, predicted_variance: Tensor | None = None, variance_type: Any = None
+    ) -> Tensor:
+        """Logarithm of the variance, ``[batch, C, H, W]``: ``predicted_variance`` is -1 for the
+        posterior's and 1 for beta."""
+        assert predicted_variance is not None
+        smallest = super()._get_variance(t, variance_type="fixed_small").log()
+        largest = super()._get_variance(t, variance_type="fixed_large").log()
+        return smallest + (predicted_variance + 1) / 2 * (largest - smallest)
+
+
 class SolverToImage(DPMSolverMultistepScheduler):
     """diffusers' DPM-Solver in noise form, but the last step goes to the image.
 
