@@ -140,6 +140,13 @@ SYSTEMS: dict[str, SystemEntry] = {
         "trained",
         samplers=True,
     ),
+    "sdit": SystemEntry(
+        "baselines.sdit.system",
+        "SDiT",
+        "Yang et al. 2024, arXiv 2402.11588",
+        "trained",
+        samplers=True,
+    ),
     "spiking_diffusion": SystemEntry(
         "baselines.spiking_diffusion.system",
         "Spiking-Diffusion",

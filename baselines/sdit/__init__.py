@@ -1,0 +1,1 @@
+"""SDiT: a spiking diffusion transformer of RWKV blocks."""
