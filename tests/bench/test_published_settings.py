@@ -28,6 +28,7 @@ SETS = {
 }
 """Channels, pixels, mirrored, training images."""
 DDPM_1000 = {"sampler": "ddpm", "steps": 1000, "eta": 0.0}
+DDPM_UNCLIPPED = {"sampler": "ddpm_unclipped", "steps": 250, "eta": 0.0}
 DDIM_UNCLIPPED = {"sampler": "ddim_unclipped", "steps": 1000, "eta": 0.0}
 
 
@@ -106,6 +107,13 @@ def fsddim(steps: int, rate: float, *time_steps: int) -> Setting:
     return Setting(source, time_steps, steps, 256, config, DDIM_UNCLIPPED)
 
 
+def sdit(steps: int, width: int, depth: int) -> Setting:
+    config = {"width": width, "depth": depth, "patch": 2, "threshold": 1.0, "diffusion_steps": 1000,
+              "learning_rate": 1e-4, "weight_decay": 0.01, "ema_decay": 0.0}  # fmt: skip
+    source = "foolLain/SDiT, train.py and sample_ddp.py: 1,600 epochs, 250 steps"
+    return Setting(source, (4,), steps, 256, config, DDPM_UNCLIPPED)
+
+
 def spiking_diffusion(steps: int) -> Setting:
     config = {
         "channels": [32, 64], "latent": 16, "codes": 128, "denoiser_channels": 64,
@@ -175,6 +183,9 @@ PUBLISHED: dict[tuple[str, str], Setting] = {
     ("fsddim", "fashion_mnist"): fsddim(351_563, 1e-3, 4, 8),
     ("fsddim", "cifar10"): fsddim(292_969, 5e-4, 4, 8),
     ("fsddim", "celeba"): fsddim(300_000, 5e-4, 4),
+    ("sdit", "mnist"): sdit(375_000, 384, 4),
+    ("sdit", "fashion_mnist"): sdit(375_000, 384, 4),
+    ("sdit", "cifar10"): sdit(312_500, 512, 8),
     ("spiking_diffusion", "mnist"): spiking_diffusion(562_500),
     ("spiking_diffusion", "fashion_mnist"): spiking_diffusion(562_500),
     ("spiking_diffusion", "cifar10"): spiking_diffusion(468_750),
