@@ -38,6 +38,8 @@ class Config(FreshUNet, DenoiserTraining):
     """Images that share BatchNorm's statistics in training; 0: the whole batch, over all
     processes. The published code's default is 4, a batch of 32 on 8 GPUs that each normalise
     their own; the paper names no such split."""
+    attention_heads: int = field(default=0, metadata=before(0))
+    """Heads of a spiking self-attention (arXiv 2209.15425) in the middle; 0, as published: none."""
 
 
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
@@ -61,6 +63,7 @@ def spiking_unet(
         temporal_scaling=temporal_scaling,
         initialisation=config.initialisation,
         norm_images=config.norm_images,
+        attention_heads=config.attention_heads,
     )
 
 

@@ -73,7 +73,7 @@ def load_parent(net: UNet, parent: nn.Module) -> None:
     Raises:
         ValueError: the parent has other layers, other neurons or another output.
     """
-    for field in ("activation", "prediction"):  # which no shape shows
+    for field in ("activation", "prediction", "attention_heads"):  # which no shape shows
         chosen, found = getattr(net.config, field), getattr(parent.config, field, None)
         if chosen != found:
             raise ValueError(f"{field}={chosen}: the parent has {found}, and TSM keeps it")

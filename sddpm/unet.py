@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from sddpm.activations import is_rate_coded, is_spiking, make_activation, reads_after
+from sddpm.attention import SpikingAttention
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput
 from sddpm.fused_norm import normalise, normalise_and_fire
 from sddpm.kernels.winograd import convolve
@@ -70,6 +71,8 @@ class UNetConfig(FreshUNet):
     """Initial weights; the head's convolution has a gain of 1e-5 in either."""
     norm_images: int = 0
     """Images that share BatchNorm's statistics in training; 0: the whole batch."""
+    attention_heads: int = 0
+    """Heads of a spiking self-attention between the middle's two blocks; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class Recipe:
         """A convolution that reads an activation."""
         options = {"reads": self.reads, "stride": stride, "xavier": xavier, **self._tsm()}
         return conv3x3(inputs, outputs, **options)
+
+    def conv1x1(self, inputs: int, outputs: int) -> nn.Conv2d:
+        """A 1x1 convolution that reads an activation."""
+        return conv1x1(inputs, outputs, reads=self.reads, **self._tsm())
 
     def conv3x3_real(self, inputs: int, outputs: int, constant: bool = False) -> nn.Conv2d:
         """A convolution that reads real numbers; ``constant`` ones are given once for all steps."""
@@ -290,6 +297,8 @@ class UNet(NoiseNetwork):
                 stored.append(now)
 
         self.middle = nn.ModuleList([block(now, now), block(now, now)])
+        if config.attention_heads:
+            self.middle.insert(1, SpikingAttention(now, config.attention_heads, recipe))
 
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -317,7 +326,7 @@ class UNet(NoiseNetwork):
             h = module(h, embedding) if isinstance(module, ResidualBlock) else module(h)
             stored.append(h)
         for module in self.middle:
-            h = module(h, embedding)
+            h = module(h, embedding) if isinstance(module, ResidualBlock) else module(h)
         for module in self.up:
             if isinstance(module, ResidualBlock):
                 h = module(torch.cat([h, stored.pop()], dim=1), embedding)
@@ -340,6 +349,17 @@ def _check(config: UNetConfig) -> None:
         )
     if config.norm_images < 0:
         raise ValueError(f"norm_images={config.norm_images}: expected 0 (the batch) or more")
+    heads, deepest = config.attention_heads, config.channels * config.multipliers[-1]
+    if type(heads) is not int or heads < 0 or (heads and deepest % heads):
+        raise ValueError(
+            f"attention_heads={heads!r}: expected 0 (none) or a divisor of the middle's {deepest} "
+            "channels"
+        )
+    if heads and (not is_spiking(config.activation) or is_rate_coded(config.activation)):
+        raise ValueError(
+            f"attention_heads={heads}: expected 0, since attention multiplies spikes and "
+            f"{config.activation!r} sends others"
+        )
     if config.stem_gain and not config.stem_shortcut:
         raise ValueError("stem_gain=True: expected stem_shortcut=True, which it multiplies")
     if config.temporal_scaling and not is_spiking(config.activation):
