@@ -50,9 +50,9 @@ def decayed_sums(terms: Tensor, factor: Tensor) -> Tensor:
     """
     sums, span = terms, 1
     while span < terms.shape[-2]:
-        reached = torch.addcmul(sums[..., span:, :], sums[..., :-span, :], factor)
-        sums = torch.cat([sums[..., :span, :], reached], dim=-2)
-        factor, span = factor * factor, 2 * span
+        doubled = sums.clone()
+        doubled[..., span:, :].addcmul_(sums[..., :-span, :], factor)
+        sums, factor, span = doubled, factor * factor, 2 * span
     return sums
 
 
