@@ -108,7 +108,7 @@ class Denoiser(System):
         device = next(self.parameters()).device
         with self._prepared.at(self.generator, settings.engine, settings.threshold) as denoise:
             return sample(
-                denoise,
+                self.told(denoise, seeds, settings.label),
                 self.shape,
                 seeds,
                 self.diffusion.config,
@@ -118,10 +118,29 @@ class Denoiser(System):
                 on_step=on_step,
             )
 
+    def told(self, denoise: Denoise, seeds: Sequence[int], label: int | None) -> Denoise:
+        """``denoise``, told the class of the image of each seed.
+
+        Args:
+            label: the class of all; None: any.
+
+        Raises:
+            ValueError: the network was trained without this class.
+        """
+        check_label(label, self.classes)
+        return denoise
+
     def prepared(self, engine: str) -> Denoise:
         """The generator, at its weights and thresholds of now, in the form that ``engine`` names:
         plain, exact or fast."""
         return self._prepared.form(self.generator, engine)
+
+
+def check_label(label: int | None, classes: int) -> None:
+    """Raise ValueError if ``label`` is none of ``classes`` classes."""
+    if label is not None and not 0 <= label < classes:
+        expected = f"a class from 0 to {classes - 1}" if classes else "none: it knows no classes"
+        raise ValueError(f"label={label}: expected {expected}")
 
 
 def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:

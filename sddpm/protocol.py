@@ -50,6 +50,9 @@ class Step(Protocol):
     """Steps done before this one, from 0."""
     total: int
     """Steps in the whole run."""
+    labels: Tensor | None
+    """Classes of the batch's images, ``[batch]``; None for a system without :attr:`System.classes`.
+    """
 
     def module(self, name: str) -> Callable[..., Any]:
         """The system's attribute ``name``, wrapped for precision and gradient exchange."""
@@ -86,6 +89,8 @@ class System(nn.Module, ABC):
     channels_last: ClassVar[frozenset[str]] = frozenset()
     """Modules whose convolutions are trained in channels-last memory, which is fastest for them.
     Before and after a training weights are contiguous, as torch's tools for weights expect."""
+    classes: int = 0
+    """Classes that a training step is told with the images; 0: none."""
 
     @property
     @abstractmethod

@@ -53,6 +53,9 @@ class Sampling:
     engine: Literal["plain", "exact", "fast"] = "exact"
     """Form of the network: unchanged (``plain``), or prepared by
     :func:`sddpm.engine.network.optimize`."""
+    label: int | None = None
+    """Class that all images are of, for a network that is told classes; None: one at random for
+    each image."""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

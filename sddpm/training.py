@@ -81,9 +81,15 @@ class TrainStep:
     """The :class:`sddpm.protocol.Step` of one update."""
 
     def __init__(
-        self, number: int, total: int, fabric: Fabric, players: Mapping[str, tuple], seed: int
+        self,
+        number: int,
+        total: int,
+        fabric: Fabric,
+        players: Mapping[str, tuple],
+        seed: int,
+        labels: Tensor | None = None,
     ) -> None:
-        self.number, self.total = number, total
+        self.number, self.total, self.labels = number, total, labels
         self._fabric, self._players = fabric, players
         self._rng = torch.Generator(fabric.device).manual_seed(mix(seed, _NOISE, number))
 
@@ -175,14 +181,15 @@ def fit(
 
     Args:
         system: built, with its initial weights.
-        images: uint8 images.
+        images: uint8 images; for a system with classes, their ``labels`` as well.
         folder: receives ``steps/`` (while it runs), ``log/`` (TensorBoard) and ``checkpoint/``.
         description: facts for the checkpoint's ``config.json``: system, config, shape.
         fabric: devices and precision; by default one CPU or GPU process at ``config.precision``.
         progress: show a bar with loss and images a second on standard error.
 
     Raises:
-        ValueError: a checkpoint in ``folder`` is of another run, or the loss became NaN.
+        ValueError: a checkpoint in ``folder`` is of another run, the loss became NaN, or the images
+            lack the classes that the system is told.
     """
     folder = Path(folder)
     final, steps_folder = folder / "checkpoint", folder / "steps"
@@ -200,6 +207,7 @@ def fit(
         state = load_trainer(system, newest)
         start, seconds, recent = state["step"], state["seconds"], state["losses"]
 
+    labels = labels_for(system, images)
     players = set_up(system, fabric)
     sampler = StepSampler(len(images), config, start, fabric.global_rank, fabric.world_size)
     loader: DataLoader[Tensor] = DataLoader(
@@ -223,8 +231,11 @@ def fit(
     begun = saved = time.monotonic()
     shown = progress and fabric.is_global_zero
     with progress_bar("train", config.steps, "steps", done=start, shown=shown) as bar:
-        for number, batch in enumerate(loader, start=start):
-            step = TrainStep(number, config.steps, fabric, players, config.seed)
+        # The loader's order, once more: which images stand in each batch.
+        batches = zip(loader, sampler, strict=True)
+        for number, (batch, indices) in enumerate(batches, start=start):
+            own = None if labels is None else labels[indices].to(fabric.device)
+            step = TrainStep(number, config.steps, fabric, players, config.seed, own)
             # Layers such as dropout draw from the global generator.
             torch.manual_seed(mix(config.seed, _LAYERS, number, fabric.global_rank))
             x = to_float(batch.to(fabric.device, non_blocking=True))
@@ -263,6 +274,24 @@ def fit(
         if logger is not None:
             logger.finalize("success")
     return _report(final)
+
+
+def labels_for(system: System, images: ImageSource) -> Tensor | None:
+    """The class of every image, ``[len(images)]`` int64, if ``system`` is told classes; else None.
+
+    Raises:
+        ValueError: the images have no labels, or labels of more classes.
+    """
+    if not system.classes:
+        return None
+    labels: Tensor | None = getattr(images, "labels", None)
+    expected = f"classes={system.classes}: expected images with labels"
+    if labels is None:
+        raise ValueError(f"{expected}, and this data set has none; use classes=0")
+    most = int(labels.max()) + 1
+    if most > system.classes or int(labels.min()) < 0:
+        raise ValueError(f"{expected} from 0 to {system.classes - 1}; this data set has {most}")
+    return labels
 
 
 def set_up(system: System, fabric: Fabric) -> dict[str, tuple[Any, Any]]:

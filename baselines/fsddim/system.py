@@ -194,9 +194,10 @@ class FSDDIM(Denoiser):
         # A stream for every spiking step, with the image's own seed: noise is drawn encoded.
         encoded = list(seeds) * self.decode.time_steps
         device = self.constancy.device
+        denoise = self.told(self._noise, encoded, settings.label)
         with evaluating(self.generator):
             currents = sample(
-                self._noise, self.shape, encoded, self.diffusion.config, settings, device,
+                denoise, self.shape, encoded, self.diffusion.config, settings, device,
                 gamma=self.gamma, on_step=watch,
             )  # fmt: skip
         images: Tensor = self.decode(currents)

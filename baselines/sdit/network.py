@@ -169,6 +169,7 @@ class RWKVNetwork(nn.Module):
         patch: pixels along a side of a patch.
         time_steps: spiking time steps.
         threshold: firing threshold.
+        classes: that the network is told, 0: none. The label ``classes`` stands for an unknown one.
 
     Raises:
         ValueError: a size is out of its range, or patches do not divide the images.
@@ -183,8 +184,11 @@ class RWKVNetwork(nn.Module):
         patch: int,
         time_steps: int,
         threshold: float,
+        classes: int = 0,
     ) -> None:
         super().__init__()
+        if classes < 0:
+            raise ValueError(f"classes={classes}: expected 0 (none) or more")
         if depth < 2 or depth % 2:
             raise ValueError(f"depth={depth}: expected an even number of at least 2")
         if width < 2:
@@ -202,6 +206,11 @@ class RWKVNetwork(nn.Module):
         nn.init.xavier_uniform_(self.embed.weight.view(width, -1))
         nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
         self.step = StepEmbedding(width)
+        self.classes = classes
+        self.label: nn.Embedding | None = None
+        if classes:
+            self.label = nn.Embedding(classes + 1, width)
+            nn.init.normal_(self.label.weight, std=0.02)
         self.positions = nn.Parameter(torch.zeros(tokens, width))
         half = depth // 2
         self.entering = nn.ModuleList(
@@ -216,16 +225,19 @@ class RWKVNetwork(nn.Module):
         self.head = _linear(width, patch * patch * self.outputs, deviation=0.0)
         self.smooth = conv3x3(self.outputs, self.outputs, reads=_REAL, xavier=False)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Noise and variance ``[batch, 2 * channels, size, size]`` of images ``x`` at diffusion
-        steps ``t`` (``[batch]``).
+        steps ``t`` (``[batch]``), of the classes ``label`` (``[batch]``; None: unknown).
 
         The second half of the channels is 2 f - 1, with f the variance's place between the
         posterior's (0) and beta (1) on a logarithmic scale.
         """
         patches = self.embed(x).flatten(2).transpose(1, 2)
-        step = self.step(each_step(t, x)).unsqueeze(1)
-        h = torch.cat([step.to(patches.dtype), patches], dim=1) + self.positions
+        step = self.step(each_step(t, x))
+        if self.label is not None:
+            unknown = torch.full((len(x),), self.classes, device=x.device)
+            step = step + self.label(unknown if label is None else label)
+        h = torch.cat([step.unsqueeze(1).to(patches.dtype), patches], dim=1) + self.positions
         stored = []
         for block in self.entering:
             h = block(h)

@@ -12,7 +12,8 @@ operation: about 4 multiplications a token and channel, beside 13 times the widt
 
 Different, because the harness has it so:
 
-- no class labels: the authors' network is told the class, and drops it in a tenth of the cases;
+- no class labels by default, as all rows are unconditional; the authors' network is told 10
+  classes, each unknown in a tenth of the cases (``classes``);
 - one channel for grey images, which they repeat to three; images are not resized to 28 pixels;
 - a shortened chain takes diffusion steps evenly downwards from the last, of which the authors' also
   takes the first.
@@ -23,6 +24,7 @@ middle one are initialised as those before it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +33,11 @@ from torch import Tensor
 
 from baselines.sdit.network import RWKVNetwork
 from baselines.sdit.variance import VarianceBound
-from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
+from sddpm.denoising import Denoiser, DenoiserTraining, check_label, learning_rate
 from sddpm.diffusion import DiffusionConfig, noise_loss
 from sddpm.layers import evaluating
 from sddpm.protocol import ImageShape, Step, System
+from sddpm.rng import mix
 from sddpm.samplers import Denoise
 
 
@@ -60,6 +63,14 @@ class Config(DenoiserTraining):
     """Pixels along a side of a patch, which is one token."""
     diffusion_steps: int = 1000
     """Steps of the noise schedule."""
+    classes: int = 0
+    """Classes that the network is told in training and sampling; published: 10. 0: none."""
+    label_dropout: float = 0.1
+    """Share of training images whose class is hidden, in [0, 1]; of a network with classes."""
+
+
+_CLASS = 5
+"""Which number of a seed is an image's class."""
 
 
 class SDiT(Denoiser):
@@ -68,6 +79,9 @@ class SDiT(Denoiser):
     def __init__(self, config: Config, shape: ImageShape, net: RWKVNetwork) -> None:
         schedule = DiffusionConfig(config.diffusion_steps, learned_variance=True)
         super().__init__(net, shape, config, schedule)
+        if not 0 <= config.label_dropout <= 1:
+            raise ValueError(f"label_dropout={config.label_dropout}: expected a number in [0, 1]")
+        self.classes, self.label_dropout = config.classes, config.label_dropout
         self.bound = VarianceBound(self.diffusion)
         self.optimizers = {
             "net": torch.optim.AdamW(
@@ -79,7 +93,11 @@ class SDiT(Denoiser):
         training = self.training_config
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
-        output = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
+        inputs = [self.diffusion.add_noise(images, noise, t), t]
+        if step.labels is not None:
+            hidden = step.rand(len(images)) < self.label_dropout
+            inputs.append(step.labels.masked_fill(hidden, self.classes))
+        output = step.module("net")(*inputs)
         predicted, place = output.chunk(2, dim=1)
         error = noise_loss(self.net, predicted, noise, t)
         bound = self.bound(images, noise, predicted, place, t).mean()
@@ -90,9 +108,17 @@ class SDiT(Denoiser):
         loss = (error + bound).detach()
         return {"loss": loss, "noise": error.detach(), "bound": bound.detach()}
 
+    def told(self, denoise: Denoise, seeds: Sequence[int], label: int | None) -> Denoise:
+        check_label(label, self.classes)
+        if not self.classes:
+            return denoise
+        chosen = [mix(seed, _CLASS) % self.classes if label is None else label for seed in seeds]
+        labels = torch.tensor(chosen, device=self.bound.log_beta.device)
+        return lambda x, t: denoise(x, t, labels)  # type: ignore[call-arg]
+
     def prepared(self, engine: str) -> Denoise:
-        """The noise that the generator sees in images, without the variance, whichever the
-        engine."""
+        """The noise that the generator sees in images of unknown classes, without the variance,
+        whichever the engine."""
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             with torch.inference_mode(), evaluating(self.generator):
@@ -116,6 +142,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> SD
         patch=config.patch,
         time_steps=config.time_steps,
         threshold=config.threshold,
+        classes=config.classes,
     )
     return SDiT(config, shape, net)
 

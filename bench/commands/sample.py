@@ -29,6 +29,9 @@ from bench.commands.terminal import say
 @click.option("--strip", type=options.PATH, metavar="FILE.png",
               help="Denoising of the first images as one picture: one row for each "
               "image, one column for each moment.")  # fmt: skip
+@click.option("--class", "label", type=click.IntRange(min=0), metavar="N",
+              help="Class of all images, for a system that was trained with classes. "
+              "[default: one at random for each image]")  # fmt: skip
 @options.batch
 @options.engine
 @options.how
@@ -39,6 +42,7 @@ def sample(
     out: Path | None,
     gif: Path | None,
     strip: Path | None,
+    label: int | None,
     batch: int,
     **how: Any,
 ) -> None:
@@ -79,7 +83,7 @@ def sample(
         other = taken.setdefault(path.resolve(), option)
         if other != option:
             raise ValueError(f"{option} {path}: is the file of {other} too; give another name")
-    drawing = open_to_draw(Checkpoint.find(checkpoint), DrawOptions(**how), say)
+    drawing = open_to_draw(Checkpoint.find(checkpoint), DrawOptions(label=label, **how), say)
     watched: Any = None
     if gif or strip:
         if drawing.sampling is None:

@@ -75,6 +75,8 @@ class DatasetSpec:
     """The source's tables are mixed, so the first pictures of a split are a random sample."""
     path: Path | None = None
     """The folder of a user's own pictures; None for a named data set."""
+    label: str | None = None
+    """Column that holds the pictures' classes, whole numbers from 0; None: none is used."""
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -90,15 +92,15 @@ DATASETS: dict[str, DatasetSpec] = {
         # Not mixed: the first half of its test images are of neater writers.
         DatasetSpec(
             "mnist", "ylecun/mnist", "image", 1, 32, False,
-            lossless=True, train_images=60_000, test_images=10_000,
+            lossless=True, label="label", train_images=60_000, test_images=10_000,
         ),
         DatasetSpec(
             "fashion_mnist", "zalando-datasets/fashion_mnist", "image", 1, 32, False,
-            lossless=True, mixed=True, train_images=60_000, test_images=10_000,
+            lossless=True, label="label", mixed=True, train_images=60_000, test_images=10_000,
         ),
         DatasetSpec(
             "cifar10", "uoft-cs/cifar10", "img", 3, 32, True,
-            lossless=True, mixed=True, train_images=50_000, test_images=10_000,
+            lossless=True, label="label", mixed=True, train_images=50_000, test_images=10_000,
         ),
         DatasetSpec(
             "celeba", "flwrlabs/celeba", "image", 3, 64, True,
@@ -220,9 +222,11 @@ def _digits(split: str, limit: int | None) -> Pixels:
     """scikit-learn's 8x8 digits, whose values 0..16 become 0..255, rounded half up."""
     from sklearn.datasets import load_digits
 
-    pixels = np.floor(load_digits().images * (255 / 16) + 0.5).astype(np.uint8)
-    train, test = pixels[:DIGITS_TRAIN_IMAGES], pixels[DIGITS_TRAIN_IMAGES:]
-    return Pixels((train if split == "train" else test)[:limit])
+    digits = load_digits()
+    pixels = np.floor(digits.images * (255 / 16) + 0.5).astype(np.uint8)
+    first, end = (0, DIGITS_TRAIN_IMAGES) if split == "train" else (DIGITS_TRAIN_IMAGES, None)
+    classes = digits.target.astype(np.int64)
+    return Pixels(pixels[first:end][:limit], classes[first:end][:limit])
 
 
 def _open(
@@ -276,8 +280,10 @@ def _fetch(spec: DatasetSpec) -> Any:
 
 
 def _table(rows: Any, spec: DatasetSpec, where: str, folder: Path | None) -> Table:
+    known = spec.label is not None and spec.label in rows.features
+    classes = rows.select_columns([spec.label]) if known else None
     rows, column = _image_column(rows, spec, where)
-    return Table(rows, column, where, folder)
+    return Table(rows, column, where, folder, classes)
 
 
 def _parts(splits: Mapping[str, Stored], spec: DatasetSpec) -> dict[str, Stored]:

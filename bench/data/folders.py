@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.data.decoding import is_grey
@@ -93,6 +95,9 @@ class Surveyed:
 
     def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
         return self.source.pictures(indices)
+
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.source.labels()
 
     def content_hash(self) -> str:
         return hashlib.sha256(SURVEY_VERSION + b"".join(self.digests)).hexdigest()

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.data.listing import Entry, printable, read_file
 from bench.data.pictures import Encoded
 
@@ -28,10 +31,15 @@ class Table(Encoded):
         rows: rows of a ``datasets.Dataset`` with undecoded pictures.
         folder: paths in the rows are relative to it and may not leave it; None for a data set
             of the Hub, whose paths lead into the library's cache.
+        classes: rows of another ``datasets.Dataset``, whose one column is the pictures' classes;
+            None where there is none.
     """
 
-    def __init__(self, rows: Any, column: str, where: str, folder: Path | None = None) -> None:
+    def __init__(
+        self, rows: Any, column: str, where: str, folder: Path | None = None, classes: Any = None
+    ) -> None:
         self.rows, self.column, self.where, self.folder = rows, column, where, folder
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,7 +73,19 @@ class Table(Encoded):
         return str(self.rows._fingerprint)
 
     def select(self, indices: Sequence[int]) -> Table:
-        return Table(self.rows.select(indices), self.column, self.where, self.folder)
+        classes = None if self.classes is None else self.classes.select(indices)
+        return Table(self.rows.select(indices), self.column, self.where, self.folder, classes)
+
+    def labels(self) -> NDArray[np.int64] | None:
+        if self.classes is None:
+            return None
+        column = self.classes.column_names[0]
+        classes = np.asarray(self.classes[:][column])
+        if classes.dtype.kind not in "iu":
+            raise ValueError(
+                f"column {column!r} of {self.where} holds {classes.dtype}: expected whole numbers"
+            )
+        return classes.astype(np.int64)
 
 
 def split_files(files: Sequence[Entry]) -> dict[str, list[Entry]]:

@@ -78,12 +78,19 @@ class Source(Protocol):
     def content_hash(self) -> str:
         """Hash of every stored picture in order: the same on any machine."""
 
+    def labels(self) -> NDArray[np.int64] | None:
+        """The class of every picture; None where none is stored.
+
+        Raises:
+            ValueError: a label is no whole number.
+        """
+
 
 class Pixels:
-    """Grey pictures that are in memory already, uint8 ``[n, height, width]``."""
+    """Grey pictures that are in memory already, uint8 ``[n, height, width]``, and their classes."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: NDArray[np.uint8], classes: NDArray[np.int64] | None = None) -> None:
+        self.pixels, self.classes = pixels, classes
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -93,6 +100,9 @@ class Pixels:
 
     def content_hash(self) -> str:
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.classes
 
 
 class Encoded(ABC):
@@ -124,6 +134,10 @@ class Encoded(ABC):
     @abstractmethod
     def select(self, indices: Sequence[int]) -> Encoded:
         """Some of the pictures, in the order of ``indices``."""
+
+    def labels(self) -> NDArray[np.int64] | None:
+        """None: files of pictures name no class."""
+        return None
 
     def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
         """Decoded pictures.
@@ -205,6 +219,12 @@ class Images(Dataset[Tensor]):
         if self.decoded_bytes > RAM_LIMIT_BYTES:
             return torch.from_numpy(self._decode(list(indices)))
         return torch.from_numpy(self._decoded[np.asarray(indices, dtype=np.int64)])
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """The class of every image, ``[len]`` int64; None where none is stored."""
+        classes = self.source.labels()
+        return None if classes is None else torch.from_numpy(classes)
 
     @property
     def shape(self) -> ImageShape:

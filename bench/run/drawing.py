@@ -40,6 +40,8 @@ class DrawOptions:
     """Folder of the data set, for samplers that need statistics."""
     device: DeviceName = "auto"
     """auto, cpu or cuda."""
+    label: int | None = None
+    """Class of all images, for a system that was trained with classes."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ def open_to_draw(
     override = {} if asked.time_steps is None else {"time_steps": asked.time_steps}
     machine = Machine(asked.device)
     system = checkpoint.load(machine, override)
+    if asked.label is not None and asked.label >= system.classes:
+        legal = f"choose from 0 to {system.classes - 1}" if system.classes else "leave it out"
+        raise ValueError(
+            f"--class {asked.label}: {name} was trained with {system.classes} classes; {legal}"
+        )
     if not entry.samplers:
         return Drawer(system, machine, asked.seed, None)
     choice = choose_sampling(asked.sampler)
@@ -109,6 +116,8 @@ def open_to_draw(
         "threshold": asked.threshold,
         "engine": asked.engine or "exact",
     }
+    if asked.label is not None:
+        options["label"] = asked.label
     time_steps = asked.time_steps or checkpoint.time_steps
     if asked.threshold is None and (
         files := guidance_files(checkpoint.folder, checkpoint.time_steps)

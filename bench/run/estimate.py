@@ -264,7 +264,15 @@ def _train_seconds(system: System, training: Training, machine: Machine, seconds
         nonlocal number
         pictures = torch.rand(images, *shape, device=fabric.device) * 2 - 1
         total = max(1, training.steps)
-        step = TrainStep(number % total, total, fabric, players, training.seed)
+        labels = torch.zeros(images, dtype=torch.long, device=fabric.device)
+        step = TrainStep(
+            number % total,
+            total,
+            fabric,
+            players,
+            training.seed,
+            labels if system.classes else None,
+        )
         losses = system.train_step(pictures, step)
         [float(loss) for loss in losses.values()]  # waits for the device
         number += 1
