@@ -70,7 +70,7 @@ class Config(DenoiserTraining):
 
 
 _CLASS = 5
-"""Which number of a seed is an image's class."""
+"""Name of the random number of a seed that decides an image's class."""
 
 
 class SDiT(Denoiser):
