@@ -90,7 +90,7 @@ class Group(click.Group):
 @click.group(
     cls=Group,
     commands=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, prog_name="sddpm-bench")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -60,9 +60,8 @@ Examples:
     "--all", "everything", is_flag=True, help="Print every figure, also those that did not change."
 )
 @click.option("--format", "kind", type=click.Choice(["text", "github", "json"]), default="text",
-              show_default=True,
-              help="Output format. github writes Markdown, also to "
-              "$GITHUB_STEP_SUMMARY, and annotations.")  # fmt: skip
+              help="Output format. github writes Markdown, also to $GITHUB_STEP_SUMMARY, and "
+              "annotations.")  # fmt: skip
 @click.pass_context
 def check(
     ctx: click.Context,

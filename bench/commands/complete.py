@@ -4,17 +4,41 @@ shipped checkpoints. Imports no torch, except for samplers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from pkgutil import resolve_name
 
 import click
 from click.shell_completion import CompletionItem
 
+Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Shipped suites, or files where none begins so."""
-    from bench.suites.reading import shipped_suites
 
-    return _or_files(_beginning(shipped_suites(), incomplete), incomplete)
+def _offer(target: str, *, listed: bool = False, otherwise: str | None = None) -> Offer:
+    """An offer of the names in ``target``, which is imported at the tab key.
+
+    Args:
+        target: ``module:name`` of a mapping, or of a function that gives one.
+        listed: after a comma, a further name is offered.
+        otherwise: Click's kind of path, offered where no name begins so.
+    """
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        found = resolve_name(target)
+        before, comma, last = incomplete.rpartition(",") if listed else ("", "", incomplete)
+        names = (name for name in (found() if callable(found) else found) if name.startswith(last))
+        items = [CompletionItem(before + comma + name) for name in names]
+        return items or ([CompletionItem(incomplete, type=otherwise)] if otherwise else [])
+
+    return complete
+
+
+suites = _offer("bench.suites.reading:shipped_suites", otherwise="file")
+systems = _offer("bench.registry:SYSTEMS", listed=True)
+samplers = _offer("sddpm.samplers:SAMPLERS", listed=True)
+datasets = _offer("bench.data.datasets:DATASETS")
+checkpoints = _offer("sddpm.checkpoint:shipped_checkpoints", otherwise="dir")
 
 
 def presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -22,49 +46,7 @@ def presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     from bench.suites.reading import read_outline
 
     try:
-        return _beginning(read_outline(ctx.params["suite"])["presets"], incomplete)
+        names = read_outline(ctx.params["suite"])["presets"]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
     except (KeyError, ValueError, OSError, TypeError):
         return []
-
-
-def systems(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Systems; after a comma a further one."""
-    from bench.registry import SYSTEMS
-
-    return _listed(SYSTEMS, incomplete)
-
-
-def samplers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Samplers; after a comma a further one."""
-    from sddpm.samplers import SAMPLERS
-
-    return _listed(SAMPLERS, incomplete)
-
-
-def datasets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Data sets by name."""
-    from bench.data.datasets import DATASETS
-
-    return _beginning(DATASETS, incomplete)
-
-
-def checkpoints(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Shipped checkpoints, or folders where none begins so."""
-    from sddpm.checkpoint import shipped_checkpoints
-
-    return _or_files(_beginning(shipped_checkpoints(), incomplete), incomplete, "dir")
-
-
-def _beginning(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def _listed(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    before, comma, last = incomplete.rpartition(",")
-    return _beginning([before + comma + name for name in names], before + comma + last)
-
-
-def _or_files(found: list[CompletionItem], incomplete: str, kind: str = "file") -> list:
-    return found or [CompletionItem(incomplete, type=kind)]

@@ -26,81 +26,69 @@ class Schedule(tuple[int, ...]):
         return "/".join(map(str, self))
 
 
-class Schedules(click.ParamType):
-    """Schedules such as ``8/16/32``, separated by commas."""
+def read_schedule(text: str) -> Schedule:
+    """``8/16/32`` as a schedule; ValueError for anything else."""
+    steps = Schedule(map(int, text.split("/")))
+    if len(steps) < 2 or min(steps) < 1:
+        raise ValueError(text)
+    return steps
 
-    name = "N/N/...,..."
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Schedule, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            found = tuple(Schedule(map(int, text.split("/"))) for text in str(value).split(","))
-        except ValueError:
-            found = ()
-        if not found or any(len(steps) < 2 or min(steps) < 1 for steps in found):
-            wanted = "two or more whole numbers of at least 1, such as 8/16/32"
-            self.fail(f"{value!r}: expected {wanted}", param, ctx)
-        return tuple(dict.fromkeys(found))
+SCHEDULES = options.Values(
+    "N/N/...,...", "two or more whole numbers of at least 1, such as 8/16/32", read_schedule
+)
 
 
 @click.command()
 @click.option("--ann", required=True, metavar="DIR|NAME",
-              help="Checkpoint of a ReLU twin or of a quantised twin. With "
-              "--distill: checkpoint of any noise network, or a diffusers DDPM "
-              "folder.")  # fmt: skip
-@click.option("--method", default="rate-percentile", show_default=True,
+              help="Checkpoint of a ReLU twin or of a quantised twin. With --distill: checkpoint "
+              "of any noise network, or a diffusers DDPM folder.")  # fmt: skip
+@click.option("--method", default="rate-percentile",
               type=click.Choice(list(METHODS)),
               help=f"Rule that sets the thresholds. {SUMMARIES}.")  # fmt: skip
-@click.option("--signed/--unsigned", default=False, show_default=True,
+@click.option("--signed/--unsigned", default=False,
               help="Signed neurons can emit negative spikes, which cancel earlier "
               "ones.")  # fmt: skip
 @click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
-              show_default=True,
               help=f"Percentile of the activations, for {TAKE_PERCENTILE}.")  # fmt: skip
 @click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
-              show_default=True,
-              help="Read-out over spiking time. mean: the plain mean. window: "
-              "weights fitted to the parent, which average out the charge that "
-              "remains in the membranes.")  # fmt: skip
-@click.option("--time-steps", type=options.Numbers(1), default="1,2,4,8,16,32,64",
-              show_default=True, help="Spiking time steps, one checkpoint for each.")  # fmt: skip
-@click.option("--schedule", "schedules", type=Schedules(),
-              help="Additional networks with a T for each equal part of the "
-              "denoising, from noise to image.")  # fmt: skip
-@click.option("--calibration-images", type=options.COUNT, default=256, show_default=True,
+              help="Read-out over spiking time. mean: the plain mean. window: weights fitted to "
+              "the parent, which average out the charge that remains in the "
+              "membranes.")  # fmt: skip
+@click.option("--time-steps", type=options.numbers(1), default="1,2,4,8,16,32,64",
+              help="Spiking time steps, one checkpoint for each.")  # fmt: skip
+@click.option("--schedule", "schedules", type=SCHEDULES,
+              help="Additional networks with a T for each equal part of the denoising, from noise "
+              "to image.")  # fmt: skip
+@click.option("--calibration-images", type=options.COUNT, default=256,
               help="Largest number of training images for the thresholds.")  # fmt: skip
-@click.option("--held-out", type=options.COUNT, default=32, show_default=True,
+@click.option("--held-out", type=options.COUNT, default=32,
               help="Largest number of test images for the comparison with the parent.")  # fmt: skip
 @click.option("--finetune", type=click.Choice(["end-to-end", "blocks"]), default="end-to-end",
-              show_default=True,
-              help="Way of fine-tuning. end-to-end: through all spiking steps, on "
-              "the parent's predictions. blocks: block by block, on the "
-              "parent's activations.")  # fmt: skip
-@click.option("--finetune-steps", type=options.Whole(0), default=0, show_default=True,
+              help="Way of fine-tuning. end-to-end: through all spiking steps, on the parent's "
+              "predictions. blocks: block by block, on the parent's activations.")  # fmt: skip
+@click.option("--finetune-steps", type=options.Whole(0), default=0,
               help="Steps of fine-tuning for each network, or for each of its blocks.")  # fmt: skip
-@click.option("--finetune-rate", type=options.Positive(), default="1e-4", show_default=True,
+@click.option("--finetune-rate", type=options.Positive(), default="1e-4",
               help="First step size of the fine-tuning.")  # fmt: skip
-@click.option("--clip-steps", type=options.COUNT, default=500, show_default=True,
+@click.option("--clip-steps", type=options.COUNT, default=500,
               help=f"For {TRAIN_CLIPS} from a ReLU twin: training of clips and weights, "
               "once for all T.")  # fmt: skip
-@click.option("--levels", type=options.COUNT, default=16, show_default=True,
-              help="For the same training: levels of an activation. Set it to the T "
-              "that matters most.")  # fmt: skip
+@click.option("--levels", type=options.COUNT, default=16,
+              help="For the same training: levels of an activation. Set it to the T that matters "
+              "most.")  # fmt: skip
 @click.option("--distill", metavar="PRESET",
               help="First train a ReLU twin of this preset on the network's "
               "predictions.")  # fmt: skip
-@click.option("--distill-steps", type=options.COUNT, default=3000, show_default=True,
+@click.option("--distill-steps", type=options.COUNT, default=3000,
               help="Training steps of that twin. More steps bring it nearer to the "
               "network.")  # fmt: skip
-@click.option("--dataset", metavar="NAME", help="Data set for --distill.",
-              shell_complete=complete.datasets)  # fmt: skip
+@click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
+              help="Data set for --distill.")  # fmt: skip
 @click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")
-@click.option("--samples", type=options.Whole(10), default=200, show_default=True,
+@click.option("--samples", type=options.Whole(10), default=200,
               help="Samples of each network, for --evaluate.")  # fmt: skip
-@click.option("--energy-images", type=options.COUNT, default=2, show_default=True,
+@click.option("--energy-images", type=options.COUNT, default=2,
               help="Images on which mJ/image is counted, for --evaluate.")  # fmt: skip
 @options.references
 @options.sampler

@@ -12,7 +12,7 @@ from bench.commands.terminal import print_pairs, say
 
 @click.command()
 @options.checkpoint
-@click.option("--num", type=options.COUNT, default=4, show_default=True, help="Number of images.")
+@click.option("--num", type=options.COUNT, default=4, help="Number of images.")
 @options.energy_table
 @options.how
 def energy(checkpoint: str, num: int, energy_table: str | None, **how: Any) -> None:

@@ -15,9 +15,7 @@ from bench.commands.terminal import print_pairs, say
 @options.checkpoint
 @click.option("--samples", type=options.PATH, metavar="FILE.npy",
               help="Images to score, also .npz. Without it, --num images are drawn.")  # fmt: skip
-@click.option(
-    "--num", type=options.Whole(10), default=1000, show_default=True, help="Number of images."
-)
+@click.option("--num", type=options.Whole(10), default=1000, help="Number of images.")
 @click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
               help="Images to compare with. [default: those of the training]")  # fmt: skip
 @options.split

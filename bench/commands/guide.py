@@ -13,22 +13,20 @@ from bench.commands.terminal import print_table, say
 
 @click.command()
 @options.checkpoint
-@click.option("--values", type=options.Positive(many=True), metavar="X,X,...",
-              help="Thresholds to try. If each layer has its own threshold, "
-              "multiples of it. [default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
+@click.option("--values", type=options.POSITIVES,
+              help="Thresholds to try. If each layer has its own threshold, multiples of it. "
+              "[default: 0.97 to 1.03 of the trained ones]")  # fmt: skip
 @click.option("--method", type=click.Choice(["grid", "loss", "gradient", "best"]), default="best",
-              show_default=True,
-              help="Method of the choice. grid: the scores of the images. loss: the "
-              "held-out loss, for one threshold. gradient: the gradient of that "
-              "loss, for one threshold in each layer. best: the method with the "
-              "best score.")  # fmt: skip
-@click.option("--samples", type=options.Whole(10), default=1000, show_default=True,
+              help="Method of the choice. grid: the scores of the images. loss: the held-out loss, "
+              "for one threshold. gradient: the gradient of that loss, for one threshold in each "
+              "layer. best: the method with the best score.")  # fmt: skip
+@click.option("--samples", type=options.Whole(10), default=1000,
               help="Images drawn for each threshold.")  # fmt: skip
-@click.option("--held-out", type=options.Whole(2), default=512, show_default=True,
+@click.option("--held-out", type=options.Whole(2), default=512,
               help="Largest number of test images for the loss.")  # fmt: skip
-@click.option("--bootstrap", type=options.Whole(0), default=20, show_default=True,
+@click.option("--bootstrap", type=options.Whole(0), default=20,
               help="Resamplings for the confidence interval.")  # fmt: skip
-@click.option("--confirm/--no-confirm", default=True, show_default=True,
+@click.option("--confirm/--no-confirm", default=True,
               help="Draw images at the chosen thresholds again, from other noise.")  # fmt: skip
 @click.option(
     "--keep",
@@ -44,9 +42,8 @@ from bench.commands.terminal import print_table, say
 @options.data_root
 @options.device
 @click.option("--out", type=options.PATH, metavar="DIR",
-              help="Folder for report, plot and intermediate results. [default: the "
-              "checkpoint's folder; for a shipped checkpoint, a folder of the "
-              "user]")  # fmt: skip
+              help="Folder for report, plot and intermediate results. [default: the checkpoint's "
+              "folder; for a shipped checkpoint, a folder of the user]")  # fmt: skip
 @click.pass_context
 def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -> None:
     """Find the firing threshold with the best samples, and store it with the checkpoint.

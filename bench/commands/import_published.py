@@ -14,20 +14,19 @@ from bench.commands import complete, options
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
               help="New checkpoint folder.")  # fmt: skip
 @click.option("--time-steps", type=options.COUNT,
-              help="Spiking time steps of the training. Only a file with TSM states "
-              "them. [default: the file's, or 4]")  # fmt: skip
-@click.option("--threshold", type=options.Positive(), default=1.0, show_default=True, metavar="X",
-              help="Firing threshold of every neuron in the training. No file states "
-              "it; the published code uses 1.")  # fmt: skip
+              help="Spiking time steps of the training. Only a file with TSM states them. "
+              "[default: the file's, or 4]")  # fmt: skip
+@click.option("--threshold", type=options.Positive(), default=1.0, metavar="X",
+              help="Firing threshold of every neuron in the training. No file states it; the "
+              "published code uses 1.")  # fmt: skip
 @click.option(
     "--image-size",
     type=options.COUNT,
     default=32,
-    show_default=True,
     help="Side of an image in pixels.",
 )
-@click.option("--dataset", metavar="NAME", help="Data set of the training, for evaluate.",
-              shell_complete=complete.datasets)  # fmt: skip
+@click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
+              help="Data set of the training, for evaluate.")  # fmt: skip
 def import_(
     published: Path,
     out: Path,

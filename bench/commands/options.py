@@ -17,27 +17,38 @@ from bench.quality.registry import AUTO, extractor_choices
 Command = Callable[..., Any]
 
 
-class Numbers(click.ParamType):
-    """Whole numbers of at least ``least``, separated by commas."""
+class Values(click.ParamType):
+    """Values separated by commas, each of them once.
 
-    name = "N,N,..."
+    Args:
+        name: form of the text, for the help.
+        wanted: legal values in words, for the error.
+        read: text of one value -> the value; ValueError if it is not legal.
+    """
 
-    def __init__(self, least: int) -> None:
-        self.least = least
+    def __init__(self, name: str, wanted: str, read: Callable[[str], Any]) -> None:
+        self.name, self.wanted, self.read = name, wanted, read
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    ) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            numbers = tuple(int(part) for part in str(value).split(","))
+            return tuple(dict.fromkeys(map(self.read, str(value).split(","))))
         except ValueError:
-            numbers = ()
-        if not numbers or min(numbers) < self.least:
-            wanted = f"whole numbers of at least {self.least}, separated by commas"
-            self.fail(f"{value!r}: expected {wanted}", param, ctx)
-        return tuple(dict.fromkeys(numbers))
+            self.fail(f"{value!r}: expected {self.wanted}", param, ctx)
+
+
+def numbers(least: int) -> Values:
+    """Whole numbers of at least ``least``, separated by commas."""
+
+    def read(text: str) -> int:
+        if (number := int(text)) < least:
+            raise ValueError(text)
+        return number
+
+    return Values("N,N,...", f"whole numbers of at least {least}, separated by commas", read)
 
 
 class Whole(click.IntRange):
@@ -52,27 +63,29 @@ class Whole(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-class Positive(click.ParamType):
-    """A finite number above 0, or with ``many`` several of them, separated by commas."""
+def positive(text: str) -> float:
+    """``text`` as a finite number above 0; ValueError if it is none."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError(text)
+    return number
 
-    def __init__(self, many: bool = False) -> None:
-        self.many = many
-        self.name = "X,X,..." if many else "X"
+
+POSITIVES = Values("X,X,...", "numbers above 0, separated by commas", positive)
+
+
+class Positive(click.ParamType):
+    """One finite number above 0."""
+
+    name = "X"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | tuple[float, ...]:
-        if isinstance(value, float | tuple):
-            return value
+    ) -> float:
         try:
-            numbers = tuple(float(part) for part in str(value).split(","))
+            return positive(value)
         except ValueError:
-            numbers = ()
-        legal = all(number > 0 and math.isfinite(number) for number in numbers)
-        if not numbers or not legal or (len(numbers) > 1 and not self.many):
-            wanted = "numbers above 0, separated by commas" if self.many else "a number above 0"
-            self.fail(f"{value!r}: expected {wanted}", param, ctx)
-        return tuple(dict.fromkeys(numbers)) if self.many else numbers[0]
+            self.fail(f"{value!r}: expected a number above 0", param, ctx)
 
 
 class Finite(click.FloatRange):
@@ -156,7 +169,7 @@ suite = together(
     click.option("--suite", required=True, metavar="NAME|FILE",
                  help="Name of a shipped suite, or a YAML file.",
                  shell_complete=complete.suites),
-    click.option("--preset", default="small", show_default=True, metavar="PRESET",
+    click.option("--preset", default="small", metavar="PRESET",
                  help="Size of the trainings: smoke, small, medium or paper.",
                  shell_complete=complete.presets),
 )  # fmt: skip
@@ -171,22 +184,20 @@ device = click.option(
     "--device",
     type=DEVICE,
     default="auto",
-    show_default=True,
     help="Device that computes. auto: CUDA if there is a CUDA device, else the CPU.",
 )
 devices = together(
     device,
-    click.option("--devices", type=COUNT, default=1, show_default=True,
+    click.option("--devices", type=COUNT, default=1,
                  help="Number of devices on this machine."),
     click.option(
-        "--nodes", type=COUNT, default=1, show_default=True,
+        "--nodes", type=COUNT, default=1,
         help="Number of machines, with --devices devices each. Start the command on every machine.",
     ),
 )  # fmt: skip
 extractor = together(
     click.option(
-        "--extractor", type=click.Choice(extractor_choices()), default=AUTO,
-        show_default=True, metavar="NAME",
+        "--extractor", type=click.Choice(extractor_choices()), default=AUTO, metavar="NAME",
         help="Network that computes the features: auto, inception, embedded, vgg16, clip-... or "
         "dinov2-... (list extractors). auto: Inception-v3 if its weights can be fetched, else the "
         "embedded network.",
@@ -206,7 +217,6 @@ seed = click.option(
     "--seed",
     type=Whole(0),
     default=0,
-    show_default=True,
     help="Seed of every random number. The same seed gives the same result.",
 )
 checkpoint = click.option(
@@ -246,7 +256,6 @@ split = click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
-    show_default=True,
     help="Part of the data set that scores compare with. train: the images that networks learn "
     "from, as in most papers. test: images that no training saw.",
 )
@@ -254,12 +263,9 @@ references = click.option(
     "--references",
     type=Whole(10),
     default=10000,
-    show_default=True,
     help="Largest number of real images to compare with.",
 )
-batch = click.option(
-    "--batch", type=COUNT, default=100, show_default=True, help="Images drawn in one batch."
-)
+batch = click.option("--batch", type=COUNT, default=100, help="Images drawn in one batch.")
 workers = together(
     click.option(
         "--workers", metavar="ray[:ADDRESS]",
@@ -267,10 +273,10 @@ workers = together(
         "machines share --out.",
     ),
     click.option(
-        "--worker-cpus", type=COUNT, default=1, show_default=True, help="CPU cores of a Ray task."
+        "--worker-cpus", type=COUNT, default=1, help="CPU cores of a Ray task."
     ),
     click.option(
-        "--worker-gpus", type=Positive(), default=1.0, show_default=True, metavar="X",
+        "--worker-gpus", type=Positive(), default=1.0, metavar="X",
         help="GPUs of a Ray task, if there are any. With 0.25, four tasks share one GPU.",
     ),
     click.option(

@@ -23,19 +23,19 @@ from bench.commands.terminal import (
 @click.command()
 @options.suite
 @click.option("--system", "systems", multiple=True, callback=options.split_names, metavar="NAMES",
-              help="Systems, in place of the suite's.",
-              shell_complete=complete.systems)  # fmt: skip
+              shell_complete=complete.systems,
+              help="Systems, in place of the suite's.")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, metavar="NAME",
               help="Only this variant of the suite's systems; repeat it for several. 'own' is a "
               "system's own row. [default: all]")  # fmt: skip
 @click.option(
     "--time-steps",
-    type=options.Numbers(1),
+    type=options.numbers(1),
     help="Spiking time steps, in place of the suite's, e.g. 4,8.",
 )
 @click.option("--sampler", "samplers", multiple=True, callback=options.split_names,
-              metavar="NAME[:STEPS[:ETA]],...", help="Samplers, in place of the suite's.",
-              shell_complete=complete.samplers)  # fmt: skip
+              metavar="NAME[:STEPS[:ETA]],...", shell_complete=complete.samplers,
+              help="Samplers, in place of the suite's.")  # fmt: skip
 @options.data_root
 @click.option(
     "--out",
@@ -43,7 +43,7 @@ from bench.commands.terminal import (
     metavar="DIR",
     help="Folder of the run. The same folder continues it. [default: runs/SUITE-PRESET]",
 )
-@click.option("--seed", "seeds", type=options.Numbers(0), default="0", show_default=True,
+@click.option("--seed", "seeds", type=options.numbers(0), default="0",
               help="Seeds, each a training and a row of its own. With several, e.g. 0,1,2, the "
               "table shows mean and standard deviation.")  # fmt: skip
 @click.option(
@@ -57,8 +57,8 @@ from bench.commands.terminal import (
 @options.extractor
 @options.energy_table
 @click.option("--checkpoint-seconds", type=options.Finite(0), metavar="SECONDS",
-              help="Seconds of training between two checkpoints, which is the most "
-              "that a killed run loses. [default: 120]")  # fmt: skip
+              help="Seconds of training between two checkpoints, which is the most that a killed "
+              "run loses. [default: 120]")  # fmt: skip
 @options.workers
 @click.option("--dry-run", is_flag=True, help="Show the cells and their state, and run nothing.")
 @click.option(

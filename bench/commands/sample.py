@@ -14,7 +14,7 @@ from bench.commands.terminal import say
 
 @click.command()
 @options.checkpoint
-@click.option("--num", type=options.COUNT, default=64, show_default=True, help="Number of images.")
+@click.option("--num", type=options.COUNT, default=64, help="Number of images.")
 @click.option("--grid", type=options.PATH, metavar="FILE.png",
               help="File of the sample grid; also .jpg or .webp.")  # fmt: skip
 @click.option(
@@ -27,8 +27,8 @@ from bench.commands.terminal import say
 @click.option("--gif", type=options.PATH, metavar="FILE.gif",
               help="Animation of the denoising of the first images; also .webp.")  # fmt: skip
 @click.option("--strip", type=options.PATH, metavar="FILE.png",
-              help="Denoising of the first images as one picture: one row for each "
-              "image, one column for each moment.")  # fmt: skip
+              help="Denoising of the first images as one picture: one row for each image, one "
+              "column for each moment.")  # fmt: skip
 @click.option("--class", "label", type=click.IntRange(min=0), metavar="N",
               help="Class of all images, for a system that was trained with classes. "
               "[default: one at random for each image]")  # fmt: skip

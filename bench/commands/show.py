@@ -20,11 +20,10 @@ from bench.commands.terminal import print_table, say
     "--images",
     type=options.COUNT,
     default=4,
-    show_default=True,
     help="Number of images that are drawn.",
 )
 @click.option("--format", "kind", type=click.Choice(["png", "pdf", "svg"]), default="png",
-              show_default=True, help="File format of the plots.")  # fmt: skip
+              help="File format of the plots.")  # fmt: skip
 @options.how
 def show(checkpoint: str, out: Path, layer: str | None, images: int, kind: str, **how: Any) -> None:
     """Look inside a checkpoint: firing rates by layer, a spike raster, the denoising chain, the

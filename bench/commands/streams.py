@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 SPELLED = {
     "−": "-", "–": "-", "—": "-", "×": "x", "±": "+/-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~",
@@ -34,7 +33,7 @@ def forgiving_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class Output(io.TextIOBase):
+class Output:
     """Writes text to ``stream``, spelled in its letters, until its other end is closed.
 
     It has no ``buffer``: Click would write UTF-8 to that where a terminal takes ASCII alone.
@@ -43,10 +42,15 @@ class Output(io.TextIOBase):
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            raise AttributeError(name)
+        return getattr(self.stream, name)
+
     def write(self, text: str) -> int:
         """Write ``text``; returns its length."""
         try:
-            self.stream.write(spell(text, self.encoding))
+            self.stream.write(spell(text, self.stream.encoding or "utf-8"))
         except BrokenPipeError:
             self._drop()
         return len(text)
@@ -63,28 +67,6 @@ class Output(io.TextIOBase):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())
         os.close(nowhere)
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Encoding of the stream."""
-        return self.stream.encoding or "utf-8"
-
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        """Error handler of the stream."""
-        return self.stream.errors
-
-    def isatty(self) -> bool:
-        """Whether a person reads it."""
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        """Number of the stream for the operating system."""
-        return self.stream.fileno()
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
 
 
 def spell(text: str, encoding: str) -> str:
