@@ -3,7 +3,9 @@ in a folder."""
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,39 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ValueError if it is not in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+
+
+def csv_rows(
+    text: str, where: str, needed: Collection[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of a CSV, behind its place: ``where`` and the line that it ends in.
+
+    Raises:
+        ValueError: a column of ``needed`` is missing, a row has more or fewer cells than there are
+            columns, or the text is no CSV.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        columns = list(reader.fieldnames or [])
+        if lacking := [name for name in needed if name not in columns]:
+            wanted = f"expected the columns {', '.join(needed)}"
+            raise ValueError(f"{where}: has no column {', '.join(lacking)}; {wanted}")
+        for row in reader:
+            place = f"{where}, line {reader.line_num}"
+            # What is too much stands under None; what is too little is None.
+            if None in row or None in row.values():
+                raise ValueError(f"{place}: expected {len(columns)} columns")
+            yield place, row
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.files import csv_rows, read_text
 from bench.records.record import read_records
 from bench.tables.rows import DASH, row_of
 
@@ -27,17 +26,14 @@ def read_table(path: Path) -> list[Row]:
         path = path / "records.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a table.csv or a records.jsonl")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+    text = read_text(path)
     if not text.strip():
         raise ValueError(f"{path}: is empty; expected a table.csv or a records.jsonl")
-    if not text.lstrip().startswith("{"):
-        return _parse_csv(text, str(path))
-    return [
-        {**row_of(record), "energy_table": record.energy_table} for record in read_records(path)
-    ]
+    if text.lstrip().startswith("{"):
+        records = read_records(path)
+        return [{**row_of(record), "energy_table": record.energy_table} for record in records]
+    rows = csv_rows(text, str(path), ("dataset", "system", "extractor"))
+    return [{name: None if v in ("", DASH) else v for name, v in row.items()} for _, row in rows]
 
 
 def label(row: Row) -> str:
@@ -78,23 +74,3 @@ def number(row: Row, metric: str) -> float | None:
     if isinstance(value, str):
         raise ValueError(f"{label(row)}: {metric} is {value!r}, expected a number")
     return value
-
-
-def _parse_csv(text: str, path: str) -> list[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = list(reader.fieldnames or [])
-    lacking = [name for name in ("dataset", "system", "extractor") if name not in columns]
-    if lacking:
-        raise ValueError(
-            f"{path}: has no column {', '.join(lacking)}; expected the table.csv or the "
-            "records.jsonl of a run"
-        )
-    rows: list[Row] = []
-    try:
-        for line, row in enumerate(reader, start=2):
-            if None in row or None in row.values():
-                raise ValueError(f"{path}, line {line}: expected {len(columns)} columns")
-            rows.append({name: None if v in ("", DASH) else v for name, v in row.items()})
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
-    return rows

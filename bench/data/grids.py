@@ -34,14 +34,18 @@ def grid(images: NDArray[np.uint8], side: int = SIDE, down: int | None = None) -
     """
     images = images[: side * (down or side)]
     factor = max(1, round(SMALLEST_TILE_PIXELS / images.shape[-1]))
-    tiles = images.repeat(factor, axis=2).repeat(factor, axis=3).transpose(0, 2, 3, 1)
-    step = tiles.shape[1] + GAP_PIXELS
+    return tiled(images.repeat(factor, axis=2).repeat(factor, axis=3), side, GAP_PIXELS)
+
+
+def tiled(images: NDArray[np.uint8], side: int, gap: int) -> Image.Image:
+    """All ``images`` (uint8 ``[n, C, H, W]``), ``side`` in a row, with ``gap`` white pixels around
+    each."""
+    tiles = images.transpose(0, 2, 3, 1)
+    step = tiles.shape[1] + gap
     rows, columns = -(-len(tiles) // side), min(side, len(tiles))
-    shape = (rows * step + GAP_PIXELS, columns * step + GAP_PIXELS, tiles.shape[3])
-    canvas = np.full(shape, 255, np.uint8)
+    canvas = np.full((rows * step + gap, columns * step + gap, tiles.shape[3]), 255, np.uint8)
     for index, tile in enumerate(tiles):
-        top = index // side * step + GAP_PIXELS
-        left = index % side * step + GAP_PIXELS
+        top, left = index // side * step + gap, index % side * step + gap
         canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
 

@@ -17,7 +17,7 @@ from typing import Literal
 from bench.energy.accountings import ACCOUNTINGS
 from bench.quality.metrics import columns_of, is_off, sort_key
 from bench.records.conversions import ConversionCurve
-from bench.records.record import Energy, Record
+from bench.records.record import Record
 from bench.report.sources import Published
 
 
@@ -84,6 +84,11 @@ class Row:
         return self.label + (f", T = {self.time_steps}" if self.time_steps else "")
 
     @property
+    def full_name(self) -> str:
+        """System, spiking time steps and sampler."""
+        return self.name + (f", {self.solver}" if self.solver else "")
+
+    @property
     def seeds(self) -> list[int]:
         return [record.seed for record in self.records]
 
@@ -101,23 +106,10 @@ class Row:
         stat = self.metric(name)
         return stat is not None and is_off(name, stat.mean)
 
-    def energy(self, accounting: str) -> Stat | None:
-        """Millijoules per finished image by one accounting of :func:`accountings`."""
-
-        def read(record: Record) -> float | None:
-            energy: Energy | None = record.energies.get(accounting)
-            return energy.per_image_mj if energy else None
-
-        return self.stat(read)
-
-    def evaluation_energy(self, accounting: str) -> Stat | None:
-        """The same for one network evaluation of one image."""
-
-        def read(record: Record) -> float | None:
-            energy: Energy | None = record.energies.get(accounting)
-            return energy.per_evaluation_mj if energy else None
-
-        return self.stat(read)
+    def energy(self, accounting: str, of: Literal["image", "evaluation"] = "image") -> Stat | None:
+        """Millijoules per finished image, or per network evaluation of one image, by one
+        accounting of :func:`accountings`."""
+        return self.stat(lambda r: getattr(r.energies.get(accounting), f"per_{of}_mj", None))
 
 
 @dataclass

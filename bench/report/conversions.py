@@ -161,7 +161,7 @@ def _energy(
              for name, _, _ in ENERGIES]  # fmt: skip
     for row in rivals:
         for name, _, filled in ENERGIES:
-            at = mean(row.evaluation_energy(name))
+            at = mean(row.energy(name, "evaluation"))
             ax.plot(row.time_steps or 0, at, DIRECT, color=INK, markersize=8,
                     markerfacecolor=INK if filled else PAPER)  # fmt: skip
             drawn.append(at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.quality.metrics import heading, lower_is_better
 from bench.report.boards import Board, Report, Row
+from bench.report.style import mean
 from bench.report.tables import (
     OFF,
     OFF_NOTE,
@@ -11,7 +12,6 @@ from bench.report.tables import (
     Entry,
     Line,
     TableText,
-    full_name,
     metric_text,
     trained_on,
 )
@@ -53,11 +53,6 @@ def _standing(board: Board) -> list[str]:
     if not rows or metric is None:
         return [DASH] * 4
 
-    def value(row: Row) -> float:
-        stat = row.metric(metric)
-        assert stat is not None
-        return stat.mean
-
     spiking = [row for row in rows if row.time_steps is not None]
     others = [row for row in rows if row.time_steps is None and runs_network(row)]
     # Fine-tuning aside: what the first training of each saw.
@@ -71,7 +66,7 @@ def _standing(board: Board) -> list[str]:
     def text(row: Row) -> str:
         stat = row.metric(metric)
         assert stat is not None
-        shown = f"{full_name(row)}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
+        shown = f"{row.full_name}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
         if any(row.off(name) for name in board.metrics):
             shown += f" {OFF}"
         return f"{shown}, trained on {seen(row)} images" if unequal else shown
@@ -79,7 +74,7 @@ def _standing(board: Board) -> list[str]:
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:
         ours, theirs = spiking[0], others[0]
-        ratio = [value(ours), value(theirs)]
+        ratio = [mean(row.metric(metric)) for row in (ours, theirs)]
         if not lower_is_better(metric):
             ratio.reverse()
         if ratio[1] > 0:

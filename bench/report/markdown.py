@@ -110,9 +110,8 @@ def _figure(drawing: Drawing) -> str:
 def _provenance(board: Board) -> Iterator[str]:
     """Origin of each number, one list for each row."""
     for row in board.rows:
-        name = row.name + (f", {row.solver}" if row.solver else "")
         facts = "\n".join(f"  - {escape(fact)}: `{_code(text)}`" for fact, text in provenance(row))
-        yield f"- {escape(name)}" + (f"\n{facts}" if facts else "")
+        yield f"- {escape(row.full_name)}" + (f"\n{facts}" if facts else "")
 
 
 def _code(text: str) -> str:

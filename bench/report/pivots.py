@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from bench.plan.sampling import solver
 from bench.quality.metrics import heading, shown, sort_key
 from bench.records.conversions import ConvertedNetwork
 from bench.report.boards import Board, Row, Section
-from bench.report.tables import (
-    Column,
-    Entry,
-    Line,
-    TableText,
-    fixed,
-    metric_text,
-    significant,
-)
+from bench.report.style import mean
+from bench.report.tables import Column, Entry, Line, TableText, fixed, metric_text, significant
 from bench.tables.rows import DASH
 
 
@@ -41,9 +34,9 @@ def pivots(board: Board) -> list[TableText]:
     what = heading(metric)
     tables = [
         _pivot(f"time-steps-{board.name}", f"{what} over spiking time steps T: {board.protocol}.",
-               ("System", "Sampler"), "T = ", by_steps, metric),
+               "T = ", by_steps, metric),
         _pivot(f"samplers-{board.name}", f"{what} over sampling steps: {board.protocol}.",
-               ("System", "Sampler"), "", by_sampler, metric),
+               "", by_sampler, metric),
     ]  # fmt: skip
     return [table for table in tables if table is not None]
 
@@ -68,14 +61,8 @@ def conversion_pivots(section: Section) -> list[TableText]:
     if metric:
         quality = (heading(metric), lambda p: p.metrics.get(metric), partial(shown, metric))
         readings.insert(0, ("quality", *quality))
-    steps = sorted(
-        {
-            point.time_steps
-            for conversion in section.conversions
-            for point in conversion.points
-            if isinstance(point.time_steps, int)
-        }
-    )
+    points = (point for conversion in section.conversions for point in conversion.points)
+    steps = sorted({point.time_steps for point in points if point.time_steps})
     tables = []
     for name, what, read, format_ in readings:
         lines = []
@@ -94,7 +81,6 @@ def conversion_pivots(section: Section) -> list[TableText]:
 def _pivot(
     name: str,
     caption: str,
-    headings: Sequence[str],
     unit: str,
     cells: Mapping[tuple[str, ...], Mapping[int, Row]],
     metric: str,
@@ -107,9 +93,7 @@ def _pivot(
     columns = sorted({column for line in cells.values() for column in line})
 
     def value(row: Row) -> float:
-        stat = row.metric(metric)
-        assert stat is not None
-        return sort_key(metric, stat.mean)
+        return sort_key(metric, mean(row.metric(metric)))
 
     compared = ([line[c] for line in cells.values() if c in line] for c in columns)
     best = [min(rows, key=value) if len(rows) > 1 else None for rows in compared]
@@ -124,6 +108,6 @@ def _pivot(
             else:
                 entries.append(Entry(metric_text(metric, stat), stat.mean, row is first))
         lines.append(Line(entries))
-    texts = [*(Column(text, figures=False) for text in headings)]
+    texts = [Column("System", figures=False), Column("Sampler", figures=False)]
     texts += [Column(f"{unit}{column}") for column in columns]
     return TableText(name, caption, texts, lines)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from bench.data.grids import GAP_PIXELS, SIDE, SMALLEST_TILE_PIXELS
+from bench.data.grids import GAP_PIXELS, SIDE, SMALLEST_TILE_PIXELS, tiled
 from bench.report.boards import Board, Row
 from bench.report.style import WIDTH, Drawing, figure_of, name_of, plain
 
@@ -45,14 +45,9 @@ class Samples:
 
     def png(self) -> bytes:
         """All images, 8 a line, a white pixel between them."""
-        step, lines = self.size + 1, -(-len(self.tiles) // SIDE)
-        shape = (lines * step + 1, self.width, *self.tiles.shape[3:])
-        canvas = np.full(shape, 255, np.uint8)
-        for index, tile in enumerate(self.tiles):
-            top, left = index // SIDE * step + 1, index % SIDE * step + 1
-            canvas[top : top + self.size, left : left + self.size] = tile
+        images = np.moveaxis(self.tiles.reshape(*self.tiles.shape[:3], -1), 3, 1)
         file = io.BytesIO()
-        Image.fromarray(canvas).save(file, "PNG", optimize=True)
+        tiled(images, SIDE, 1).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 

@@ -6,16 +6,15 @@ a bare ``records.jsonl`` gives records alone. Records that ``convert`` wrote are
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from bench.files import csv_rows, read_json, read_text
 from bench.records.conversions import ConversionCurve, read_curves
 from bench.records.identity import measurement
 from bench.records.record import Record, read_records
@@ -24,6 +23,10 @@ RUN, RECORDS = "run.json", "records.jsonl"
 PUBLISHED = "published.csv"
 HASH_CHARACTERS = 8
 """Characters of a cell's hash in the name of its folder."""
+RATES = TypeAdapter(dict[str, FiniteFloat])
+
+_OrEmpty = BeforeValidator(lambda text: text or None)
+Figure = Annotated[FiniteFloat | None, _OrEmpty]
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,17 @@ class Planned:
         return self.name.rsplit("-", 1)[-1]
 
 
-@dataclass(frozen=True)
-class Published:
-    """One figure of the literature."""
+class Published(BaseModel):
+    """One figure of the literature, as a row of the CSV states it."""
 
     dataset: str
     system: str
     kind: str
-    time_steps: int | None
-    params_millions: float | None
-    inception_score: float | None
-    fid: float | None
-    protocol: str
+    time_steps: Annotated[int | None, _OrEmpty, Field(ge=1, alias="spiking_time_steps")]
+    params_millions: Figure
+    inception_score: Figure
+    fid: Figure
+    protocol: Annotated[str, Field(min_length=1)]
     """Protocol of the FID: samples, references, resizing and Inception variant. Figures of two
     protocols cannot be compared."""
     source: str
@@ -124,12 +126,27 @@ def read_published(path: Path | None = None) -> list[Published]:
     Raises:
         FileNotFoundError, ValueError: no such file, or a row that cannot be read.
     """
-    if path is None:
-        text = (resources.files("bench") / PUBLISHED).read_text(encoding="utf-8")
-        return _published(text, PUBLISHED)
-    if not path.is_file():
-        raise FileNotFoundError(f"--published {path}: no such file; expected a CSV of figures")
-    return _published(_text(path), f"--published {path}")
+    text, where = (resources.files("bench") / PUBLISHED).read_text(encoding="utf-8"), PUBLISHED
+    if path is not None:
+        where = f"--published {path}"
+        if not path.is_file():
+            raise FileNotFoundError(f"{where}: no such file; expected a CSV of figures")
+        text = read_text(path)
+    needed = [field.alias or name for name, field in Published.model_fields.items()]
+    figures = []
+    for place, row in csv_rows(text, where, needed):
+        try:
+            figures.append(Published.model_validate(row))
+        except ValidationError as error:
+            raise ValueError(f"{place}: {_problem(error)}") from error
+    return figures
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem that pydantic found: field, value and what is wrong."""
+    problem = error.errors()[0]
+    field, value = ".".join(map(str, problem["loc"])), str(problem["input"])[:60]
+    return f"{field}: {value or 'is empty'}: {problem['msg']}"
 
 
 def _keep(
@@ -149,7 +166,7 @@ def _keep(
 
 
 def _planned(path: Path) -> list[Planned]:
-    run = _json(path)
+    run = read_json(path)
     cells = run.get("cells")
     if not isinstance(cells, list) or not all(isinstance(name, str) for name in cells):
         raise ValueError(f"{path}: expected a list of names under 'cells'")
@@ -164,13 +181,13 @@ def _cells(folder: Path, found: Sources) -> None:
         cell_hash = cell.name.rsplit("-", 1)[-1]
         if (cell / "grid.png").is_file():
             found.grids[cell_hash] = cell / "grid.png"
-        if (cell / "energy.json").is_file():
-            rates = _json(cell / "energy.json").get("firing_rates")
-            if isinstance(rates, dict) and rates:
-                found.layer_rates[cell_hash] = {
-                    str(name): _number(value, f"{cell / 'energy.json'}: firing_rates.{name}")
-                    for name, value in rates.items()
-                }
+        counted = cell / "energy.json"
+        rates = read_json(counted).get("firing_rates") if counted.is_file() else None
+        if isinstance(rates, dict) and rates:
+            try:
+                found.layer_rates[cell_hash] = RATES.validate_python(rates)
+            except ValidationError as error:
+                raise ValueError(f"{counted}: firing_rates.{_problem(error)}") from error
 
 
 def _pictures(paths: Sequence[Path], found: Sources) -> None:
@@ -190,84 +207,3 @@ def _pictures(paths: Sequence[Path], found: Sources) -> None:
                 cells = by_system.get(picture.stem, [])
             if len({r.config_hash for r in cells}) == 1:
                 found.grids.setdefault(cells[0].config_hash[:HASH_CHARACTERS], picture)
-
-
-def _published(text: str, where: str) -> list[Published]:
-    needed = [
-        "dataset", "fid", "inception_score", "kind", "params_millions", "protocol", "source",
-        "spiking_time_steps", "system",
-    ]  # fmt: skip
-    rows = []
-    for place, row in _rows(text, where, needed):
-        if not row["protocol"]:
-            raise ValueError(f"{place}: protocol: is empty; expected how the FID was made")
-        steps = _optional(row["spiking_time_steps"], f"{place}: spiking_time_steps")
-        rows.append(
-            Published(
-                dataset=row["dataset"],
-                system=row["system"],
-                kind=row["kind"],
-                time_steps=None if steps is None else _whole(steps, f"{place}: spiking_time_steps"),
-                params_millions=_optional(row["params_millions"], f"{place}: params_millions"),
-                inception_score=_optional(row["inception_score"], f"{place}: inception_score"),
-                fid=_optional(row["fid"], f"{place}: fid"),
-                protocol=row["protocol"],
-                source=row["source"],
-            )
-        )
-    return rows
-
-
-def _rows(text: str, where: str, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row of a CSV with these columns and perhaps others, and the line that it ends in."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
-            if set(needed) - set(row):
-                raise ValueError(f"{where}: expected the columns {', '.join(needed)}")
-            place = f"{where}, line {reader.line_num}"
-            # What is too much stands under None; what is too little is None.
-            if None in row or None in row.values():
-                raise ValueError(f"{place}: expected {len(reader.fieldnames or ())} columns")
-            yield place, row
-    except csv.Error as error:
-        raise ValueError(f"{where}, line {reader.line_num}: not CSV ({error})") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error.msg})") from error
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path}: JSON nested too deeply, or a number too long") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object")
-    return content
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file (UTF-8)") from error
-
-
-def _optional(text: str, where: str) -> float | None:
-    return _number(text, where) if text else None
-
-
-def _whole(number: float, where: str) -> int:
-    if number < 1 or number % 1:
-        raise ValueError(f"{where}: {number:g}: expected a whole number from 1")
-    return int(number)
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: {str(value)[:60]!r}: expected a number") from error
-    if not math.isfinite(number):
-        raise ValueError(f"{where}: {value!r}: expected a finite number")
-    return number

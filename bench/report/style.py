@@ -212,7 +212,7 @@ def bars_note(rows: Iterable[Row]) -> str:
 
 
 def name_of(row: Row, with_solver: bool) -> str:
-    return row.name + (f", {row.solver}" if with_solver and row.solver else "")
+    return row.full_name if with_solver else row.name
 
 
 def join(names: Iterable[str]) -> str:

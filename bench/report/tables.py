@@ -126,7 +126,7 @@ def ranking(board: Board) -> TableText:
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
         notes=[
             *([OFF_NOTE] if any(row.off(metric) for row in done for metric in metrics) else []),
-            *(f"{full_name(row)}: {row.reason}" for row in board.rows if row.reason),
+            *(f"{row.full_name}: {row.reason}" for row in board.rows if row.reason),
             *_unpriced(board),
             *_outside(board),
         ],
@@ -311,10 +311,6 @@ def _outside(board: Board) -> list[str]:
     if not senders:
         return []
     return [f"Measured and sent by {', '.join(map(str, senders))}; not repeated by this project."]
-
-
-def full_name(row: Row) -> str:
-    return row.name + (f", {row.solver}" if row.solver else "")
 
 
 def _rounded_stat(stat: Stat | None, format_: Callable[[float], str]) -> Entry:
