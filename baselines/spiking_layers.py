@@ -160,12 +160,8 @@ class _Integrate(torch.autograd.Function):
         return grad, None, None
 
 
-class TimeBatchNorm(nn.Module):
-    """tdBN: batch norm over batch, space and spiking time, scaled to the threshold.
-
-    ``y = weight alpha threshold (x - mean) / sqrt(var + eps) + bias`` per channel, with the
-    biased variance; at evaluation the running statistics, whose variance is unbiased. Accepts
-    ``[time_steps * batch, channels]`` and ``[time_steps * batch, channels, H, W]``.
+class TrackedNorm(nn.Module):
+    """Weight, bias and running statistics of a batch norm, the latter of ``shape``.
 
     The running statistics are the mean of the first ``1 / momentum`` batches' and an
     exponential average from there. The papers' start at 0 and 1 and forget that only after some
@@ -176,6 +172,32 @@ class TimeBatchNorm(nn.Module):
     running_var: Tensor
     updates: Tensor
 
+    def __init__(self, shape: tuple[int, ...], momentum: float, eps: float) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(shape[-1]))
+        self.bias = nn.Parameter(torch.zeros(shape[-1]))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+        self.register_buffer("updates", torch.tensor(0, dtype=torch.long))
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor) -> None:
+        """Take note of a batch's statistics, each of the running ones' shape."""
+        self.updates += 1
+        share = self.updates.float().reciprocal().clamp(min=self.momentum)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var, share)
+
+
+class TimeBatchNorm(TrackedNorm):
+    """tdBN: batch norm over batch, space and spiking time, scaled to the threshold.
+
+    ``y = weight alpha threshold (x - mean) / sqrt(var + eps) + bias`` per channel, with the
+    biased variance; at evaluation the running statistics, whose variance is unbiased. Accepts
+    ``[time_steps * batch, channels]`` and ``[time_steps * batch, channels, H, W]``.
+    """
+
     def __init__(
         self,
         channels: int,
@@ -185,13 +207,8 @@ class TimeBatchNorm(nn.Module):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__()
-        self.scale, self.momentum, self.eps = alpha * threshold, momentum, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("updates", torch.tensor(0, dtype=torch.long))
+        super().__init__((channels,), momentum, eps)
+        self.scale = alpha * threshold
 
     def forward(self, x: Tensor, track: bool = True) -> Tensor:
         """Normalise ``x``; in training, ``track`` says whether the running statistics are
@@ -205,11 +222,7 @@ class TimeBatchNorm(nn.Module):
         # At momentum 1 the operator leaves this batch's own statistics.
         mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         out = functional.batch_norm(x, mean, var, weight, self.bias, True, 1.0, self.eps)
-        with torch.no_grad():
-            self.updates += 1
-            share = self.updates.float().reciprocal().clamp(min=self.momentum)
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var, share)
+        self.track(mean, var)
         return out
 
     def extra_repr(self) -> str:

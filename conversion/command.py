@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from conversion.compare import HEADINGS, NetworkComparison, compare, layer_cells
-from conversion.convert import (
-    Converted,
-    build,
-    check_parent,
-    config_of,
-    convertible,
-    noised,
-)
+from conversion.convert import Converted, build, check_parent, config_of, convertible, noised
 from conversion.finetune import WAYS, blocks_of, finetune, finetune_blocks
 from conversion.methods import METHODS
 from conversion.readout import fit_window
@@ -61,10 +54,9 @@ class Converter:
     finetune_rate: float = 1e-4
     """First step size of the fine-tuning, which falls linearly to 0."""
 
-    @property
-    def finetune_batch(self) -> int:
-        """Images of a step of fine-tuning."""
-        return FINETUNE_BATCH
+    finetune_batch: ClassVar[int] = FINETUNE_BATCH
+    layer_headings: ClassVar[list[str]] = HEADINGS
+    """Headings of :meth:`layers`."""
 
     @property
     def finetune_total(self) -> int:
@@ -136,11 +128,6 @@ class Converter:
     ) -> NetworkComparison:
         """``child`` against the reference."""
         return compare(self.reference, child.unet, held_out, on_images)
-
-    @property
-    def layer_headings(self) -> list[str]:
-        """Headings of the table of single layers."""
-        return HEADINGS
 
     def layers(self, comparison: NetworkComparison) -> list[list[str]]:
         """The table of single layers, as rows of text."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
+from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, noise_loss
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet, unet_config
@@ -53,10 +53,7 @@ class Distilled(Denoiser):
             wanted = teacher(noisy, t)
         predicted = step.module("net")(noisy, t)
         loss = noise_loss(self.net, predicted, wanted, t)
-        rate = learning_rate(self.training_config, step.number, step.total)
-        step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
+        self.update(loss, step)
         with torch.no_grad():
             relative = ((predicted - wanted).square().mean() / wanted.square().mean()).sqrt()
         return {"loss": loss.detach(), "relative_error": relative}

@@ -12,6 +12,7 @@ is uniform over the process. Thresholds and BatchNorm's statistics stay as they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +48,13 @@ def finetune(
     """
     parent.eval()
     child.eval()  # statistics are the parent's: those of single spiking steps are others
-    parameters = list(_weights(child).values())
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    for number in range(steps):
-        noisy, t = draw(number)
+
+    def loss(noisy: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = parent(noisy, t)
-        loss = noise_loss(child, child(noisy, t), wanted, t)
-        gradients = torch.autograd.grad(_finite(loss, number), parameters)
-        _descend(optimizer, parameters, gradients, gradient_clip)
-        optimizer.param_groups[0]["lr"] = learning_rate * (steps - number - 1) / steps
-        on_step(loss.item())
+        return noise_loss(child, child(noisy, t), wanted, t)
+
+    _descend(_weights(child), loss, draw, 0, steps, learning_rate, gradient_clip, on_step)
 
 
 def finetune_blocks(
@@ -84,23 +81,22 @@ def finetune_blocks(
         raise ValueError("block-wise fine-tuning needs one number of spiking steps, not a schedule")
     parent.eval(), child.eval()
     for position, name in enumerate(blocks_of(child)):
-        block, model = child.get_submodule(name), parent.get_submodule(name)
-        weights = _weights(block)
-        parameters = list(weights.values())
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        for number in range(steps):
-            noisy, t = draw(position * steps + number)
-            _, wanted = run_until(parent, name, noisy, t)
-            given, fired = run_until(child, name, noisy, t)
-            mean = averaged(fired, len(noisy))
-            inputs = tuple(averaged(value, len(noisy)) for value in given)
-            # The parent's layers with the child's weights: the gradient without spiking time.
-            proxy = functional_call(model, weights, inputs)
-            loss = (proxy + (mean - proxy).detach() - wanted).square().mean()
-            gradients = torch.autograd.grad(_finite(loss, number), parameters)
-            _descend(optimizer, parameters, gradients, gradient_clip)
-            optimizer.param_groups[0]["lr"] = learning_rate * (steps - number - 1) / steps
-            on_step(loss.item())
+        weights = _weights(child.get_submodule(name))
+        loss = partial(_block_loss, parent, child, name, weights)
+        first = position * steps
+        _descend(weights, loss, draw, first, steps, learning_rate, gradient_clip, on_step)
+
+
+def _block_loss(
+    parent: UNet, child: UNet, name: str, weights: dict[str, Tensor], noisy: Tensor, t: Tensor
+) -> Tensor:
+    _, wanted = run_until(parent, name, noisy, t)
+    given, fired = run_until(child, name, noisy, t)
+    mean = averaged(fired, len(noisy))
+    inputs = tuple(averaged(value, len(noisy)) for value in given)
+    # The parent's layers with the child's weights: the gradient without spiking time.
+    proxy = functional_call(parent.get_submodule(name), weights, inputs)
+    return (proxy + (mean - proxy).detach() - wanted).square().mean()
 
 
 def blocks_of(net: UNet) -> Iterator[str]:
@@ -143,20 +139,23 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {k: p for k, p in module.named_parameters() if not k.endswith("theta")}
 
 
-def _finite(loss: Tensor, number: int) -> Tensor:
-    if not torch.isfinite(loss):
-        raise ValueError(f"fine-tuning: the loss is {loss.item()} at step {number}")
-    return loss
-
-
 def _descend(
-    optimizer: torch.optim.Optimizer,
-    parameters: list[Tensor],
-    gradients: tuple[Tensor, ...],
-    gradient_clip: float,
-) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    nn.utils.clip_grad_norm_(parameters, gradient_clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    weights: dict[str, Tensor], loss_of: Callable[[Tensor, Tensor], Tensor], draw: Draw, first: int,
+    steps: int, learning_rate: float, gradient_clip: float, on_step: Callable[[float], None],
+) -> None:  # fmt: skip
+    """Adam on the loss of the batches from number ``first`` on; the step size falls linearly to
+    0."""
+    parameters = list(weights.values())
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    for number in range(steps):
+        loss = loss_of(*draw(first + number))
+        if not torch.isfinite(loss):
+            raise ValueError(f"fine-tuning: the loss is {loss.item()} at step {number}")
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.param_groups[0]["lr"] = learning_rate * (steps - number - 1) / steps
+        on_step(loss.item())

@@ -7,7 +7,7 @@ entry of :data:`METHODS`; one that measures something new also has the class of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 
@@ -29,10 +29,7 @@ class Method:
 
     def load_statistic(self) -> Any:
         """The class that ``statistic`` names; None where there is none."""
-        if self.statistic is None:
-            return None
-        module, _, name = self.statistic.partition(":")
-        return getattr(import_module(module), name)
+        return None if self.statistic is None else resolve_name(self.statistic)
 
 
 METHODS: dict[str, Method] = {

@@ -20,7 +20,7 @@ from torch import Tensor
 from conversion.calibrate import LeastSquares
 from conversion.convert import convertible
 from conversion.quantised import Quantised, quantised_net
-from sddpm.denoising import DenoiserTraining, learning_rate
+from sddpm.denoising import DenoiserTraining
 from sddpm.diffusion import noise_loss
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.unet import UNet
@@ -76,11 +76,7 @@ class ClipFloorShift(Quantised):
         to_parent = noise_loss(self.net, predicted, wanted, t)
         to_noise = noise_loss(self.net, predicted, noise, t)
         weight = self.config.parent_weight
-        loss = weight * to_parent + (1 - weight) * to_noise
-        rate = learning_rate(self.config, step.number, step.total)
-        step.update("net", loss, lr=rate, clip=self.config.gradient_clip)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
+        self.update(weight * to_parent + (1 - weight) * to_noise, step)
         return {"loss": to_noise.detach(), "to_parent": to_parent.detach()}
 
 

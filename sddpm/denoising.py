@@ -85,11 +85,15 @@ class Denoiser(System):
         noise = step.randn(*images.shape)
         predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
         loss = self.loss(predicted, noise, t)
+        self.update(loss, step)
+        return {"loss": loss.detach()}
+
+    def update(self, loss: Tensor, step: Step) -> None:
+        """Adam's step on ``loss``, at the step size of the schedule; then the averaged weights'."""
         rate = learning_rate(self.training_config, step.number, step.total)
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
-        return {"loss": loss.detach()}
 
     def loss(self, predicted: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Loss of a training step: ``predicted`` against the noise ``[batch, C, H, W]`` at steps

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from baselines.fsddim.unet import Shape, SpikingUNet, check_image_size
-from sddpm.denoising import Denoiser, DenoiserTraining, learning_rate
+from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, NoiseOutput
 from sddpm.layers import evaluating
 from sddpm.neurons import DirectEncoding, MeanReadout
@@ -148,21 +148,15 @@ class FSDDIM(Denoiser):
         self.register_buffer("constancy", constancy.float(), persistent=False)
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
-        training = self.training_config
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
-        noisy, target = (
-            self.diffusion.add_noise(images, noise, t),
-            self.output.target(images, noise, t),
-        )
+        noisy = self.diffusion.add_noise(images, noise, t)
+        target = self.output.target(images, noise, t)
         currents = step.module("net")(self.encode(noisy), t)
         weight = self.output.weight(t).flatten()
         error, change = current_losses(currents, target, 1 / weight, self.constancy[t])
         loss = error + change
-        rate = learning_rate(training, step.number, step.total)
-        step.update("net", loss, lr=rate, clip=training.gradient_clip)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
+        self.update(loss, step)
         return {"loss": loss.detach(), "image": error.detach(), "constancy": change.detach()}
 
     def sample(

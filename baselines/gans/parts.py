@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.spiking_layers import LeakyNeuron
+from baselines.spiking_layers import LeakyNeuron, TrackedNorm
 from sddpm.layers import Reads, declare
 from sddpm.neurons import DirectEncoding, MembraneReadout, check_time_steps
 from sddpm.protocol import ImageShape
@@ -88,31 +88,20 @@ class LastMembrane(nn.Module):
         return membrane * self.scale
 
 
-class StepBatchNorm(nn.Module):
+class StepBatchNorm(TrackedNorm):
     """Batch norm with separate statistics for each spiking step and one affine map for all.
 
     Accepts ``[time_steps * batch, channels]`` and ``[time_steps * batch, channels, H, W]``.
     There, one set of running statistics follows the steps in turn although no two of them are
     alike (at the first every membrane is empty), and nothing ever reads it, since evaluation
     mode is never switched on. Here every step has a row, so that evaluation computes what
-    training did; each is the mean of the first ``1 / momentum`` batches and an exponential
-    average from there.
+    training did.
     """
-
-    running_mean: Tensor
-    running_var: Tensor
-    updates: Tensor
 
     def __init__(
         self, channels: int, time_steps: int, *, momentum: float = 0.1, eps: float = 1e-5
     ) -> None:
-        super().__init__()
-        self.momentum, self.eps = momentum, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(time_steps, channels))
-        self.register_buffer("running_var", torch.ones(time_steps, channels))
-        self.register_buffer("updates", torch.tensor(0, dtype=torch.long))
+        super().__init__((time_steps, channels), momentum, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         steps = x.unflatten(0, (len(self.running_mean), -1))
@@ -123,11 +112,7 @@ class StepBatchNorm(nn.Module):
         mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         rows = zip(steps, mean, var, strict=True)
         out = torch.cat([self._normalised(*row) for row in rows])
-        with torch.no_grad():
-            self.updates += 1
-            share = self.updates.float().reciprocal().clamp(min=self.momentum)
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var, share)
+        self.track(mean, var)
         return out
 
     def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:

@@ -30,46 +30,17 @@ scoring's projection of 3072 values to 1024, which is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from torch.optim import RMSprop
-
-from baselines.gans.parts import AttentionGenerator, GanConfig
-from baselines.gans.training import CriticNorm, EarthMoverGAN, SpikingCritic
+from baselines.gans.parts import AttentionGenerator
+from baselines.gans.training import EarthMoverConfig as Config
+from baselines.gans.training import EarthMoverGAN
 from sddpm.protocol import ImageShape, System
 
 
-@dataclass(frozen=True)
-class Config(GanConfig):
-    """SGAD. The defaults are those of the published configuration file for MNIST."""
-
-    critic_channels: int = 32
-    """Output channels of the critic's first convolution; the second has twice as many."""
-    critic_hidden: int = 1024
-    """Width of the critic's linear layer; doubled above 32 pixels."""
-    critic_norm: CriticNorm = "none"
-    """Normalisation of the critic's linear layers: none, as published, or spectral."""
-
-
-class SGAD(EarthMoverGAN):
-    """Trains the attention-scoring generator against the spiking critic."""
-
-    def __init__(self, config: Config, shape: ImageShape) -> None:
-        net = AttentionGenerator(config, shape)
-        critic = SpikingCritic(
-            config.time_steps,
-            shape,
-            config.critic_channels,
-            config.critic_hidden,
-            config.critic_norm,
-        )
-        super().__init__(config, net, critic, RMSprop)
-
-
-def build(config: Config, shape: ImageShape, parent: System | None = None) -> SGAD:
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> EarthMoverGAN:
     """SGAD for images of ``shape``; it has no parent."""
-    return SGAD(config, shape)
+    return EarthMoverGAN(config, shape, AttentionGenerator(config, shape))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -22,27 +22,14 @@ weave), and with it the same seed draws clothes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import RMSprop
 
-from baselines.gans.parts import GanConfig, GeneratorStack, LastMembrane
-from baselines.gans.training import CriticNorm, EarthMoverGAN, SpikingCritic
+from baselines.gans.parts import GeneratorStack, LastMembrane
+from baselines.gans.training import EarthMoverConfig as Config
+from baselines.gans.training import EarthMoverGAN
 from sddpm.protocol import ImageShape, System
-
-
-@dataclass(frozen=True)
-class Config(GanConfig):
-    """SWGAN. The defaults are those of the published configuration file for MNIST."""
-
-    critic_channels: int = 32
-    """Output channels of the critic's first convolution; the second has twice as many."""
-    critic_hidden: int = 1024
-    """Width of the critic's linear layer; doubled above 32 pixels."""
-    critic_norm: CriticNorm = "none"
-    """Normalisation of the critic's linear layers: none, as published, or spectral."""
 
 
 class Generator(nn.Module):
@@ -59,24 +46,9 @@ class Generator(nn.Module):
         return membrane.sigmoid()
 
 
-class SWGAN(EarthMoverGAN):
-    """Trains the membrane read-out's generator against the spiking critic."""
-
-    def __init__(self, config: Config, shape: ImageShape) -> None:
-        net = Generator(config, shape)
-        critic = SpikingCritic(
-            config.time_steps,
-            shape,
-            config.critic_channels,
-            config.critic_hidden,
-            config.critic_norm,
-        )
-        super().__init__(config, net, critic, RMSprop)
-
-
-def build(config: Config, shape: ImageShape, parent: System | None = None) -> SWGAN:
+def build(config: Config, shape: ImageShape, parent: System | None = None) -> EarthMoverGAN:
     """SWGAN for images of ``shape``; it has no parent."""
-    return SWGAN(config, shape)
+    return EarthMoverGAN(config, shape, Generator(config, shape))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -7,51 +7,49 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim import Optimizer
+from torch.optim import Optimizer, RMSprop
 
 from baselines.gans.parts import Block, ConstantBlock, GanConfig, LastMembrane, neuron
 from sddpm.layers import declare, evaluating
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.rng import ImageStreams
 
-CriticNorm = Literal["none", "spectral"]
-"""Bound on the slope of :class:`SpikingCritic`: none, or spectral norm (Miyato et al. 2018, arXiv
-1802.05957)."""
+
+@dataclass(frozen=True)
+class EarthMoverConfig(GanConfig):
+    """Options of SWGAN and SGAD. The defaults are those of the published configuration file for
+    MNIST."""
+
+    critic_channels: int = 32
+    """Output channels of the critic's first convolution; the second has twice as many."""
+    critic_hidden: int = 1024
+    """Width of the critic's linear layer; doubled above 32 pixels, as the published sizes say."""
+    critic_norm: Literal["none", "spectral"] = "none"
+    """Normalisation of the critic's linear layers: none, as published, or spectral (Miyato et al.
+    2018, arXiv 1802.05957)."""
 
 
 class SpikingCritic(nn.Module):
     """Images to scores, with spikes: two convolutions with pooling, two linear layers.
 
     The convolutions take no padding at the published sizes; images under 28 pixels are too
-    small for that and keep their size. Above 32 pixels the linear layer is twice as wide, which
-    is what the published sizes say.
-
-    Args:
-        channels: of the first convolution; the second has twice as many.
-        hidden: width of the linear layer.
-        norm: of the linear layers: "none", as published, or "spectral", by which the score cannot
-            change by more than the spikes do.
+    small for that and keep their size. With spectral norm, the score cannot change by more than
+    the spikes do.
     """
 
-    def __init__(
-        self,
-        time_steps: int,
-        shape: ImageShape,
-        channels: int,
-        hidden: int,
-        norm: CriticNorm = "none",
-    ) -> None:
+    def __init__(self, config: EarthMoverConfig, shape: ImageShape) -> None:
         super().__init__()
+        time_steps, channels = config.time_steps, config.critic_channels
         padding, cut = (0, 4) if shape.size >= 28 else (2, 0)
         size = ((shape.size - cut) // 2 - cut) // 2
-        if shape.size > 32:
-            hidden *= 2
+        hidden = config.critic_hidden * (2 if shape.size > 32 else 1)
         conv = nn.Conv2d(shape.channels, channels, 5, padding=padding)
         self.conv1 = ConstantBlock(conv, time_steps)
         conv = nn.Conv2d(channels, 2 * channels, 5, padding=padding)
@@ -61,7 +59,7 @@ class SpikingCritic(nn.Module):
         self.fc1 = declare(nn.Linear(2 * channels * size * size, hidden), reads="real")
         self.neuron = neuron(time_steps)
         self.fc2 = declare(nn.Linear(hidden, 1), reads="spikes")
-        if norm == "spectral":
+        if config.critic_norm == "spectral":
             spectral_norm(self.fc1)
             spectral_norm(self.fc2)
         self.readout = LastMembrane(time_steps, divided=True)
@@ -167,7 +165,10 @@ class SpikingGAN(System):
 
 
 class EarthMoverGAN(SpikingGAN):
-    """A spiking generator against :class:`SpikingCritic`, by scores: SWGAN and SGAD."""
+    """The generator ``net`` against :class:`SpikingCritic`, by scores: SWGAN and SGAD."""
+
+    def __init__(self, config: EarthMoverConfig, shape: ImageShape, net: nn.Module) -> None:
+        super().__init__(config, net, SpikingCritic(config, shape), RMSprop)
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return earth_mover(real, fake)

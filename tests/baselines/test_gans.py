@@ -171,7 +171,8 @@ def test_attention_scoring_of_colour_follows_its_definition() -> None:
 
 def test_a_spiking_critic_forgets_the_images_before() -> None:
     """There, SGAN's fake pass started from the membranes that the real pass had left."""
-    for critic in (SpikingCritic(4, BLOBS.shape, 8, 32).eval(), smoke(sgan).critic):
+    config = sgad.Config(time_steps=4, critic_channels=8, critic_hidden=32)
+    for critic in (SpikingCritic(config, BLOBS.shape).eval(), smoke(sgan).critic):
         x = torch.rand(2, 1, 8, 8)
         first = critic(x)
         critic(torch.rand(2, 1, 8, 8))
