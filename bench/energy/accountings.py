@@ -43,12 +43,8 @@ def _strict(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float
     return strict_mj(counts, table)
 
 
-def _simple(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
-    return None if moved is None else simple_mj(counts, moved)
-
-
-def _lemaire(counts: Counts, moved: Accesses | None, table: EnergyTable) -> float | None:
-    return None if moved is None else lemaire_mj(counts, moved)
+def _with_memory(price: Callable[[Counts, Accesses], float]) -> Price:
+    return lambda counts, moved, table: None if moved is None else price(counts, moved)
 
 
 ACCOUNTINGS: dict[str, Accounting] = {
@@ -56,8 +52,8 @@ ACCOUNTINGS: dict[str, Accounting] = {
     for accounting in (
         Accounting("published", "Published", "Published", _published, True, True),
         Accounting("strict", "Strict", "Strict", _strict, True, True),
-        Accounting("simple_memory", "Simple", "With memory (simple)", _simple),
-        Accounting("lemaire", "Lemaire", "With memory (Lemaire)", _lemaire),
+        Accounting("simple_memory", "Simple", "With memory (simple)", _with_memory(simple_mj)),
+        Accounting("lemaire", "Lemaire", "With memory (Lemaire)", _with_memory(lemaire_mj)),
     )
 }
 

@@ -25,7 +25,8 @@ from __future__ import annotations
 from math import log
 from typing import Protocol
 
-MJ_PER_PJ = 1e-9
+from bench.energy.prices import MJ_PER_PJ
+
 WEIGHT_BITS = 8
 INPUT_BITS = 8
 """Bits of real inputs: images, and the time embedding."""

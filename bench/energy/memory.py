@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from bench.energy.counts import Counts, LayerTraffic, NeuronTraffic
+from bench.energy.prices import MJ_PER_PJ
 
-MJ_PER_PJ = 1e-9
 WORD_BYTES = 4
 FIFO_BYTES = 1000 * WORD_BYTES
 """Queue of spikes between two layers: 1,000 of them, as in Lemaire et al."""

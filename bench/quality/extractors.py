@@ -6,10 +6,9 @@ Frechet distance but never ``fid``.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from bench.quality.registry import (
     extractor_choices,
 )
 from bench.quality.weights import cached_weights, sha256, with_weights
+from bench.registry import choose
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 EFFICIENTNET_SIZE = 224
@@ -48,11 +48,7 @@ def choose_extractor(choice: str = AUTO, weights: Path | None = None) -> Extract
             takes no file.
         FileNotFoundError: the weights of the chosen extractor cannot be had.
     """
-    if choice not in extractor_choices():
-        near = difflib.get_close_matches(choice, extractor_choices(), n=1)
-        hint = f" (near: {near[0]})" if near else ""
-        legal = ", ".join(extractor_choices())
-        raise ValueError(f"extractor {choice!r} is unknown{hint}; legal are {legal}")
+    choose("extractor", choice, extractor_choices())
     entry = EXTRACTORS[INCEPTION.name if choice == AUTO else choice]
     if weights is not None and (choice == AUTO or not entry.url):
         legal = ", ".join(name for name, known in EXTRACTORS.items() if known.url)
@@ -60,7 +56,7 @@ def choose_extractor(choice: str = AUTO, weights: Path | None = None) -> Extract
             f"--extractor-weights {weights}: name its extractor with --extractor, one of {legal}"
         )
     if not entry.url:
-        return _because(entry, f"the {choice} extractor was asked for")
+        return replace(entry, reason=f"the {choice} extractor was asked for")
     if weights is not None:
         return with_weights(entry, weights)
     try:
@@ -69,7 +65,7 @@ def choose_extractor(choice: str = AUTO, weights: Path | None = None) -> Extract
         lack = lacking(entry, error)
         if choice != AUTO:
             raise FileNotFoundError(f"{lack}; {remedy(entry)}") from error
-        return _because(EMBEDDED, lack)
+        return replace(EMBEDDED, reason=lack)
 
 
 def lacking(extractor: Extractor, error: Exception) -> str:
@@ -92,8 +88,7 @@ def build(extractor: Extractor, device: torch.device) -> FeatureExtractorBase:
         ValueError: the weights are not the ones this extractor is named for.
         FileNotFoundError: the weights are not there.
     """
-    module, _, function = extractor.network.partition(":")
-    network: FeatureExtractorBase = getattr(import_module(module), function)(extractor)
+    network: FeatureExtractorBase = resolve_name(extractor.network)(extractor)
     return network.to(device)
 
 
@@ -253,7 +248,3 @@ def fold_batch_norm(network: nn.Module) -> None:
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, module.act)
             convolution = None
-
-
-def _because(extractor: Extractor, reason: str) -> Extractor:
-    return replace(extractor, reason=reason)

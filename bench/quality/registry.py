@@ -22,18 +22,18 @@ class Extractor:
     """Value of ``--extractor``."""
     key: str
     """Name in torch-fidelity's registry; records hold it."""
-    distance: str
-    """Name of its Frechet distance: ``fid`` for Inception alone, else ``fd``."""
     suffix: str
     """End of every column, so that two extractors never share one."""
     feature_layer: str
     """Layer whose output the distances, precision and recall read."""
-    logit_layer: str
+    logit_layer: str = ""
     """Layer whose output the Inception-score formula reads; empty for a network without classes,
     which has no such score."""
-    packages: tuple[str, ...]
+    distance: str = "fd"
+    """Name of its Frechet distance: ``fid`` for Inception alone, else ``fd``."""
+    packages: tuple[str, ...] = ("torch-fidelity",)
     """Packages whose versions can alter the features."""
-    network: str
+    network: str = "bench.quality.extractors:torch_fidelity_network"
     """Function that builds it, as ``module:function`` of the extractor: a torch-fidelity
     ``FeatureExtractorBase`` on the CPU."""
     url: str = ""
@@ -66,12 +66,10 @@ class Extractor:
 INCEPTION = Extractor(
     name="inception",
     key="inception-v3-compat",
-    distance="fid",
     suffix="",
     feature_layer="2048",
     logit_layer="logits_unbiased",
-    packages=("torch-fidelity",),
-    network="bench.quality.extractors:torch_fidelity_network",
+    distance="fid",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
     file="weights-inception-2015-12-05-6726825d.pth",
@@ -80,7 +78,6 @@ INCEPTION = Extractor(
 EMBEDDED = Extractor(
     name="embedded",
     key="efficientnet-lite0",
-    distance="fd",
     suffix="_efflite0",
     feature_layer="1280",
     logit_layer="logits",
@@ -90,12 +87,9 @@ EMBEDDED = Extractor(
 VGG = Extractor(
     name="vgg16",
     key="vgg16",
-    distance="fd",
     suffix="_vgg16",
     feature_layer="fc2_relu",
-    logit_layer="",
     packages=("torch-fidelity", "torchvision"),
-    network="bench.quality.extractors:torch_fidelity_network",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     file="vgg16-397923af.pth",
     sha256="397923af",
@@ -137,12 +131,8 @@ def _clip(name: str, file: str, sha256: str) -> Extractor:
     return Extractor(
         name=name,
         key=name,
-        distance="fd",
         suffix=f"_{name}",
         feature_layer="clip",
-        logit_layer="",
-        packages=("torch-fidelity",),
-        network="bench.quality.extractors:torch_fidelity_network",
         url=f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}.pt",
         file=f"{name}-{sha256}.pt",
         sha256=sha256,
@@ -153,10 +143,8 @@ def _dinov2(name: str, file: str) -> Extractor:
     return Extractor(
         name=name,
         key=name,
-        distance="fd",
         suffix=f"_{name}",
         feature_layer="dinov2",
-        logit_layer="",
         packages=("torch-fidelity", "timm"),
         network="bench.quality.dinov2:dinov2_network",
         url=f"https://dl.fbaipublicfiles.com/dinov2/{file}/{file}_pretrain.pth",

@@ -93,7 +93,7 @@ def test_auto_without_weights_or_network_takes_the_embedded_one() -> None:
     with pytest.raises(FileNotFoundError, match="or use the embedded extractor"):
         extractors.choose_extractor("inception")
     assert extractors.choose_extractor("embedded").reason
-    with pytest.raises(ValueError, match=r"'incepton' is unknown \(near: inception\)"):
+    with pytest.raises(ValueError, match=r"unknown extractor 'incepton': did you mean 'inception'"):
         extractors.choose_extractor("incepton")
 
 
