@@ -76,7 +76,4 @@ def _can_build() -> bool:
     return linux and find_compiler() is not None
 
 
-setup(
-    distclass=Carrier,
-    cmdclass={"build_py": BuildKernels, "bdist_wheel": Wheel},
-)
+setup(distclass=Carrier, cmdclass={"build_py": BuildKernels, "bdist_wheel": Wheel})

@@ -7,15 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from sddpm.layers import Reads
-from sddpm.neurons import (
-    IF,
-    LIF,
-    ParametricLIF,
-    QuantReLU,
-    RateIF,
-    ReLU,
-    SignedRateIF,
-)
+from sddpm.neurons import IF, LIF, ParametricLIF, QuantReLU, RateIF, ReLU, SignedRateIF
 from sddpm.soft_neurons import IntegerIF, ParallelIF, SoftIF, TernaryIF, ThresholdStepsIF
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {

@@ -23,14 +23,7 @@ from torch import Tensor
 
 from sddpm import system, tsm
 from sddpm.card import LIBRARY, PAPER, TAGS, TASK, model_card
-from sddpm.checkpoint import (
-    CONFIG,
-    MODEL,
-    TRAINER,
-    count_parameters,
-    read_config,
-    save_checkpoint,
-)
+from sddpm.checkpoint import CONFIG, MODEL, TRAINER, count_parameters, read_config, save_checkpoint
 from sddpm.denoising import Denoiser
 from sddpm.guidance import GUIDANCE, Thresholds, read_guided
 from sddpm.hub import RECORD, find_or_fetch, hub_errors

@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from sddpm.analytic import JumpScheduler

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.check.rows import Row, label, number, plain, value_of
-from bench.quality.metrics import (
-    METRICS,
-    Better,
-    Tolerance,
-    metric_of,
-    shortfall,
-    spread_column,
-)
+from bench.quality.metrics import METRICS, Better, Tolerance, metric_of, shortfall, spread_column
 from bench.records.identity import MADE_BY, MATCHED, MEASURED_ON, SCORED
 from bench.registry import choose
 

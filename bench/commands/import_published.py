@@ -19,12 +19,7 @@ from bench.commands import complete, options
 @click.option("--threshold", type=options.Positive(), default=1.0, metavar="X",
               help="Firing threshold of every neuron in the training. No file states it; the "
               "published code uses 1.")  # fmt: skip
-@click.option(
-    "--image-size",
-    type=options.COUNT,
-    default=32,
-    help="Side of an image in pixels.",
-)
+@click.option("--image-size", type=options.COUNT, default=32, help="Side of an image in pixels.")
 @click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
               help="Data set of the training, for evaluate.")  # fmt: skip
 def import_(

@@ -154,12 +154,7 @@ def run(
         print_summary(plan)
         if spread is None:
             say(f"device: {machine.name}, {machine.cores} cores")
-    runner = Runner(
-        plan,
-        machine,
-        say=say,
-        on_failure=show,
-    )
+    runner = Runner(plan, machine, say=say, on_failure=show)
     result = runner.run(spread)
     if machine.first:
         print_result(result)

@@ -16,12 +16,7 @@ from bench.commands.terminal import print_table, say
 @click.option("--out", required=True, type=options.PATH, metavar="DIR",
               help="Folder for the plots and firing_rates.csv.")  # fmt: skip
 @click.option("--layer", metavar="NAME", help="Layer of the raster. [default: the first]")
-@click.option(
-    "--images",
-    type=options.COUNT,
-    default=4,
-    help="Number of images that are drawn.",
-)
+@click.option("--images", type=options.COUNT, default=4, help="Number of images that are drawn.")
 @click.option("--format", "kind", type=click.Choice(["png", "pdf", "svg"]), default="png",
               help="File format of the plots.")  # fmt: skip
 @options.how

@@ -12,13 +12,7 @@ from bench.data.pictures import Images, cache_folder
 from bench.look.activity import firing_rate
 from bench.machine import Machine
 from bench.quality.extractors import build
-from bench.quality.fidelity import (
-    compute,
-    extract,
-    reference_hash,
-    reference_statistics,
-    summarise,
-)
+from bench.quality.fidelity import compute, extract, reference_hash, reference_statistics, summarise
 from bench.quality.registry import Extractor
 from sddpm.guidance import Thresholds
 from sddpm.protocol import System, to_uint8

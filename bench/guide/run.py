@@ -97,10 +97,7 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             "threshold; choose the threshold with another sampler"
         )
     asked = DrawOptions(
-        request.sampler,
-        engine=request.engine,
-        data_root=request.data_root,
-        device=request.device,
+        request.sampler, engine=request.engine, data_root=request.data_root, device=request.device
     )
     drawing = open_to_draw(checkpoint, asked)
     system, machine = drawing.system, drawing.machine

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.checkpoints import Checkpoint
-from bench.look.activity import (
-    Probe,
-    neurons,
-    plain,
-    temporal_scales,
-    training_log,
-    write_rates,
-)
+from bench.look.activity import Probe, neurons, plain, temporal_scales, training_log, write_rates
 from bench.look.plots import plot_raster, plot_rates, plot_scales, plot_strip, plot_training
 from bench.look.trace import Recorder
 from sddpm.protocol import System

@@ -25,13 +25,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench.data.datasets import Images
 from bench.quality.extractors import build
-from bench.quality.formulas import (
-    KID_SUBSET_SIZE,
-    KID_SUBSETS,
-    ImageSets,
-    Statistics,
-    summarise,
-)
+from bench.quality.formulas import KID_SUBSET_SIZE, KID_SUBSETS, ImageSets, Statistics, summarise
 from bench.quality.metrics import METRICS, Metric, spread_column
 from bench.quality.pixels import PixelStatistics, measure
 from bench.quality.registry import Extractor

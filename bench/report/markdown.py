@@ -10,13 +10,7 @@ from bench.report.glance import glance
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.provenance import provenance
 from bench.report.style import Drawing
-from bench.report.tables import (
-    TableText,
-    conversion_table,
-    energies,
-    literature,
-    ranking,
-)
+from bench.report.tables import TableText, conversion_table, energies, literature, ranking
 from bench.visible import visible
 
 TITLE = "# Spiking generative models, measured"

@@ -75,9 +75,7 @@ class Drawer:
 
 
 def open_to_draw(
-    checkpoint: Checkpoint,
-    asked: DrawOptions,
-    say: Callable[[str], None] = lambda line: None,
+    checkpoint: Checkpoint, asked: DrawOptions, say: Callable[[str], None] = lambda line: None
 ) -> Drawer:
     """Load a checkpoint's system, and resolve the sampling options of a command.
 

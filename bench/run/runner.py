@@ -310,10 +310,7 @@ class Runner:
             return None
 
     def _asked(self) -> dict[str, Any]:
-        return {
-            "references": self.plan.preset.references,
-            "split": self.plan.suite.reference_split,
-        }
+        return {"references": self.plan.preset.references, "split": self.plan.suite.reference_split}
 
     def _score(self, folder: Path) -> dict[str, Any]:
         return self._scores(folder) or stages.score_samples(
