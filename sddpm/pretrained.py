@@ -171,13 +171,7 @@ class Model:
         for name, value in (("count", count), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
-        asked = {
-            "sampler": sampler,
-            "steps": steps,
-            "eta": eta,
-            "threshold": threshold,
-            "engine": engine,
-        }
+        asked = dict(sampler=sampler, steps=steps, eta=eta, threshold=threshold, engine=engine)
         draw = self._drawer({k: v for k, v in asked.items() if v is not None}, on_step)
         parts = []
         for start in range(0, count, batch_size):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.check.compare import Change, Comparison, Verdict
-from bench.tables.rows import DASH
+from bench.tables.text import DASH
 
 HEADINGS = ["cell", "metric", "baseline", "candidate", "change", "allowed", "verdict"]
 

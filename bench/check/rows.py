@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.files import csv_rows, read_text
 from bench.records.record import read_records
-from bench.tables.rows import DASH, row_of
+from bench.tables.rows import row_of
+from bench.tables.text import DASH
 
 Value = str | float | None
 """A table's cell: of a record as it is, of a CSV as text; None where there is no figure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,14 +23,7 @@ from bench.commands import complete, options
 @click.option("--image-size", type=options.COUNT, default=32, help="Side of an image in pixels.")
 @click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
               help="Data set of the training, for evaluate.")  # fmt: skip
-def import_(
-    published: Path,
-    out: Path,
-    time_steps: int | None,
-    threshold: float,
-    image_size: int,
-    dataset: str | None,
-) -> None:
+def import_(published: Path, out: Path, dataset: str | None, **facts: Any) -> None:
     """Turn a checkpoint of the published SDDPM code, or of SDM's TSM, into a checkpoint folder.
 
     No code in the file is run. The folder works with every other command.
@@ -48,12 +42,5 @@ def import_(
     if dataset is not None:
         find_spec(dataset)
     _, import_published = load_hook("import")
-    parameters = import_published(
-        published,
-        out,
-        time_steps=time_steps,
-        threshold=threshold,
-        image_size=image_size,
-        dataset=dataset,
-    )
+    parameters = import_published(published, out, dataset=dataset, **facts)
     click.echo(f"checkpoint: {out} ({parameters / 1e6:.2f} million parameters)")

@@ -74,12 +74,7 @@ def devices() -> list[list[str]]:
 
 
 LISTS: dict[str, Callable[[], list[list[str]]]] = {
-    "systems": systems,
-    "suites": suites,
-    "datasets": datasets,
-    "samplers": samplers,
-    "extractors": extractors,
-    "devices": devices,
+    rows.__name__: rows for rows in (systems, suites, datasets, samplers, extractors, devices)
 }
 
 

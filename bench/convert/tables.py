@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from bench.quality.metrics import columns_of, heading, shown
 from bench.records.conversions import ConversionCurve, ConvertedNetwork
-from bench.visible import csv_text, visible
+from bench.tables.text import DASH, csv_table, markdown_table
+from bench.visible import visible
 
-DASH = "-"
-_FIGURE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( %)?")
 HEADINGS = [
     "T", "relative error", "denoising loss", "loss / parent's", "firing rate",
     "published mJ/evaluation", "strict mJ/evaluation",
@@ -117,13 +114,13 @@ def rows_csv(curve: ConversionCurve) -> str:
             }
         lines.append(line)
     names = list(dict.fromkeys(name for line in lines for name in line))
-    return _to_csv(names, ([line.get(name) for name in names] for line in lines))
+    return csv_table(names, ([line.get(name) for name in names] for line in lines))
 
 
 def layers_csv(layer_headings: Sequence[str], layers: Layers) -> str:
     """The layers of every child, one below the other."""
     lines = ([label, *row] for label, rows in layers.items() for row in rows)
-    return _to_csv(["time_steps", *layer_headings], lines)
+    return csv_table(["time_steps", *layer_headings], lines)
 
 
 def read_layers(text: str) -> dict[str, list[list[str]]]:
@@ -134,22 +131,6 @@ def read_layers(text: str) -> dict[str, list[list[str]]]:
     return layers
 
 
-def _to_csv(names: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV, a missing figure as a dash."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(value) for value in line] for line in lines)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return DASH
-    # Figures that are text already stay figures.
-    return csv_text(value) if isinstance(value, str) and not _FIGURE.fullmatch(value) else value
-
-
 def to_markdown(
     curve: ConversionCurve, layer_headings: Sequence[str], layers: Layers, plots: Sequence[str]
 ) -> str:
@@ -158,25 +139,20 @@ def to_markdown(
     Args:
         plots: file names beside the report.
     """
-
-    def table(names: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-        lines = [names, ["---"] * len(names), *body]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
     last = curve.children[-1].label
     text = "\n".join(
         [
             f"# {_title(curve)}\n",
             *_facts(curve),
             f"\n`{curve.command}`\n",
-            table(headings(curve), rows(curve)),
+            markdown_table(headings(curve), rows(curve)),
             f"\n{sentence(curve)}\n",
             *(f"![]({plot})" for plot in plots),
             f"\n## Layers at T={last}\n",
             "Errors are relative to the parent's activation. Inherited: from the layers before; "
             "clipping: above the threshold; rounding: to T levels; unevenness: spike timing. All "
             "are of plain means over time.\n",
-            table(layer_headings, layers[last]),
+            markdown_table(layer_headings, layers[last]),
             "",
         ]
     )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.guide.scores import ScoredThresholds
 from bench.guide.search import Findings
 from bench.run.settled import describe_thresholds
+from bench.tables.text import DASH, csv_table, markdown_table
 from bench.visible import visible
 
-DASH = "-"
 NOTES = """\
 Every row draws the same noise, so differences from the trained threshold are paired; intervals
 are 95 %, from a paired bootstrap over the images, and do not correct for the number of rows.
@@ -77,9 +75,9 @@ def to_markdown(findings: Findings, names: Sequence[str], facts: Mapping[str, An
         names: :func:`headings`.
         facts: how it was made, by name.
     """
-    parts = [_table(names, findings.rows), findings.sentence(names[2])]
+    parts = [markdown_table(names, map(cells, findings.rows)), findings.sentence(names[2])]
     if findings.confirmations:
-        parts += ["On other noise:", _table(names, findings.confirmations)]
+        parts += ["On other noise:", markdown_table(names, map(cells, findings.confirmations))]
     ways = costs(findings)
     if len(ways) > 1:
         parts += ["\n".join(["What each way of choosing cost:", "", *(f"- {w}" for w in ways)])]
@@ -93,16 +91,6 @@ def to_csv(findings: Findings) -> str:
         "method", "threshold", "distance", "difference", "low", "high", "kid", "firing_rate",
         "loss_difference", "loss_error", "evaluations", "confirmation",
     ]  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in [*findings.rows, *findings.confirmations]:
-        values = [getattr(row, name) for name in names if name != "threshold"]
-        values.insert(1, describe_thresholds(row.thresholds))
-        writer.writerow([DASH if value is None else value for value in values])
-    return text.getvalue()
-
-
-def _table(names: Sequence[str], rows: Sequence[ScoredThresholds]) -> str:
-    lines = [names, ["---"] * len(names), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [*findings.rows, *findings.confirmations]
+    facts = (vars(row) | {"threshold": describe_thresholds(row.thresholds)} for row in rows)
+    return csv_table(names, ([row[name] for name in names] for row in facts))

@@ -132,8 +132,8 @@ def make_plan(options: Options, *, read_data: bool = True) -> Plan:
     # Every name is checked before a data set is opened, which may take minutes.
     _expand(unopened)
     data, fingerprint, notes = _data_of(unopened, read_data)
-    opened = Plan(options, suite, preset, data, root)
-    return Plan(options, suite, preset, data, root, _expand(opened), fingerprint, notes)
+    opened = replace(unopened, data=data, fingerprint=fingerprint, notes=notes)
+    return replace(opened, cells=_expand(opened))
 
 
 def _expand(plan: Plan) -> list[Cell]:

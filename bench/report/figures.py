@@ -88,12 +88,10 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     fronts: list[str] = []
     labels: list[tuple[Any, ...]] = []
     with figure_of(2.5 * down + 0.5, down, ncols=across, sharey=True) as (figure, axes):
-        for index in range(down * across):
-            ax: Axes = axes[index // across, index % across]
-            if index >= len(names):
-                ax.remove()
-                continue
-            name = names[index]
+        ax: Axes
+        for ax in axes.flat[len(names) :]:
+            ax.remove()
+        for index, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
             priced = [row for row in rows if mean(row.energy(name))]
             points = [(mean(row.energy(name)), mean(row.metric(metric))) for row in priced]
             ax.set_xscale("log")
@@ -250,8 +248,11 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         figure,
         axes,
     ):
-        for index, (_, lines) in enumerate(panels.items()):
-            ax: Axes = axes[index // across, index % across]
+        ax: Axes
+        for ax in axes.flat[len(panels) :]:
+            ax.remove()
+        shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
+        for index, (ax, lines) in enumerate(zip(axes.flat, panels.values(), strict=False)):
             for name, rows in lines.items():
                 rows.sort(key=steps)
                 colour, mark = style[name]
@@ -262,12 +263,6 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
                 )  # fmt: skip
             first = next(iter(lines.values()))[0]
             ax.set_title(plain(first.name), fontsize=9)
-        shown = [row for lines in panels.values() for rows in lines.values() for row in rows]
-        for index in range(down * across):
-            ax = axes[index // across, index % across]
-            if index >= len(panels):
-                ax.remove()
-                continue
             y_scale(ax, [mean(row.metric(metric)) for row in shown])
             steps_axis(ax, sorted({steps(row) for row in shown}))
             ax.set_xlabel("network evaluations per image")

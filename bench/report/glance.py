@@ -16,7 +16,7 @@ from bench.report.tables import (
     trained_on,
 )
 from bench.report.trained import Trainings
-from bench.tables.rows import DASH
+from bench.tables.text import DASH
 
 
 def glance(report: Report) -> TableText:

@@ -11,7 +11,7 @@ from bench.records.conversions import ConvertedNetwork
 from bench.report.boards import Board, Row, Section
 from bench.report.style import mean
 from bench.report.tables import Column, Entry, Line, TableText, fixed, metric_text, significant
-from bench.tables.rows import DASH
+from bench.tables.text import DASH
 
 
 def pivots(board: Board) -> list[TableText]:

@@ -15,8 +15,8 @@ from bench.records.record import Record
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
 from bench.report.trained import Trainings
-from bench.tables.rows import DASH
 from bench.tables.table import unpriced
+from bench.tables.text import DASH
 
 OFF = "†"
 """Mark of a figure of pixels that is far from the real images'."""

@@ -8,9 +8,6 @@ from bench.plan.sampling import solver
 from bench.records.identity import settings
 from bench.records.record import Record
 
-DASH = "-"
-"""A figure that is not there."""
-
 
 def row_of(record: Record) -> dict[str, str | float | None]:
     """The columns of a record's row; None for a figure that it does not have."""

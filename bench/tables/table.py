@@ -18,7 +18,8 @@ from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, heading, ranking_column, shown, sort_key
 from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
-from bench.tables.rows import DASH, row_of
+from bench.tables.rows import row_of
+from bench.tables.text import DASH
 from bench.visible import csv_text, visible
 
 
