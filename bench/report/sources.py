@@ -12,7 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from bench.files import csv_rows, read_json, read_text
 from bench.records.conversions import ConversionCurve, read_curves
@@ -50,7 +58,7 @@ class Published(BaseModel):
     dataset: str
     system: str
     kind: str
-    time_steps: Annotated[int | None, _OrEmpty, Field(ge=1, alias="spiking_time_steps")]
+    time_steps: Annotated[PositiveInt | None, _OrEmpty, Field(alias="spiking_time_steps")]
     params_millions: Figure
     inception_score: Figure
     fid: Figure
