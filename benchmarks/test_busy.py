@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.measuring import Comparison
-from benchmarks.waiting import RUNTIME_DEFAULT, Competing, Evaluating
+from benchmarks.waiting import RUNTIME_DEFAULT, competing, evaluating
 from sddpm.threads import cores
 
 BATCH = 2
@@ -23,7 +23,7 @@ LOAD_SECONDS = 20
 
 def test_waiting_on_an_idle_machine(compare: Callable[..., Comparison]) -> None:
     # Ours first: what starts beside a process that is at work does not find an idle machine.
-    with Evaluating(BATCH, {}) as ours, Evaluating(BATCH, RUNTIME_DEFAULT) as default:
+    with evaluating(BATCH, {}) as ours, evaluating(BATCH, RUNTIME_DEFAULT) as default:
         compare("evaluation, machine idle", "threads as chosen", default, ours, "> 0.97")
 
 
@@ -33,12 +33,12 @@ def test_waiting_on_a_busy_machine(
     """Against the runtime's own waiting, and against the fair share: with ``n`` busy rivals a
     process has ``cores / (n + 1)`` cores to itself."""
     rivals = RIVALS_A_CORE * cores()
-    with Evaluating(BATCH, RUNTIME_DEFAULT) as default:
-        with Evaluating(BATCH, {}) as alone:
+    with evaluating(BATCH, RUNTIME_DEFAULT) as default:
+        with evaluating(BATCH, {}) as alone:
             needed = statistics.median(alone() for _ in range(5))
-        with Competing(rivals):
+        with competing(rivals):
             time.sleep(LOAD_SECONDS)
-            with Evaluating(BATCH, {}) as ours:
+            with evaluating(BATCH, {}) as ours:
                 result = compare(
                     f"evaluation, {RIVALS_A_CORE} busy processes a core",
                     "threads as chosen",

@@ -11,73 +11,50 @@ import os
 import subprocess
 import sys
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "SDDPM_THREADS_CHOSEN")
 RUNTIME_DEFAULT = {"GOMP_SPINCOUNT": "300000", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
 """What GNU's OpenMP runtime does where nobody says otherwise."""
 
 
-class Evaluating:
-    """A process that evaluates when told to.
+@contextmanager
+def evaluating(batch: int, environment: dict[str, str]) -> Iterator[Callable[[], float]]:
+    """A process that evaluates when called, and answers with the seconds of processor time.
 
     Args:
         batch: images at once.
         environment: what it is told of threads and waiting; nothing: the package chooses.
     """
+    own = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, "-m", "benchmarks.waiting", str(batch)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**own, **environment}, **pipes) as process:
 
-    def __init__(self, batch: int, environment: dict[str, str]) -> None:
-        own = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.waiting", str(batch)],
-            env={**own, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        def evaluate() -> float:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
 
-    def __call__(self) -> float:
-        """Seconds of processor time of one evaluation."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def __enter__(self) -> Evaluating:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        try:
+            yield evaluate
+        finally:
+            process.kill()
 
 
-class Competing:
-    """Busy processes beside what is measured.
-
-    Args:
-        number: how many.
-    """
-
-    def __init__(self, number: int) -> None:
-        busy = [sys.executable, "-c", "while True: pass"]
-        self._processes = [subprocess.Popen(busy) for _ in range(number)]
-
-    def __enter__(self) -> Competing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process in self._processes:
+@contextmanager
+def competing(number: int) -> Iterator[None]:
+    """``number`` busy processes beside what is measured."""
+    busy = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(busy) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
             process.kill()
             process.wait()
 

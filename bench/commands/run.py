@@ -8,16 +8,7 @@ from typing import Any
 
 import click
 
-from bench.commands import complete, options
-from bench.commands.terminal import (
-    FAILURE,
-    print_configuration,
-    print_estimate,
-    print_result,
-    print_states,
-    print_summary,
-    say,
-)
+from bench.commands import complete, options, terminal
 
 
 @click.command()
@@ -108,7 +99,7 @@ def run(
         options.refuse(ctx, ("worker_cpus", "worker_gpus", "ray_folder"), "give it with --workers")
     plan = make_plan(Options(**given, command=options.command_line(ctx)), read_data=not dry_run)
     for note in plan.notes:
-        say(note)
+        terminal.say(note)
     if plan.cells and all(cell.time_steps is None for cell in plan.cells):
         options.refuse(ctx, ("time_steps",), "no chosen system has spiking time; leave it out")
     if plan.cells and all(cell.sampling is None for cell in plan.cells):
@@ -117,14 +108,14 @@ def run(
 
     check_ready(plan)
     if dry_run:
-        print_configuration(plan)
+        terminal.print_configuration(plan)
         if estimate:
             from bench.machine import Machine
             from bench.run.estimate import estimate_plan
 
-            print_estimate(estimate_plan(plan, Machine(device)))
+            terminal.print_estimate(estimate_plan(plan, Machine(device)))
         else:
-            print_states(plan)
+            terminal.print_states(plan)
         return
 
     from bench.machine import Machine
@@ -151,12 +142,12 @@ def run(
 
     machine = Machine(device, devices, nodes)
     if machine.first:
-        print_summary(plan)
+        terminal.print_summary(plan)
         if spread is None:
-            say(f"device: {machine.name}, {machine.cores} cores")
-    runner = Runner(plan, machine, say=say, on_failure=show)
+            terminal.say(f"device: {machine.name}, {machine.cores} cores")
+    runner = Runner(plan, machine, say=terminal.say, on_failure=show)
     result = runner.run(spread)
     if machine.first:
-        print_result(result)
+        terminal.print_result(result)
     if result.failed:
-        ctx.exit(FAILURE)
+        ctx.exit(terminal.FAILURE)

@@ -16,18 +16,8 @@ from safetensors.torch import load_file, save_file
 from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
 from bench.files import write_json
+from sddpm import guidance
 from sddpm.analytic import estimate_gamma
-from sddpm.guidance import (
-    GUIDANCE,
-    HeldOut,
-    Thresholds,
-    choose_by_loss,
-    guided,
-    read_guided,
-    read_thresholds,
-    scale,
-    simplify,
-)
 from sddpm.progress import progress_bar
 from sddpm.protocol import to_float
 from sddpm.replacing import atomic_write
@@ -73,7 +63,7 @@ def settle(
     return settled
 
 
-def describe_thresholds(thresholds: Thresholds) -> str:
+def describe_thresholds(thresholds: guidance.Thresholds) -> str:
     """A threshold for people; where each layer has its own, their range."""
     if not isinstance(thresholds, Mapping):
         return f"{thresholds:.6g}"
@@ -87,21 +77,23 @@ def guided_thresholds(
     time_steps: int | None,
     held_out: Callable[[], Images],
     say: Callable[[str], None],
-) -> Thresholds:
+) -> guidance.Thresholds:
     """The thresholds in the checkpoint's guidance file for ``time_steps``; chosen by the held-out
     loss and written there if it has none.
 
     Candidates are multiples of the trained thresholds: of each layer's own where they differ.
     """
-    known = read_guided(checkpoint.folder, checkpoint.time_steps, time_steps)
+    known = guidance.read_guided(checkpoint.folder, checkpoint.time_steps, time_steps)
     if known is not None:
         return known
     say("  guidance: choosing the threshold with the least held-out denoising loss")
     model = system()
     net = model.generator.eval()
-    noised = HeldOut.draw(_pictures(model, held_out(), HELD_OUT_IMAGES), model.diffusion)
-    trained = simplify(read_thresholds(net))
-    choice = choose_by_loss(net, noised, [scale(trained, factor) for factor in CANDIDATES])
+    noised = guidance.HeldOut.draw(_pictures(model, held_out(), HELD_OUT_IMAGES), model.diffusion)
+    trained = guidance.simplify(guidance.read_thresholds(net))
+    choice = guidance.choose_by_loss(
+        net, noised, [guidance.scale(trained, factor) for factor in CANDIDATES]
+    )
     content = {
         "thresholds": choice.thresholds,
         "time_steps": time_steps,
@@ -111,7 +103,7 @@ def guided_thresholds(
         "curve": choice.curve,
     }
     own, home = time_steps == checkpoint.time_steps, state_folder(checkpoint.folder)
-    path = (home if own else home / f"T{time_steps}") / GUIDANCE
+    path = (home if own else home / f"T{time_steps}") / guidance.GUIDANCE
     _keep(path, lambda: write_json(path, content), say)
     return choice.thresholds
 
@@ -121,7 +113,7 @@ def gamma_of(
     folder: Path,
     time_steps: int | None,
     images: Callable[[], Images],
-    thresholds: Thresholds | None,
+    thresholds: guidance.Thresholds | None,
     say: Callable[[str], None],
 ) -> torch.Tensor:
     """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``.
@@ -145,7 +137,7 @@ def gamma_of(
     say("  Analytic-DPM: measuring the network's statistics")
     pictures = _pictures(model, images(), GAMMA_IMAGES)
     steps = progress_bar("statistics", len(abar), "diffusion steps")
-    with guided(model.generator.eval(), thresholds), steps as bar:
+    with guidance.guided(model.generator.eval(), thresholds), steps as bar:
         gamma = estimate_gamma(
             model.prepared("exact"), pictures, abar, on_step=lambda n, total: bar.update(done=n)
         )

@@ -18,15 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from bench.registry import SYSTEMS, choose
-from bench.suites.nodes import (
-    MOST_CHARACTERS,
-    content_of,
-    merged,
-    place_of,
-    pop,
-    read_nodes,
-    refuse,
-)
+from bench.suites import nodes
 from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
 
 LONGEST_LIST = 100
@@ -80,14 +72,14 @@ def parse_suite(text: str, file: str) -> Suite:
 def read_outline(name: str) -> dict[str, Any]:
     """The content of a shipped suite, unchecked: checking its names would import torch."""
     text = _find(name, None)
-    content: dict[str, Any] = content_of(_read(text), text.file)
+    content: dict[str, Any] = nodes.content_of(_read(text), text.file)
     return content
 
 
 def _suite(text: _Text) -> Suite:
     root = _read(text)
     try:
-        suite = Suite.model_validate(content_of(root, text.file))
+        suite = Suite.model_validate(nodes.content_of(root, text.file))
     except ValidationError as error:
         # A field that is misspelt is missing besides: the misspelling explains more.
         found = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
@@ -114,7 +106,7 @@ def _find(name: str, folder: Path | None) -> _Text:
     if not path.is_file():
         raise FileNotFoundError(f"suite {path}: no such file")
     with path.open("rb") as file:
-        content = file.read(4 * MOST_CHARACTERS + 1)
+        content = file.read(4 * nodes.MOST_CHARACTERS + 1)
     try:
         return _Text(str(path), content.decode("utf-8"), path.parent)
     except UnicodeDecodeError as error:
@@ -130,25 +122,25 @@ def _read(text: _Text, above: tuple[str, ...] = ()) -> yaml.Node | None:
     Raises:
         ValueError: a text that is no YAML, an extended suite that is not there, a cycle.
     """
-    root = read_nodes(text.content, text.file)
-    extends = pop(root, "extends")
+    root = nodes.read_nodes(text.content, text.file)
+    extends = nodes.pop(root, "extends")
     if extends is None:
         return root
     key, value = extends
     if value.tag != "tag:yaml.org,2002:str" or not value.value:
-        refuse(key, "extends: expected the name of a suite, or a path")
+        nodes.refuse(key, "extends: expected the name of a suite, or a path")
     try:
         base = _find(value.value, text.folder)
     except (ValueError, FileNotFoundError) as error:
-        refuse(key, f"extends: {error}")
+        nodes.refuse(key, f"extends: {error}")
     chain = (*above, _identity(text))
     if _identity(base) in chain:
         names = " -> ".join(name.rsplit("/", 1)[-1] for name in (*chain, _identity(base)))
-        refuse(key, f"extends: these suites extend each other in a circle: {names}")
+        nodes.refuse(key, f"extends: these suites extend each other in a circle: {names}")
     below = _read(base, chain)
     for name in NOT_INHERITED:
-        pop(below, name)
-    return merged(below, root)
+        nodes.pop(below, name)
+    return nodes.merged(below, root)
 
 
 def _identity(text: _Text) -> str:
@@ -253,7 +245,7 @@ def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
         given = problem.get("input")
         if isinstance(given, str | int | float | bool) and repr(given) not in message:
             message += f", not {_brief(given)}"
-    return f"{place_of(root, path, file)}: {field}: {message}"
+    return f"{nodes.place_of(root, path, file)}: {field}: {message}"
 
 
 def _brief(value: Any) -> str:
