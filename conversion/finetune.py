@@ -140,9 +140,15 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _descend(
-    weights: dict[str, Tensor], loss_of: Callable[[Tensor, Tensor], Tensor], draw: Draw, first: int,
-    steps: int, learning_rate: float, gradient_clip: float, on_step: Callable[[float], None],
-) -> None:  # fmt: skip
+    weights: dict[str, Tensor],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    draw: Draw,
+    first: int,
+    steps: int,
+    learning_rate: float,
+    gradient_clip: float,
+    on_step: Callable[[float], None],
+) -> None:
     """Adam on the loss of the batches from number ``first`` on; the step size falls linearly to
     0."""
     parameters = list(weights.values())

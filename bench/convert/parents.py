@@ -49,7 +49,7 @@ def open_parent(request: ConvertRequest, machine: Machine) -> Parent:
     if request.distill is not None:
         if request.dataset is None:
             raise ValueError("--distill: name the images to learn on with --dataset NAME")
-        teacher = open_teacher(ann, machine)
+        teacher = Checkpoint.find(ann).load(machine)
         ann = distil(teacher, request.distill, request, machine)
         notes.append(_distance(teacher, ann, request, machine))
     elif is_foreign(ann):
@@ -74,20 +74,6 @@ def open_parent(request: ConvertRequest, machine: Machine) -> Parent:
             f"images, for {request.levels} spiking time steps."
         )
     return Parent(system, reference, checkpoint, notes)
-
-
-def open_teacher(folder: Path, machine: Machine) -> System:
-    """The network of ``folder`` to learn from: diffusers' format, or a checkpoint of ours.
-
-    Raises:
-        FileNotFoundError: no network is there.
-        ValueError: it cannot be read.
-    """
-    if not is_foreign(folder):
-        return Checkpoint.read(folder).load(machine)
-    _, read_foreign = load_hook("foreign")
-    teacher: System = read_foreign(folder)
-    return teacher.to(machine.device).eval()
 
 
 def distil(teacher: System, preset: str, request: ConvertRequest, machine: Machine) -> Path:

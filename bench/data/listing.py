@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
@@ -247,8 +247,5 @@ def _check_size(count: int) -> None:
 
 def _few(names: list[str]) -> str:
     more = len(names) - NAMED_FILES
-    return ", ".join(_shown(names)) + (f" and {more} more" if more > 0 else "")
-
-
-def _shown(names: list[str]) -> Iterator[str]:
-    return map(printable, names[:NAMED_FILES])
+    shown = ", ".join(map(printable, names[:NAMED_FILES]))
+    return shown + (f" and {more} more" if more > 0 else "")

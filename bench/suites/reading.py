@@ -8,9 +8,11 @@ and the line where the value stands.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -152,27 +154,24 @@ def _check_systems(suite: Suite) -> None:
     not have, time steps or samplers of a system without any, a field of its Config that no network
     can be built or trained with, or that the suite's own ``time_steps`` would override."""
     for preset, content in suite.presets.items():
-        for field, system, problem in [*_misplaced(content), *_unusable(content)]:
-            raise ValueError(f"{suite.where('presets', preset, *field, system)}: {problem}")
+        for *path, problem in chain(_misplaced(content), _unusable(content)):
+            raise ValueError(f"{suite.where('presets', preset, *path)}: {problem}")
 
 
-def _misplaced(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
+def _misplaced(preset: Preset) -> Iterator[tuple[str, ...]]:
     """Field, system and problem of each value that a system cannot use."""
-    found: list[tuple[tuple[str, ...], str, str]] = []
     for system, budget in preset.budgets.items():
         if budget.of_parent is not None and SYSTEMS[system].parent is None:
-            found.append((("budgets",), system, "of_parent: it is built from no other system"))
+            yield "budgets", system, "of_parent: it is built from no other system"
     for system, parent in preset.parents.items():
-        problem = _problem_of_parent(preset, system, parent)
-        if problem:
-            found.append((("parents",), system, problem))
+        if problem := _problem_of_parent(preset, system, parent):
+            yield "parents", system, problem
     for system in preset.system_time_steps:
         if SYSTEMS[system].time_axis == "none":
-            found.append((("system_time_steps",), system, "it has no spiking time steps"))
+            yield "system_time_steps", system, "it has no spiking time steps"
     for system in preset.system_sampling:
         if not SYSTEMS[system].samplers:
-            found.append((("system_sampling",), system, "it is sampled by no sampler"))
-    return found
+            yield "system_sampling", system, "it is sampled by no sampler"
 
 
 def _problem_of_parent(preset: Preset, system: str, parent: str) -> str | None:
@@ -193,9 +192,8 @@ def _problem_of_parent(preset: Preset, system: str, parent: str) -> str | None:
     return None
 
 
-def _unusable(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
-    """``config`` and system, field, and problem of values that no Config can have."""
-    found: list[tuple[tuple[str, ...], str, str]] = []
+def _unusable(preset: Preset) -> Iterator[tuple[str, ...]]:
+    """``config``, system, field and problem of values that no Config can have."""
     for system, config in preset.config.items():
         for field, value in config.items():
             problem = None
@@ -211,8 +209,7 @@ def _unusable(preset: Preset) -> list[tuple[tuple[str, ...], str, str]]:
                 elif isinstance(number, int | float) and number > LARGEST_NUMBER:
                     problem = f"expected at most {LARGEST_NUMBER:,}, not {_brief(number)}"
             if problem:
-                found.append((("config", system), field, problem))
-    return found
+                yield "config", system, field, problem
 
 
 _EXPECTED = {
