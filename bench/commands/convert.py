@@ -46,9 +46,11 @@ SCHEDULES = options.Values(
 @click.option("--method", default="rate-percentile",
               type=click.Choice(list(METHODS)),
               help=f"Rule that sets the thresholds. {SUMMARIES}.")  # fmt: skip
-@click.option("--signed/--unsigned", default=False,
-              help="Signed neurons can emit negative spikes, which cancel earlier "
-              "ones.")  # fmt: skip
+@click.option(
+    "--signed/--unsigned",
+    default=False,
+    help="Signed neurons can emit negative spikes, which cancel earlier ones.",
+)
 @click.option("--percentile", type=options.Finite(0, 100, min_open=True), default=99.9,
               help=f"Percentile of the activations, for {TAKE_PERCENTILE}.")  # fmt: skip
 @click.option("--readout", type=click.Choice(["mean", "window"]), default="mean",
@@ -77,14 +79,17 @@ SCHEDULES = options.Values(
 @click.option("--levels", type=options.COUNT, default=16,
               help="For the same training: levels of an activation. Set it to the T that matters "
               "most.")  # fmt: skip
-@click.option("--distill", metavar="PRESET",
-              help="First train a ReLU twin of this preset on the network's "
-              "predictions.")  # fmt: skip
+@click.option(
+    "--distill",
+    metavar="PRESET",
+    help="First train a ReLU twin of this preset on the network's predictions.",
+)
 @click.option("--distill-steps", type=options.COUNT, default=3000,
               help="Training steps of that twin. More steps bring it nearer to the "
               "network.")  # fmt: skip
-@click.option("--dataset", metavar="NAME", shell_complete=complete.datasets,
-              help="Data set for --distill.")  # fmt: skip
+@click.option(
+    "--dataset", metavar="NAME", shell_complete=complete.datasets, help="Data set for --distill."
+)
 @click.option("--evaluate", is_flag=True, help="Draw and score samples of every network.")
 @click.option("--samples", type=options.Whole(10), default=200,
               help="Samples of each network, for --evaluate.")  # fmt: skip

@@ -20,8 +20,9 @@ from bench.commands.terminal import print_pairs, say
 @click.option("--out", required=True, type=options.PATH, metavar="FILE|DIR",
               help="The images: .npz (arr_0: uint8 [n, H, W, 3], as ADM's evaluator reads it), "
               ".npy (uint8 [n, channels, H, W]), or a folder of PNG pictures.")  # fmt: skip
-@click.option("--expect", metavar="HASH",
-              help="reference_hash of a record; other images are refused.")  # fmt: skip
+@click.option(
+    "--expect", metavar="HASH", help="reference_hash of a record; other images are refused."
+)
 @options.data_root
 def export_references(
     dataset: str,
@@ -61,7 +62,9 @@ def export_references(
             f"--expect {expect}: {len(real)} {split} images of {real.label} have the hashes {found}"
         )
     write_set(real.__getitems__(range(len(real))).numpy(), out)
-    print_pairs({
-        "references": f"{len(real)} {split} images of {real.label}: {out}",
-        **{f"reference_hash ({key})": made for key, made in shown.items()},
-    })  # fmt: skip
+    print_pairs(
+        {
+            "references": f"{len(real)} {split} images of {real.label}: {out}",
+            **{f"reference_hash ({key})": made for key, made in shown.items()},
+        }
+    )

@@ -20,8 +20,9 @@ from bench.commands.terminal import print_table, say
               help="Method of the choice. grid: the scores of the images. loss: the held-out loss, "
               "for one threshold. gradient: the gradient of that loss, for one threshold in each "
               "layer. best: the method with the best score.")  # fmt: skip
-@click.option("--samples", type=options.Whole(10), default=1000,
-              help="Images drawn for each threshold.")  # fmt: skip
+@click.option(
+    "--samples", type=options.Whole(10), default=1000, help="Images drawn for each threshold."
+)
 @click.option("--held-out", type=options.Whole(2), default=512,
               help="Largest number of test images for the loss.")  # fmt: skip
 @click.option("--bootstrap", type=options.Whole(0), default=20,

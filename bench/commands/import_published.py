@@ -12,8 +12,9 @@ from bench.commands import complete, options
 
 @click.command("import")
 @click.argument("published", type=options.PATH, metavar="PUBLISHED.pt")
-@click.option("--out", required=True, type=options.PATH, metavar="DIR",
-              help="New checkpoint folder.")  # fmt: skip
+@click.option(
+    "--out", required=True, type=options.PATH, metavar="DIR", help="New checkpoint folder."
+)
 @click.option("--time-steps", type=options.COUNT,
               help="Spiking time steps of the training. Only a file with TSM states them. "
               "[default: the file's, or 4]")  # fmt: skip

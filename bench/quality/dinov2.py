@@ -70,8 +70,8 @@ def load_dinov2(name: str, path: Path) -> nn.Module:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         state.pop("mask_token", None)
         state["pos_embed"] = resize_positions(state["pos_embed"], SIZE // PATCH)
-        renamed = {k.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): v
-                   for k, v in state.items()}  # fmt: skip
+        names = (k.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2.") for k in state)
+        renamed = dict(zip(names, state.values(), strict=True))
         network.load_state_dict(renamed, strict=True)
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
