@@ -184,7 +184,7 @@ def load_trainer(system: System, folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: holds weights only, training cannot go on from it")
     tensors = _read(path, None)
     networks = {k.removeprefix("system."): v for k, v in tensors.items() if k[:7] == "system."}
-    _check(path, networks, system.state_dict())
+    _compare(path, _shapes(networks), _shapes(system.state_dict()))
     system.load_state_dict(networks, strict=True)
     for name, optimizer in system.optimizers.items():
         saved = trainer["optimizers"].get(name)
@@ -236,8 +236,7 @@ def _facts(path: Path) -> dict[str, TensorFacts]:
 
 def _compare_file(path: Path, expected: Mapping[str, Tensor]) -> None:
     found = _facts(path)
-    shapes = {key: shape for key, (shape, _) in found.items()}
-    _compare(path, shapes, {k: tuple(v.shape) for k, v in expected.items()})
+    _compare(path, {key: shape for key, (shape, _) in found.items()}, _shapes(expected))
     for key, tensor in expected.items():
         kinds = REAL if tensor.is_floating_point() else WHOLE
         if found[key][1] not in kinds:
@@ -258,12 +257,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
 
 
-def _check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    _compare(
-        path,
-        {k: tuple(v.shape) for k, v in found.items()},
-        {k: tuple(v.shape) for k, v in expected.items()},
-    )
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def _compare(path: Path, found: dict[str, tuple], expected: dict[str, tuple]) -> None:

@@ -31,12 +31,9 @@ Thresholds = float | dict[str, float]
 """One value for every neuron, or one a layer by the neuron's name in the network."""
 
 
-Neuron = SpikingNeuron
-
-
-def spiking_layers(net: nn.Module) -> dict[str, Neuron]:
+def spiking_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
     """The spiking neurons of ``net`` by name, in the order in which they were built."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, Neuron)}
+    return {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
 
 
 def read_thresholds(net: nn.Module) -> dict[str, float]:
@@ -88,7 +85,9 @@ def guided(net: nn.Module, thresholds: Thresholds | None) -> Iterator[nn.Module]
             layer.theta.copy_(before[name])
 
 
-def _expand(layers: Mapping[str, Neuron], thresholds: Thresholds | None) -> Mapping[str, float]:
+def _expand(
+    layers: Mapping[str, SpikingNeuron], thresholds: Thresholds | None
+) -> Mapping[str, float]:
     if thresholds is None:
         return {}
     if not layers:
@@ -133,12 +132,8 @@ class HeldOut:
 @torch.no_grad()
 def denoising_losses(net: nn.Module, held_out: HeldOut, batch_size: int = 128) -> Tensor:
     """Mean squared noise error of each held-out image, ``[count]``."""
-    return torch.cat(
-        [
-            (net(x, t).float() - noise).square().mean((1, 2, 3))
-            for x, noise, t in held_out.batches(batch_size)
-        ]
-    )
+    batches = held_out.batches(batch_size)
+    return torch.cat([(net(x, t).float() - e).square().mean((1, 2, 3)) for x, e, t in batches])
 
 
 @dataclass(frozen=True)
@@ -166,17 +161,9 @@ def choose_by_loss(
     Every candidate meets the same images and noise, so differences are far sharper than the
     losses themselves.
     """
-    trained = denoising_losses(net, held_out)
-    curve = []
-    for value in candidates:
-        with guided(net, value):
-            compared = _compare(net, held_out, trained)
-        curve.append({"threshold": mean_threshold(value), **compared})
-        if on_candidate:
-            on_candidate()
-    best = min(range(len(curve)), key=lambda i: curve[i]["loss"])
-    cost = (1 + len(candidates)) * len(held_out.t)
-    return Choice(candidates[best], "loss", curve, cost)
+    labels = [{"threshold": mean_threshold(value)} for value in candidates]
+    best, curve = _best_of(net, held_out, candidates, labels, on_candidate)
+    return Choice(best, "loss", curve, (1 + len(candidates)) * len(held_out.t))
 
 
 def choose_by_gradient(
@@ -195,28 +182,36 @@ def choose_by_gradient(
     largest = max(abs(value) for value in slope.values())
     if largest == 0:
         raise ValueError("the loss does not depend on the thresholds: no direction to follow")
+    moved = [
+        {k: max(v - step * slope[k] / largest, 1e-3) for k, v in start.items()} for step in steps
+    ]
+    labels = [{"step": step} for step in steps]
+    best, curve = _best_of(net, held_out, moved, labels, on_candidate)
+    return Choice(best, "gradient", curve, (1 + 3 + len(steps)) * len(held_out.t))
+
+
+def _best_of(
+    net: nn.Module,
+    held_out: HeldOut,
+    candidates: Sequence[Thresholds],
+    labels: Sequence[dict[str, float]],
+    on_candidate: Callable[[], None] | None,
+) -> tuple[Thresholds, list[dict[str, float]]]:
+    """The candidate with the least loss, and the curve of a :class:`Choice`."""
     trained = denoising_losses(net, held_out)
-    curve, moved = [], []
-    for step in steps:
-        moved.append({k: max(v - step * slope[k] / largest, 1e-3) for k, v in start.items()})
-        with guided(net, moved[-1]):
-            curve.append({"step": step, **_compare(net, held_out, trained)})
+    curve = []
+    for thresholds, label in zip(candidates, labels, strict=True):
+        with guided(net, thresholds):
+            losses = denoising_losses(net, held_out)
+        difference = losses - trained
+        count = len(difference)
+        error = (difference.std() / count**0.5).item() if count > 1 else 0.0
+        paired = {"difference": difference.mean().item(), "standard_error": error}
+        curve.append({**label, "loss": losses.mean().item(), **paired})
         if on_candidate:
             on_candidate()
     best = min(range(len(curve)), key=lambda i: curve[i]["loss"])
-    cost = (1 + 3 + len(steps)) * len(held_out.t)
-    return Choice(moved[best], "gradient", curve, cost)
-
-
-def _compare(net: nn.Module, held_out: HeldOut, trained: Tensor) -> dict[str, float]:
-    losses = denoising_losses(net, held_out)
-    difference = losses - trained
-    error = difference.std() / len(difference) ** 0.5 if len(difference) > 1 else torch.tensor(0.0)
-    return {
-        "loss": losses.mean().item(),
-        "difference": difference.mean().item(),
-        "standard_error": error.item(),
-    }
+    return candidates[best], curve
 
 
 def threshold_gradient(net: nn.Module, held_out: HeldOut, batch_size: int = 64) -> dict[str, float]:
