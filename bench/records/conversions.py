@@ -54,12 +54,12 @@ class ConvertedNetwork:
 
     @property
     def times(self) -> Times | None:
-        """The number of spiking time steps, or the schedule; None for the parent."""
+        """:func:`times_of` its record."""
         return times_of(self.record)
 
     @property
     def label(self) -> str:
-        """``ANN`` for the parent, else the number of spiking time steps, or the schedule."""
+        """:func:`label_of` its times."""
         return label_of(self.times)
 
     @property

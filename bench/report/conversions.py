@@ -117,12 +117,10 @@ def direct(section: Section, metric: str) -> list[Row]:
 def _lines(ax: Axes, conversions: Sequence[ConversionCurve], styles: Any, of: Any) -> None:
     for (colour, mark), conversion in zip(styles, conversions, strict=True):
         constant = [point for point in conversion.points if not point.schedule]
-        x = [point.time_steps or 0 for point in constant]
-        y = [of(point) for point in constant]
+        x, y = [point.time_steps or 0 for point in constant], list(map(of, constant))
         ax.plot(x, y, color=colour, marker=mark, markersize=4, linewidth=1.2)
-        for point in conversion.points:
-            if point.schedule:
-                ax.plot(point.time_steps or 0, of(point), SCHEDULED, color=colour, markersize=5)
+        for point in (point for point in conversion.points if point.schedule):
+            ax.plot(point.time_steps or 0, of(point), SCHEDULED, color=colour, markersize=5)
 
 
 def _quality(

@@ -24,17 +24,16 @@ def make_report(sources: Sources, published: Sequence[Published], command: str =
     """Sort records and missing cells into sections, boards and rows."""
     boards = _boards(sources)
     names = [b.dataset for b in boards] + [c.dataset for c in sources.conversions]
-    sections = []
-    for number, dataset in enumerate(dict.fromkeys(names), start=1):
-        sections.append(
-            Section(
-                number,
-                dataset,
-                [board for board in boards if board.dataset == dataset],
-                [row for row in published if row.dataset == base_name(dataset)],
-                [c for c in sources.conversions if c.dataset == dataset],
-            )
+    sections = [
+        Section(
+            number,
+            dataset,
+            [board for board in boards if board.dataset == dataset],
+            [row for row in published if row.dataset == base_name(dataset)],
+            [c for c in sources.conversions if c.dataset == dataset],
         )
+        for number, dataset in enumerate(dict.fromkeys(names), start=1)
+    ]
     for number, board in enumerate((b for s in sections for b in s.boards), start=1):
         board.number = number
     known = list(SYSTEMS)
