@@ -12,7 +12,7 @@ from bench.commands.terminal import print_pairs, say
 
 @click.command()
 @options.checkpoint
-@click.option("--format", "kind", type=click.Choice(["nir"]), default="nir", show_default=True,
+@click.option("--format", "kind", type=click.Choice(["nir"]), default="nir",
               help="Format of the spiking parts. nir: Neuromorphic Intermediate Representation, "
               "which needs the extra nir.")  # fmt: skip
 @click.option("--out", required=True, type=options.PATH, metavar="FILE.nir",
