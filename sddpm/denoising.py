@@ -89,7 +89,7 @@ class Denoiser(System):
         return {"loss": loss.detach()}
 
     def update(self, loss: Tensor, step: Step) -> None:
-        """Adam's step on ``loss``, at the step size of the schedule; then the averaged weights'."""
+        """Step the optimiser on ``loss`` at the step size of the schedule, then the average."""
         rate = learning_rate(self.training_config, step.number, step.total)
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:

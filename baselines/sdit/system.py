@@ -33,7 +33,7 @@ from torch import Tensor
 
 from baselines.sdit.network import RWKVNetwork
 from baselines.sdit.variance import VarianceBound
-from sddpm.denoising import Denoiser, DenoiserTraining, check_label, learning_rate
+from sddpm.denoising import Denoiser, DenoiserTraining, check_label
 from sddpm.diffusion import DiffusionConfig, noise_loss
 from sddpm.layers import evaluating
 from sddpm.protocol import ImageShape, Step, System
@@ -90,7 +90,6 @@ class SDiT(Denoiser):
         }
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
-        training = self.training_config
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
         inputs = [self.diffusion.add_noise(images, noise, t), t]
@@ -101,12 +100,9 @@ class SDiT(Denoiser):
         predicted, place = output.chunk(2, dim=1)
         error = noise_loss(self.net, predicted, noise, t)
         bound = self.bound(images, noise, predicted, place, t).mean()
-        rate = learning_rate(training, step.number, step.total)
-        step.update("net", error + bound, lr=rate, clip=training.gradient_clip)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
-        loss = (error + bound).detach()
-        return {"loss": loss, "noise": error.detach(), "bound": bound.detach()}
+        loss = error + bound
+        self.update(loss, step)
+        return {"loss": loss.detach(), "noise": error.detach(), "bound": bound.detach()}
 
     def told(self, denoise: Denoise, seeds: Sequence[int], label: int | None) -> Denoise:
         check_label(label, self.classes)
