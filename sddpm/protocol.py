@@ -2,18 +2,21 @@
 
 Images are float tensors ``[batch, channels, height, width]`` in [-1, 1] everywhere
 between the data loader and the metric; they become uint8 once, in :func:`to_uint8`.
+Points of a manifold are float64 ``[batch, coordinates]`` everywhere.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from sddpm.manifolds import Manifold, make_manifold
 
 MOST_PIXELS = 16_384
 """Height and width that an image may have."""
@@ -36,6 +39,66 @@ class ImageShape:
                 raise ValueError(
                     f"{name}={value!r}: expected a whole number from 1 to {MOST_PIXELS:,}"
                 )
+
+    def finished(self, images: Tensor) -> Tensor:
+        """Drawn images as they are kept and scored (:func:`to_uint8`)."""
+        return to_uint8(images)
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """Images of noise as a network is trained on them, in [-1, 1]."""
+        return torch.rand(count, self.channels, self.size, self.size, device=device) * 2 - 1
+
+
+@dataclass(frozen=True)
+class PointShape:
+    """A manifold on which the data are points, the only fact about its data that a system gets
+    before training."""
+
+    manifold: str
+    """A key of :data:`sddpm.manifolds.MANIFOLDS`."""
+    size: int
+    """Length of a vector, or rows of a matrix, of the space around the manifold."""
+
+    def __post_init__(self) -> None:
+        make_manifold(self.manifold, self.size)
+
+    @property
+    def space(self) -> Manifold:
+        """The manifold itself."""
+        return make_manifold(self.manifold, self.size)
+
+    @property
+    def coordinates(self) -> int:
+        """Numbers of a point."""
+        return self.space.coordinates
+
+    def finished(self, points: Tensor) -> Tensor:
+        """Drawn points as they are kept and scored: float64, on the CPU.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
+        _check_finite("points", points)
+        return points.double().cpu()
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """Points of the uniform distribution, as a network is trained on them."""
+        return self.space.uniform(torch.randn(count, self.coordinates, device=device))
+
+
+Shape = ImageShape | PointShape
+
+
+def shape_from(facts: Mapping[str, Any]) -> Shape:
+    """The shape that :func:`dataclasses.asdict` gave these facts of.
+
+    Raises:
+        ValueError: they are of no shape, or one of them is out of range.
+    """
+    for kind in (ImageShape, PointShape):
+        if set(facts) == {field.name for field in fields(kind)}:
+            return kind(**facts)
+    raise ValueError(f"{dict(facts)!r}: expected channels and size, or manifold and size")
 
 
 class Step(Protocol):
@@ -100,18 +163,31 @@ class System(nn.Module, ABC):
 
     @abstractmethod
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
-        """One update on ``images`` (``[batch, channels, size, size]`` in [-1, 1]).
+        """One update on ``images``: ``[batch, channels, size, size]`` in [-1, 1], or points
+        ``[batch, coordinates]``.
 
         Returns named scalar losses (detached) for the log.
         """
 
     @abstractmethod
     def sample(self, seeds: Sequence[int], sampling: Mapping[str, Any] | None = None) -> Tensor:
-        """One image in [-1, 1] per seed; image ``i`` depends on ``seeds[i]`` alone.
+        """One image in [-1, 1], or one point, per seed; ``i`` depends on ``seeds[i]`` alone.
 
         ``sampling`` holds the solver's options for systems whose registry entry says
         ``samplers=True`` (see :class:`sddpm.samplers.Sampling`), else None.
         """
+
+    def figures(self, held_out: Tensor, seeds: Sequence[int]) -> dict[str, float]:
+        """Figures of quality that only the system itself can tell, such as its likelihood.
+
+        Args:
+            held_out: points that no training used, as :meth:`train_step` gets them.
+            seeds: those of the samples that are scored.
+
+        Returns:
+            Columns of metrics that read the ``system``; none by default.
+        """
+        return {}
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -122,15 +198,19 @@ def to_uint8(images: Tensor) -> Tensor:
     Raises:
         ValueError: a number is NaN or infinite, which would become black or white.
     """
-    odd = int((~images.isfinite()).sum())
-    if odd:
-        raise ValueError(
-            f"images: {odd} of {images.numel()} numbers are NaN or infinite; the network that drew "
-            "them is damaged"
-        )
+    _check_finite("images", images)
     return images.float().add(1).mul(127.5).add(0.5).clamp(0, 255).to(torch.uint8).cpu()
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Map uint8 images in [0, 255] to float32 in [-1, 1]."""
-    return images.to(torch.float32).div(127.5).sub(1)
+    """Map uint8 images in [0, 255] to float32 in [-1, 1]; points, which are float64, stay."""
+    return images.to(torch.float32).div(127.5).sub(1) if images.dtype == torch.uint8 else images
+
+
+def _check_finite(what: str, drawn: Tensor) -> None:
+    odd = int((~drawn.isfinite()).sum())
+    if odd:
+        raise ValueError(
+            f"{what}: {odd} of {drawn.numel()} numbers are NaN or infinite; the network that drew "
+            "them is damaged"
+        )

@@ -24,8 +24,8 @@ NAMES = {module.removesuffix(".__init__") for module in MODULES}
 # What the harness may know of the ground floor: protocols, files and the training loop.
 BENCH_MAY = {
     "protocol", "layers", "rng", "training", "checkpoint", "configuration", "export", "samplers",
-    "analytic", "guidance", "hardware", "opening", "precision", "progress", "replacing", "threads",
-    "user_state", "version",
+    "analytic", "guidance", "hardware", "manifolds", "opening", "precision", "progress",
+    "replacing", "threads", "user_state", "version",
 }  # fmt: skip
 
 # The packages and modules of bench/, from the ground up: each imports from rows below its own only.

@@ -40,8 +40,9 @@ def datasets() -> list[list[str]]:
     rows = [["name", "channels", "size", "mirrored", "Hub name"]]
     for name, spec in DATASETS.items():
         mirrored = "yes" if spec.horizontal_flip else "no"
-        hub = spec.hub or "- (inside scikit-learn)"
-        rows.append([name, str(spec.channels), str(spec.image_size), mirrored, hub])
+        hub = spec.hub or f"- ({spec.origin})"
+        channels = f"points: {spec.manifold}" if spec.manifold else str(spec.channels)
+        rows.append([name, channels, str(spec.image_size), mirrored, hub])
     rows.append(["folder:PATH", "as found", "64", "no", "- (a folder of images)"])
     return rows
 

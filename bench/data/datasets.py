@@ -23,9 +23,14 @@ from bench.data.folders import Files, Surveyed, split_folders, survey
 from bench.data.listing import ARCHIVE, Archives, Listing, list_files, printable
 from bench.data.parquet import Table, first_line, raise_if_disk_full, read_parquet, split_files
 from bench.data.pictures import Encoded, Images, Pixels, Transform
-from sddpm.rng import mix
+from bench.data.points import FOLDER as PLACES
+from bench.data.points import POINT_SETS, Points, load_points
+from bench.data.splits import random_order
 
-__all__ = ["DATASETS", "SPLITS", "DatasetSpec", "Images", "brief_hash", "find_spec", "load"]
+__all__ = [
+    "DATASETS", "SPLITS", "DatasetSpec", "Images", "Points", "brief_hash", "find_spec", "load",
+    "open_data",
+]  # fmt: skip
 
 SPLITS = ("train", "test")
 FOLDER = "folder:"
@@ -36,8 +41,6 @@ BRIEF_IMAGES = 256
 TEST_SPLIT_NAMES = ("test", "validation", "valid")
 """Names that sources use for the split that was kept from training, in order of preference."""
 DIGITS_TRAIN_IMAGES = 1_500
-SAMPLE_SEED = 0
-"""Seed of the order in which images are taken for a held-out split, or for a limit."""
 OUTSIDE = "outside the splits' folders"
 """Reason for which an image beside ``train/`` and ``test/`` is not used."""
 
@@ -77,6 +80,11 @@ class DatasetSpec:
     """The folder of a user's own pictures; None for a named data set."""
     label: str | None = None
     """Column that holds the pictures' classes, whole numbers from 0; None: none is used."""
+    origin: str = "inside scikit-learn"
+    """Place where a set without a repository comes from."""
+    manifold: str | None = None
+    """Manifold on which the data are points, a key of :data:`sddpm.manifolds.MANIFOLDS`;
+    ``image_size`` is then its size. None for images."""
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -111,6 +119,14 @@ DATASETS: dict[str, DatasetSpec] = {
             "lsun_bedroom", "pcuenq/lsun-bedrooms", "image", 3, 64, True,
             train_images=3_033_042, test_images=300, holds_out=True,
         ),
+        *(
+            DatasetSpec(
+                name, None, "", 1, found.shape.size, False,
+                origin=f"{PLACES}/{found.file} of a data root" if found.file else "drawn",
+                manifold=found.shape.manifold,
+            )
+            for name, found in POINT_SETS.items()
+        ),
     )
 }  # fmt: skip
 
@@ -134,6 +150,30 @@ def find_spec(name: str) -> DatasetSpec:
         f"data set {name!r} is unknown{hint}; legal are {', '.join(DATASETS)}, "
         "and folder:PATH for a folder of images"
     )
+
+
+def open_data(
+    name: str,
+    split: str,
+    *,
+    image_size: int | None = None,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+) -> Images | Points:
+    """The ``split`` of the data set ``name``, of images as :func:`load` opens them, or of points.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`load`; points of another size than theirs.
+    """
+    point_set = POINT_SETS.get(name)
+    if point_set is None:
+        return load(name, split, image_size=image_size, data_root=data_root, limit=limit)
+    _check_request(split, image_size, limit)
+    if image_size not in (None, point_set.shape.size):
+        raise ValueError(
+            f"image_size is {image_size}; the points of {name} are of size {point_set.shape.size}"
+        )
+    return load_points(point_set, split, data_root, limit)
 
 
 def load(
@@ -165,12 +205,10 @@ def load(
         ValueError: an unknown name, split or number; a file that cannot be read, named.
         FileNotFoundError: no data at the place that was tried; both ways to get it are said.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; legal are {', '.join(SPLITS)}")
-    for option, value in (("image_size", image_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option} is {value}; it must be at least 1")
+    _check_request(split, image_size, limit)
     spec = find_spec(name)
+    if spec.manifold is not None:
+        raise ValueError(f"data set {name!r} holds points of a manifold, expected images")
     size = image_size or spec.image_size
     if spec.name == "digits":
         transform = Transform(1, None, size)
@@ -195,19 +233,19 @@ def load(
     if limit is not None and limit < len(part):
         # A folder of pictures is sorted by name, and so by class, whoever mixed the original.
         mixed = spec.mixed and isinstance(part, Table)
-        part = part.select(range(limit) if mixed else _random_order(len(part))[:limit])
+        part = part.select(range(limit) if mixed else random_order(len(part))[:limit])
     transform = Transform(channels or 3, spec.crop, size)
     return Images(part, transform, label=label, horizontal_flip=spec.horizontal_flip, notes=notes)
 
 
-def brief_hash(images: Images) -> str:
+def brief_hash(images: Images | Points) -> str:
     """32 hex digits of how many pictures there are and of an even selection of them, as they are
     trained on: enough to notice, in a fraction of a second, that a set was exchanged.
 
-    Of a user's folder, whose every picture was read when it was opened, it is
-    :attr:`Images.fingerprint`, which reads them all.
+    Of points, and of a user's folder, whose every picture was read when it was opened, it is the
+    fingerprint, which reads them all.
     """
-    if isinstance(images.source, Surveyed):
+    if isinstance(images, Points) or isinstance(images.source, Surveyed):
         return images.fingerprint
     count = len(images)
     chosen = sorted({i * count // BRIEF_IMAGES for i in range(BRIEF_IMAGES)}) if count else []
@@ -216,6 +254,15 @@ def brief_hash(images: Images) -> str:
     for picture in images.source.pictures(chosen):
         digest.update(images.transform(picture).tobytes())
     return digest.hexdigest()[:32]
+
+
+def _check_request(split: str, image_size: int | None, limit: int | None) -> None:
+    """Raise ValueError for an unknown split or a number below 1."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; legal are {', '.join(SPLITS)}")
+    for option, value in (("image_size", image_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}; it must be at least 1")
 
 
 def _digits(split: str, limit: int | None) -> Pixels:
@@ -302,14 +349,9 @@ def _hold_out(count: int, spec: DatasetSpec) -> dict[str, Sequence[int]]:
     train, test = spec.train_images, spec.test_images
     if train is not None and test is not None and count >= train + test:
         return {"train": range(train), "test": range(count - test, count)}
-    order = _random_order(count)
+    order = random_order(count)
     test = max(1, count // 10)
     return {"train": sorted(order[test:]), "test": sorted(order[:test])}
-
-
-def _random_order(count: int) -> list[int]:
-    """[0, count) in a random order that is the same on any machine and under any version."""
-    return sorted(range(count), key=lambda index: mix(SAMPLE_SEED, index))
 
 
 def _identity(splits: Mapping[str, Surveyed]) -> str:

@@ -1,0 +1,1 @@
+"""Riemannian DDPM with a perceptron, and with a spiking one."""
