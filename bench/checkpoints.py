@@ -17,7 +17,7 @@ from bench.plan.cells import Training
 from bench.registry import SYSTEMS, SystemEntry, choose, find, load_hook, load_module
 from sddpm.checkpoint import CONFIG, find_checkpoint, read_config
 from sddpm.opening import open_checkpoint
-from sddpm.protocol import ImageShape, System
+from sddpm.protocol import ImageShape, Shape, System, shape_from
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ class Checkpoint:
         if lacking:
             raise ValueError(f"{folder}: its config.json does not say {', '.join(lacking)}")
         shape = facts["shape"]
-        if not isinstance(shape, dict) or set(shape) != {"channels", "size"}:
-            raise ValueError(f"{folder}: config.json: shape {shape!r}: expected channels and size")
         try:
-            ImageShape(**shape)
+            shape_from(shape if isinstance(shape, dict) else {})
         except ValueError as error:
             raise ValueError(f"{folder}: config.json: shape: {error}") from error
         choose(f"system in {folder}:", str(facts["system"]), SYSTEMS)
@@ -94,9 +92,9 @@ class Checkpoint:
         return config
 
     @property
-    def shape(self) -> ImageShape:
-        """Shape of the images that the network makes."""
-        return ImageShape(**self.facts["shape"])
+    def shape(self) -> Shape:
+        """Shape of the images, or of the points, that the network makes."""
+        return shape_from(self.facts["shape"])
 
     @property
     def time_steps(self) -> int | None:
@@ -153,6 +151,8 @@ class Checkpoint:
                 f"{self.folder}: names no data set; import it with --dataset NAME, or give "
                 "evaluate --dataset NAME"
             )
+        if not isinstance(self.shape, ImageShape):
+            raise ValueError(f"{self.folder}: makes points of a manifold, expected images")
         return load(dataset, split, image_size=self.shape.size, data_root=data_root, limit=limit)
 
 
@@ -161,7 +161,7 @@ def describe(training: Training) -> dict[str, Any]:
     return {
         "system": training.system,
         "config": dict(training.config),
-        "shape": {"channels": training.data.channels, "size": training.data.image_size},
+        "shape": asdict(training.data.shape),
         "dataset": training.data.dataset,
         "dataset_label": training.data.label,
         "hash": training.hash,

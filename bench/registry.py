@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 TimeAxis = Literal["none", "trained", "free"]
+DataKind = Literal["images", "points"]
 Ability = Literal["convert", "methods", "clips", "twin", "foreign", "import"]
 
 
@@ -32,6 +33,8 @@ class SystemEntry:
     ``free``: one checkpoint serves every number of time steps."""
     parent: str | None = None
     """The system whose checkpoint this one is built from."""
+    data: DataKind = "images"
+    """Kind of data that it makes: images, or points of a manifold."""
     samplers: bool = False
     """Whether it denoises, so that a sampler and its steps apply."""
     guidable: bool = False
@@ -155,6 +158,27 @@ SYSTEMS: dict[str, SystemEntry] = {
     ),
     "pixel_gaussian": SystemEntry(
         "baselines.pixel_gaussian", "pixel Gaussian", "none: the floor that every model must beat"
+    ),
+    "rddpm": SystemEntry(
+        "baselines.rddpm.mlp",
+        "Riemannian DDPM",
+        "Liu et al. 2025, arXiv 2505.04338",
+        data="points",
+    ),
+    "rddpm_spiking": SystemEntry(
+        "baselines.rddpm.spiking",
+        "spiking Riemannian DDPM",
+        "none: arXiv 2505.04338 with a spiking perceptron",
+        "trained",
+        data="points",
+    ),
+    "rddpm_converted": SystemEntry(
+        "conversion.points",
+        "converted Riemannian DDPM",
+        "none: arXiv 2505.04338 with a rate-coded perceptron",
+        "free",
+        parent="rddpm",
+        data="points",
     ),
 }
 

@@ -31,7 +31,7 @@ from sddpm.denoising import DenoiserTraining
 from sddpm.guidance import spiking_layers
 from sddpm.layers import check_finite
 from sddpm.neurons import check_threshold, trained_with
-from sddpm.protocol import ImageShape, System
+from sddpm.protocol import ImageShape, PointShape, System
 
 _CALLS_PER_TENSOR = 200
 """Calls of torch that building a network may take for each tensor of the file; it takes 20."""
@@ -65,7 +65,8 @@ def open_checkpoint(
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     config = _read(folder, facts, "config", module.Config, changed or {})
-    shape = _read(folder, facts, "shape", ImageShape, {})
+    points = isinstance(facts.get("shape"), Mapping) and "manifold" in facts["shape"]
+    shape = _read(folder, facts, "shape", PointShape if points else ImageShape, {})
     if isinstance(config, DenoiserTraining):
         # The weights are the ones that sample: no second, averaged network beside them.
         config = replace(config, ema_decay=0.0)
@@ -128,7 +129,10 @@ def _read(
             raise ValueError(f"expected an object, found {values!r}")
         known = {field.name for field in fields(kind)}
         kept = {k: v for k, v in complete(kind, values).items() if k in known} | dict(changed)
-        if kind is ImageShape:  # a size is a number, not a text of one; fields may be converted
+        if kind in (
+            ImageShape,
+            PointShape,
+        ):  # a size is a number, not a text of one; fields may be converted
             return TypeAdapter(kind).validate_json(json.dumps(kept), strict=True)
         return TypeAdapter(kind).validate_python(kept)
     except ValidationError as error:

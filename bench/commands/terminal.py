@@ -55,14 +55,17 @@ def print_summary(plan: Plan) -> None:
         for name, values in axes.items()
         if values
     )
-    pictures = f", {data.train_images:,} training images" if data.train_images else ""
+    pictures = f", {data.train_images:,} training {data.kind}" if data.train_images else ""
+    size = f"{data.channels} x {data.image_size} x {data.image_size}"
+    if data.manifold is not None:
+        size = f"{data.manifold} of size {data.image_size}"
     print(f"suite: {suite.name}, preset {plan.options.preset}: {suite.title}")
-    print(f"data: {data.label}, {data.channels} x {data.image_size} x {data.image_size}{pictures}")
+    print(f"data: {data.label}, {size}{pictures}")
     print(f"cells: {len(cells)}: {'; '.join(swept)}")
     print(
         f"work: {len(trainings)} trainings of {_range(t.steps for t in trainings)} steps, "
-        f"{_range(t.batch_size for t in trainings)} images each; {preset.samples:,} samples a cell "
-        f"against {preset.references:,} {suite.reference_split} images"
+        f"{_range(t.batch_size for t in trainings)} {data.kind} each; {preset.samples:,} samples "
+        f"a cell against {preset.references:,} {suite.reference_split} {data.kind}"
     )
     print(f"folder: {plan.root} (every setting: {RUN})")
 

@@ -80,8 +80,8 @@ class Evaluator:
         """
         folder = self._folder(record)
         samples = stages.sample(
-            system, folder, self.machine, count=self.samples, seed=self.seed,
-            sampling=self.sampling, batch=self.batch,
+            system, folder, self.machine, shape=self.references.shape, count=self.samples,
+            seed=self.seed, sampling=self.sampling, batch=self.batch,
         )  # fmt: skip
         energy = stages.meter_energy(
             system, folder, self.machine, images=self.energy_images, seed=self.seed,

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bench.plan.sampling import replace_samplings, sampling_label
-from bench.registry import SYSTEMS, choose, find, load_module
+from bench.registry import SYSTEMS, DataKind, choose, find, load_module
 from bench.suites.schema import (
     DEFAULT_BATCH,
     DEFAULT_PRECISION,
@@ -29,6 +29,7 @@ from bench.suites.schema import (
 )
 from sddpm.configuration import complete, storable
 from sddpm.precision import fast_precision
+from sddpm.protocol import ImageShape, PointShape, Shape
 
 MOST_CELLS = 10_000
 """Cells of a run: more are a slip of the pen, and their hashes alone take minutes."""
@@ -43,19 +44,35 @@ class Data:
     label: str
     """Name in reports, which states differences of the files from the original data set."""
     channels: int
-    """1 or 3."""
+    """1 or 3; 1 for points."""
     image_size: int
-    """Height and width, in pixels."""
+    """Height and width, in pixels; the manifold's size for points."""
     horizontal_flip: bool
     """Whether training mirrors half of the pictures."""
     train_images: int | None = None
     """Pictures in the training split, which budgets in epochs need; None: not known. No hash
     holds it, since the steps that follow from it do."""
+    manifold: str | None = None
+    """Manifold on which the data are points; None for images."""
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of one of them."""
+        if self.manifold is not None:
+            return PointShape(self.manifold, self.image_size)
+        return ImageShape(self.channels, self.image_size)
+
+    @property
+    def kind(self) -> DataKind:
+        """Kind of the data, as the registry names it."""
+        return "images" if self.manifold is None else "points"
 
     def facts(self) -> dict[str, Any]:
         """Facts that identify the data in a hash."""
         facts = asdict(self)
         del facts["train_images"]
+        if self.manifold is None:
+            del facts["manifold"]
         return facts
 
 
@@ -196,6 +213,8 @@ def expand(
     for seed in seeds:
         for system, (counts, choices) in grid.items():
             entry = find(system)
+            if entry.samplers and not choices:
+                raise ValueError(f"{suite.where('sampling')}: required by system {system!r}")
             steps = counts if entry.time_axis != "none" else [None]
             for variant, count in product(rows[system], steps):
                 trained_with = count if entry.time_axis == "trained" else None
@@ -230,6 +249,8 @@ def plan_training(
     entry, preset = find(system), find_preset(suite, preset_name)
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
+    if entry.data != data.kind:
+        raise ValueError(f"system {system!r} makes {entry.data}; {data.dataset} holds {data.kind}")
     parent = None
     parent_name = preset.parent_of(system)
     if parent_name is not None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from bench.data.datasets import brief_hash, find_spec, load
+from bench.data.datasets import Points, brief_hash, find_spec, open_data
 from bench.data.pictures import Images
 from bench.energy.prices import DEFAULT_TABLE, TABLES
 from bench.files import read_json
@@ -160,6 +160,7 @@ def _known_data(suite: Suite) -> Data:
         suite.image_size,
         spec.horizontal_flip,
         spec.train_images or 1,  # of a folder, which is opened before its cells are used
+        spec.manifold,
     )
 
 
@@ -182,10 +183,10 @@ def _data_of(plan: Plan, read_data: bool) -> tuple[Data, str | None, tuple[str, 
         if remembered is None:
             raise
         return remembered, None, ()  # what is done needs no pictures
-    data = remembered or Data(
-        dataset=plan.suite.dataset,
+    data = remembered or replace(
+        plan.data,
         label=images.label,
-        channels=images.shape.channels,
+        channels=getattr(images.shape, "channels", 1),
         image_size=images.shape.size,
         horizontal_flip=images.horizontal_flip,
     )
@@ -211,7 +212,7 @@ def _remembered(root: Path) -> dict[str, Any]:
         return {}
     known = read_json(path, ("source", "data"))
     names = {field.name for field in fields(Data)}
-    optional = {"train_images"}  # folders of earlier versions do not say it
+    optional = {"train_images", "manifold"}  # folders of earlier versions do not say these
     if not isinstance(known["data"], dict) or set(known["data"]) | optional != names:
         raise ValueError(f"{path}: data: expected {', '.join(sorted(names))}; delete it to redo it")
     if not isinstance(known.get("fingerprints", {}), dict):
@@ -242,9 +243,9 @@ def source_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def load_split(plan: Plan, split: str, limit: int | None = None) -> Images:
-    """Open one split of the plan's data set, at most ``limit`` images of it."""
-    return load(
+def load_split(plan: Plan, split: str, limit: int | None = None) -> Images | Points:
+    """Open one split of the plan's data set, at most ``limit`` images or points of it."""
+    return open_data(
         plan.suite.dataset,
         split,
         image_size=plan.suite.image_size,

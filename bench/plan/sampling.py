@@ -73,7 +73,8 @@ def replace_samplings(
             choices.append(choice)
             continue
         same = [entry for entry in listed if entry.sampler == choice]
-        choices += same or [SamplingChoice(sampler=choice, steps=listed[0].steps, eta=0.0)]
+        steps = (listed[0] if listed else DEFAULT).steps
+        choices += same or [SamplingChoice(sampler=choice, steps=steps, eta=0.0)]
     return choices or list(listed)
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from bench.data.datasets import Images
+from bench.data.datasets import Images, Points
 from bench.quality.extractors import build
 from bench.quality.formulas import KID_SUBSET_SIZE, KID_SUBSETS, ImageSets, Statistics, summarise
 from bench.quality.metrics import METRICS, Metric, spread_column
@@ -89,7 +89,7 @@ def score(
     }
 
 
-def reference_hash(reference: Images, extractor: Extractor) -> str:
+def reference_hash(reference: Images | Points, extractor: Extractor) -> str:
     """16 hex digits of all that makes the reference statistics: the pictures, their number,
     the extractor, its packages' versions, and its weights where its name does not tell them. The
     same on any machine."""
@@ -216,7 +216,7 @@ def compute(
         for metric in METRICS.values()
         if metric.reads == "features" and not (metric.reads_classes and logits is None)
     ]
-    return _evaluate(chosen, (sets,), against)
+    return evaluate(chosen, (sets,), against)
 
 
 def compute_pixels(samples: PixelStatistics, reference: PixelStatistics) -> dict[str, float]:
@@ -227,10 +227,19 @@ def compute_pixels(samples: PixelStatistics, reference: PixelStatistics) -> dict
         ValueError: as :func:`compute`.
     """
     chosen = [metric for metric in METRICS.values() if metric.reads == "pixels"]
-    return _evaluate(chosen, (samples, reference), "for the samples' pixels")
+    return evaluate(chosen, (samples, reference), "for the samples' pixels")
 
 
-def _evaluate(metrics: Iterable[Metric], sets: tuple[Any, ...], against: str) -> dict[str, float]:
+def evaluate(metrics: Iterable[Metric], sets: tuple[Any, ...], against: str) -> dict[str, float]:
+    """Figures of ``metrics`` that have a formula, by key, and their spreads.
+
+    Args:
+        sets: arguments of every formula.
+        against: words for the sets, for a message.
+
+    Raises:
+        ValueError: a metric failed or is not finite; the message names it.
+    """
     found: dict[str, float] = {}
     for metric in metrics:
         if metric.formula is None:

@@ -3,7 +3,8 @@
 Tables, reports, ``check`` and LaTeX read everything about a metric here. To add one, write its
 formula and add its entry. A record's column is the entry's key and the extractor's suffix, as
 ``fd_efflite0``; the spread of an estimate stands beside it, as ``kid_std_efflite0``. The column of
-a metric that reads pixels is its key alone.
+a metric that reads pixels or points is its key alone. A metric that reads the system names in the
+suffix how the system estimated it, as ``nll_paths``.
 """
 
 from __future__ import annotations
@@ -58,17 +59,21 @@ class Metric:
     """The default of ``check``."""
     formula: str | None
     """Formula, as ``module:function`` of what the metric ``reads``. None for the name that another
-    entry's formula has with features that are not Inception's."""
-    reads: Literal["features", "pixels"] = "features"
+    entry's formula has with features that are not Inception's, and for a figure of the system."""
+    reads: Literal["features", "pixels", "points", "system"] = "features"
     """``features``: the formula gets the :class:`bench.quality.formulas.ImageSets` of one
     extractor. ``pixels``: it gets the :class:`bench.quality.pixels.PixelStatistics` of samples and
-    of references, and the column names no extractor."""
+    of references, and the column names no extractor. ``points``: it gets the
+    :class:`bench.quality.points.PointSamples`. ``system``: there is no formula; the system tells
+    the figure (:meth:`sddpm.protocol.System.figures`)."""
     ranks: bool = False
     """Whether rows are ordered by it."""
     reads_classes: bool = False
     """Whether it reads class probabilities, which not every extractor has."""
     mark_beyond: float | None = None
     """Distance from the best figure beyond which reports mark a row; None: no row is marked."""
+    signed: bool = False
+    """Whether figures may be below 0, so that two are compared by their difference."""
     least_tolerance: float | None = None
     """Least tolerance in percent mode, for a metric whose figures may be 0, if the baseline states
     no spread. A percentage of a small figure is less than its noise."""
@@ -206,6 +211,45 @@ METRICS: dict[str, Metric] = {
             formula="bench.quality.pixels:spectral_distance",
             reads="pixels",
         ),
+        Metric(
+            key="nll",
+            title="NLL, nats",
+            better="lower",
+            decimals=2,
+            tolerance=Tolerance(0.1),
+            formula=None,
+            reads="system",
+            ranks=True,
+            signed=True,
+        ),
+        Metric(
+            key="mmd",
+            title="MMD²",
+            better="lower",
+            decimals=4,
+            tolerance=Tolerance(0.005),
+            formula="bench.quality.points:kernel_discrepancy",
+            reads="points",
+            signed=True,
+        ),
+        Metric(
+            key="sliced",
+            title="Sliced W1",
+            better="lower",
+            decimals=3,
+            tolerance=Tolerance(0.01),
+            formula="bench.quality.points:sliced_distance",
+            reads="points",
+        ),
+        Metric(
+            key="failures",
+            title="Failed projections",
+            better="lower",
+            decimals=6,
+            tolerance=Tolerance(1e-4),
+            formula=None,
+            reads="system",
+        ),
     )
 }
 
@@ -242,6 +286,11 @@ def ranking_column(names: Iterable[str]) -> str | None:
 def lower_is_better(column: str) -> bool:
     """Whether a smaller figure of this metric's column is always the better one."""
     return _metric(column).better == "lower"
+
+
+def is_signed(column: str) -> bool:
+    """Whether figures of this metric's column may be below 0."""
+    return _metric(column).signed
 
 
 def sort_key(column: str, value: float) -> float:

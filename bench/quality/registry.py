@@ -56,9 +56,9 @@ class Extractor:
         return bool(self.sha256) or not self.url
 
     def column(self, metric: str) -> str:
-        """Column of a metric, or of a spread, by its key with Inception. A metric of pixels has the
-        same column with every extractor."""
-        if metric in METRICS and METRICS[metric].reads == "pixels":
+        """Column of a metric, or of a spread, by its key with Inception. A metric that reads no
+        features has the same column with every extractor."""
+        if metric in METRICS and METRICS[metric].reads != "features":
             return metric
         return (self.distance if metric == "fid" else metric) + self.suffix
 
@@ -162,6 +162,24 @@ EXTRACTORS: dict[str, Extractor] = {
         *(_dinov2(name, file) for name, file in DINOV2_FILES.items()),
     )
 }
+
+
+POINTS = Extractor(
+    name="points",
+    key="points",
+    distance="",
+    suffix="",
+    feature_layer="",
+    logit_layer="",
+    packages=(),
+    network="",
+)
+"""Entry in the place of an extractor for data that need none, points of a manifold."""
+
+
+def extractor_of(key: str | None) -> Extractor | None:
+    """The extractor that records name ``key``; None if there is none."""
+    return next((entry for entry in (*EXTRACTORS.values(), POINTS) if entry.key == key), None)
 
 
 def extractor_choices() -> tuple[str, ...]:

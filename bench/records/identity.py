@@ -70,7 +70,7 @@ def measurement(record: Record) -> tuple[Any, ...]:
 
 def comparable(record: Record) -> dict[str, Any]:
     """Facts that figures of one ranking share, by the record's fields."""
-    names = ("dataset", "image_size", *SCORED, *REFERENCES, "energy_table")
+    names = ("dataset", "image_size", "manifold", *SCORED, *REFERENCES, "energy_table")
     return {name: getattr(record, name) for name in names}
 
 

@@ -37,6 +37,7 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
         "seed": cell.seed,
         "dataset": training.data.label,
         "image_size": training.data.image_size,
+        "manifold": training.data.manifold,
         "train_steps": training.steps,
         "batch_size": training.batch_size,
         "train_images": training.steps * training.batch_size,

@@ -135,6 +135,9 @@ class Record(_Part):
     dataset: str
     """Name with its variant: ``cifar10 (jpeg)``."""
     image_size: Size
+    """Height and width in pixels, or the manifold's size."""
+    manifold: str | None = None
+    """Manifold on which the data are points; None for images."""
     train_steps: Count
     batch_size: Size
     train_images: Count

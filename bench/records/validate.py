@@ -19,8 +19,8 @@ from pydantic_core import ErrorDetails
 
 from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.prices import TABLES
-from bench.quality.metrics import METRICS
-from bench.quality.registry import EXTRACTORS
+from bench.quality.metrics import METRICS, metric_of
+from bench.quality.registry import EXTRACTORS, extractor_of
 from bench.records.identity import measurement
 from bench.records.make import counts_of
 from bench.records.record import Record, decode
@@ -159,14 +159,18 @@ def _figures(record: Record) -> Iterator[Finding]:
         yield "reference_hash", record.reference_hash, "16 hex digits"
     if not record.samples:
         yield "samples", record.samples, "the number of images that were scored"
-    extractor = next((e for e in EXTRACTORS.values() if e.key == record.extractor), None)
+    extractor = extractor_of(record.extractor)
     if extractor is None:
         keys = ", ".join(entry.key for entry in EXTRACTORS.values())
         yield "extractor", record.extractor, f"one of {keys}"
         return
     own = [metric.key for metric in METRICS.values() if metric.formula]
     columns = [extractor.column(name) for key in own for name in (key, f"{key}_std")]
-    for name in sorted(record.metrics.keys() - set(columns)):
+    # The system names how it estimated a figure.
+    told = [
+        n for n in record.metrics if (m := metric_of(n.replace("_std", ""))) and m.reads == "system"
+    ]
+    for name in sorted(record.metrics.keys() - {*columns, *told}):
         named = ", ".join(map(extractor.column, own))
         yield f"metrics.{name}", record.metrics[name], f"a column of {extractor.key}: {named}"
 

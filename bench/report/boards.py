@@ -19,6 +19,7 @@ from bench.quality.metrics import columns_of, is_off, sort_key
 from bench.records.conversions import ConversionCurve
 from bench.records.record import Record
 from bench.report.sources import Published
+from bench.tables.rows import data_noun, size_text
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class Board:
     reference_split: str | None = None
     reference_hash: str | None = None
     energy_table: str | None = None
+    manifold: str | None = None
+    """Manifold on which the data are points; None for images."""
     rows: list[Row] = field(default_factory=list)
     """Best first; cells without a figure last."""
     number: int = 0
@@ -138,10 +141,15 @@ class Board:
         )
 
     @property
+    def data(self) -> str:
+        """Data set and size, as a phrase."""
+        return f"{self.dataset}, {size_text(self.image_size, self.manifold, '×')}"
+
+    @property
     def protocol(self) -> str:
         """Settings that all its figures share, as a phrase."""
         against = (
-            f" against {self.reference_images:,} {self.reference_split} images"
+            f" against {self.reference_images:,} {self.reference_split} {data_noun(self.manifold)}"
             if self.reference_images
             else ""
         )

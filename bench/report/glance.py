@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.quality.metrics import heading, lower_is_better
+from bench.quality.metrics import heading, is_signed, lower_is_better
 from bench.report.boards import Board, Report, Row
 from bench.report.style import mean
 from bench.report.tables import (
@@ -35,6 +35,8 @@ def glance(report: Report) -> TableText:
         "At a glance. The gap and the energy compare the best spiking row with the best row of a "
         "network without spikes; a gap above 1 means that the spiking one is worse."
     )
+    if any(board.ranked_by and is_signed(board.ranked_by) for board in report.boards):
+        caption += " A gap with a sign is a difference: above 0 the spiking one is worse."
     if any(OFF in entry.text for line in lines for entry in line.entries):
         caption += f" {OFF_NOTE}"
     return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
@@ -77,7 +79,9 @@ def _standing(board: Board) -> list[str]:
         ratio = [mean(row.metric(metric)) for row in (ours, theirs)]
         if not lower_is_better(metric):
             ratio.reverse()
-        if ratio[1] > 0:
+        if is_signed(metric):
+            texts[2] = f"{ratio[0] - ratio[1]:+.2f}"
+        elif ratio[1] > 0:
             texts[2] = f"×{ratio[0] / ratio[1]:.2f}"
         a, b = ours.energy("strict"), theirs.energy("strict")
         if a and b and b.mean > 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bench.records.record import OperationCounts, Record
 from bench.report.boards import Row
+from bench.tables.rows import data_noun, size_text
 
 
 def provenance(row: Row) -> list[tuple[str, str]]:
@@ -19,19 +20,21 @@ def provenance(row: Row) -> list[tuple[str, str]]:
         ("Sent by", lambda r: r.submitted_by or ""),
         ("Command", lambda r: r.command),
         ("Suite, preset", lambda r: f"{r.suite}, {r.preset}"),
-        ("Data", lambda r: f"{r.dataset}, {r.image_size}×{r.image_size}"),
-        ("Training", lambda r: f"{r.train_steps:,} steps of {r.batch_size} images, {r.precision}"),
+        ("Data", lambda r: f"{r.dataset}, {size_text(r.image_size, r.manifold, '×')}"),
+        ("Training", lambda r: f"{r.train_steps:,} steps of {r.batch_size} "
+         f"{data_noun(r.manifold)}, {r.precision}"),
         ("Seed", lambda r: str(r.seed)),
         ("Samples", lambda r: f"{r.samples:,}"),
         ("References", lambda r: "" if r.reference_images is None else
-         f"{r.reference_images:,} {r.reference_split} images, hash {r.reference_hash}"),
+         f"{r.reference_images:,} {r.reference_split} {data_noun(r.manifold)}, "
+         f"hash {r.reference_hash}"),
         ("Extractor", lambda r: r.extractor or ""),
         ("Metrics", lambda r: ", ".join(f"{k} {v:.6g}" for k, v in r.metrics.items())),
         ("Network run", lambda r: r.engine or ""),
         ("Firing thresholds", lambda r: "" if r.thresholds is None else json.dumps(r.thresholds)),
         ("Operations", lambda r: _operations(r.counts_per_image)),
         ("Energy", lambda r: "" if r.energy_table is None else
-         f"{r.energy_table}, metered over {r.energy_images} images"),
+         f"{r.energy_table}, metered over {r.energy_images} {data_noun(r.manifold)}"),
         ("Time", lambda r: ", ".join(f"{k} {v:,.1f} s" for k, v in r.wall_seconds.items())),
         ("Machine", lambda r: f"{r.device}, {r.cores} cores"),
         ("Peak memory", lambda r: "" if r.peak_memory_mib is None else

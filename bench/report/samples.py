@@ -52,12 +52,13 @@ class Samples:
 
 
 def read_samples(board: Board) -> list[Samples]:
-    """The pictures of the rows that have a grid, best row first.
+    """The pictures of the rows that have a grid, best row first. Points have none.
 
     Raises:
         ValueError: a grid is no picture, or not laid out as :func:`bench.data.grids.grid` does.
     """
-    return [Samples(row, read_tiles(row.grid, board.image_size)) for row in board.rows if row.grid]
+    rows = board.rows if board.manifold is None else []
+    return [Samples(row, read_tiles(row.grid, board.image_size)) for row in rows if row.grid]
 
 
 def read_tiles(path: Path, image_size: int) -> NDArray[np.uint8]:

@@ -172,9 +172,10 @@ def place_labels(
 
 
 def y_scale(ax: Axes, values: Iterable[float]) -> None:
-    """Logarithmic where the values span more than a factor of 5."""
+    """Logarithmic where the values span more than a factor of 5 and none is below 0."""
+    values = list(values)
     known = [value for value in values if value > 0]
-    if known and max(known) > 5 * min(known):
+    if known and min(values) >= 0 and max(known) > 5 * min(known):
         ax.set_yscale("log")
         plain_numbers(ax.yaxis, ax.get_ylim())
 

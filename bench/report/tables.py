@@ -121,7 +121,7 @@ def ranking(board: Board) -> TableText:
 
     return TableText(
         name=f"ranking-{board.name}",
-        caption=f"{board.dataset}, {board.image_size}×{board.image_size}: {board.protocol}.",
+        caption=f"{board.data}: {board.protocol}.",
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
         notes=[
@@ -159,7 +159,7 @@ def energies(board: Board) -> TableText:
 
     return TableText(
         name=f"energy-{board.name}",
-        caption=f"{board.dataset}, {board.image_size}×{board.image_size}: energy of one finished "
+        caption=f"{board.data}: energy of one finished "
         f"image by every accounting ({board.energy_table}). T spikes say what an activation of "
         "ceil(log2(T + 1)) bits says: the last columns price the networks without spikes at it.",
         columns=columns,

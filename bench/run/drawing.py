@@ -18,7 +18,7 @@ from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, settle
 from bench.run.stages import count_operations
 from sddpm.guidance import guidance_files, read_guidance
 from sddpm.progress import progress_bar
-from sddpm.protocol import System, to_uint8
+from sddpm.protocol import PointShape, System, to_uint8
 from sddpm.rng import image_seeds
 
 
@@ -61,6 +61,9 @@ class Drawer:
             batch: images drawn at once.
             by: what samples in the system's place, such as a recorder of the denoising.
         """
+        shape = getattr(self.system, "shape", None)
+        if isinstance(shape, PointShape):
+            raise ValueError("the checkpoint makes points of a manifold, no images; run draws them")
         sampler, parts = by or self.system, []
         with progress_bar("sample", count, "images", shown=self.machine.first) as bar:
             for start in range(0, count, batch):

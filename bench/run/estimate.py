@@ -26,7 +26,7 @@ from bench.registry import find, load_module
 from bench.run import stages
 from bench.run.states import ENERGY, is_trained, samples_left, stage_states, steps_left
 from sddpm.progress import progress_bar
-from sddpm.protocol import ImageShape, System
+from sddpm.protocol import System
 from sddpm.rng import image_seeds
 from sddpm.training import TrainStep, set_up
 
@@ -247,8 +247,7 @@ def _initial(training: Training) -> System:
 
 
 def _built(name: str, config: Mapping[str, Any], data: Data, parent: System | None) -> System:
-    shape = ImageShape(data.channels, data.image_size)
-    system: System = load_module(name).build(make_config(name, config), shape, parent)
+    system: System = load_module(name).build(make_config(name, config), data.shape, parent)
     return system
 
 
@@ -257,12 +256,11 @@ def _train_seconds(system: System, training: Training, machine: Machine, seconds
     fabric = machine.fabric(training.precision)
     system.to(fabric.device).train()
     players = set_up(system, fabric)
-    shape = (training.data.channels, training.data.image_size, training.data.image_size)
     number = 0
 
     def update(images: int) -> None:
         nonlocal number
-        pictures = torch.rand(images, *shape, device=fabric.device) * 2 - 1
+        pictures = training.data.shape.random(images, fabric.device)
         total = max(1, training.steps)
         labels = torch.zeros(images, dtype=torch.long, device=fabric.device)
         step = TrainStep(

@@ -9,8 +9,9 @@ from contextlib import suppress
 from bench.plan.plan import Plan, load_split
 from bench.quality.extractors import choose_extractor, remedy
 from bench.quality.fidelity import MIN_IMAGES
-from bench.quality.registry import EXTRACTORS
+from bench.quality.registry import AUTO, EXTRACTORS
 from bench.quality.weights import FETCH_TIMEOUT_S, cached_weights
+from bench.run.kinds import kind_of
 from bench.suites.schema import MOST_TIME_STEPS
 
 
@@ -62,6 +63,16 @@ def _check_references(plan: Plan) -> None:
 
 def _check_extractor(plan: Plan) -> None:
     choice, weights = plan.options.extractor, plan.options.extractor_weights
+    if kind_of(plan.data.shape).extractor is not None:
+        for option, given in (
+            ("--extractor", None if choice == AUTO else choice),
+            ("--extractor-weights", weights),
+        ):
+            if given is not None:
+                raise ValueError(
+                    f"{option} {given}: {plan.suite.dataset} holds points; leave it out"
+                )
+        return
     if weights is not None:
         choose_extractor(choice, weights)
         return

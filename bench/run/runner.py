@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.checkpoints import Checkpoint
 from bench.data.pictures import Images
+from bench.data.points import Points
 from bench.files import lock_folder, sweep, write_json, write_text
 from bench.machine import Machine, git_commit, versions
 from bench.plan.cells import Cell, Training
@@ -27,8 +28,10 @@ from bench.records.make import cell_facts, make_record
 from bench.records.record import Record, merge, read_records, write_records
 from bench.registry import find
 from bench.run import stages, states
+from bench.run.kinds import kind_of
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
 from bench.tables import table as tables
+from sddpm.rng import image_seeds
 
 RUN, RECORDS, TABLE_MD, TABLE_CSV = "run.json", "records.jsonl", "table.md", "table.csv"
 TRAINING_FAILED = "its training failed"
@@ -112,6 +115,8 @@ class Runner:
     @cached_property
     def extractor(self) -> Extractor:
         """The one extractor of this run: with ``auto``, the one the folder was scored with."""
+        if (only := kind_of(self.plan.data.shape).extractor) is not None:
+            return only
         choice, weights = self.plan.options.extractor, self.plan.options.extractor_weights
         used = {record.extractor for record in self._records if record.metrics}
         if choice == AUTO and len(used) == 1:
@@ -124,11 +129,11 @@ class Runner:
         return chosen
 
     @cached_property
-    def _train_images(self) -> Images:
+    def _train_images(self) -> Images | Points:
         return load_split(self.plan, "train")
 
     @cached_property
-    def _references(self) -> Images:
+    def _references(self) -> Images | Points:
         return load_split(self.plan, self.plan.suite.reference_split, self.plan.preset.references)
 
     @cached_property
@@ -238,6 +243,7 @@ class Runner:
             system,
             folder,
             self.machine,
+            shape=cell.training.data.shape,
             count=cell.samples,
             seed=cell.seed,
             sampling=sampling,
@@ -255,7 +261,15 @@ class Runner:
             seed=cell.seed,
             sampling=sampling,
         )
-        scores = self._score(folder)
+        seeds = image_seeds(cell.seed, 0, cell.samples)
+        scores = self._scores(folder) or stages.score_samples(
+            folder,
+            self._asked(),
+            self._references,
+            self.extractor,
+            self.machine,
+            lambda held_out: system().figures(held_out, seeds),
+        )
         return make_record(
             cell_facts(cell, self._made_by),
             train_seconds=checkpoint.train_seconds,
@@ -266,7 +280,7 @@ class Runner:
             thresholds=sampling.get("threshold") if sampling else None,
         )
 
-    def _held_out(self) -> Images:
+    def _held_out(self) -> Any:
         """Images that no training used, for measurements between training and sampling."""
         return load_split(self.plan, "test", HELD_OUT_IMAGES)
 
@@ -312,11 +326,6 @@ class Runner:
     def _asked(self) -> dict[str, Any]:
         return {"references": self.plan.preset.references, "split": self.plan.suite.reference_split}
 
-    def _score(self, folder: Path) -> dict[str, Any]:
-        return self._scores(folder) or stages.score_samples(
-            folder, self._asked(), self._references, self.extractor, self.machine
-        )
-
     def _write_configuration(self) -> None:
         if self.machine.first:
             plan = self.plan
@@ -344,10 +353,11 @@ class Runner:
 
     def _result(self) -> RunResult:
         hashes = {cell.hash for cell in self.plan.cells}
+        picture = kind_of(self.plan.data.shape).picture
         grids = {
-            cell.label: self.plan.cell_folder(cell) / states.GRID
+            cell.label: self.plan.cell_folder(cell) / picture
             for cell in self.plan.cells
-            if (self.plan.cell_folder(cell) / states.GRID).is_file()
+            if (self.plan.cell_folder(cell) / picture).is_file()
         }
         records = [record for record in self._shown() if record.config_hash in hashes]
         return RunResult(self.plan.root, records, self._table(), grids)

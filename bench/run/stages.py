@@ -16,22 +16,20 @@ from typing import Any
 import torch
 
 from bench.checkpoints import Checkpoint, claim, describe
-from bench.data.grids import save_grid
-from bench.data.pictures import Images, cache_folder
+from bench.data.pictures import Images
+from bench.data.points import Points
 from bench.energy.meter import Meter
 from bench.files import read_json, write_json
 from bench.machine import Machine
 from bench.plan.cells import Training, make_config
-from bench.quality.fidelity import score
 from bench.quality.metrics import is_column
 from bench.quality.registry import Extractor
 from bench.registry import load_module
-from bench.run.image_sets import read_set, write_set
+from bench.run.kinds import Figures, kind_of, no_figures
 from bench.run.samples import read_shard, read_shards, shard_path, write_shard
 from bench.run.states import (
     ENERGY,
     ENERGY_KEYS,
-    GRID,
     MADE_AT,
     SAMPLES,
     SAMPLES_FACTS,
@@ -44,7 +42,7 @@ from bench.run.states import (
 from sddpm.checkpoint import count_parameters
 from sddpm.guidance import Thresholds
 from sddpm.progress import progress_bar
-from sddpm.protocol import ImageShape, System, to_uint8
+from sddpm.protocol import Shape, System
 from sddpm.rng import image_seeds
 from sddpm.training import ImageSource, TrainConfig, fit
 
@@ -80,11 +78,12 @@ def train(
         horizontal_flip=training.data.horizontal_flip,
         checkpoint_seconds=checkpoint_seconds,
     )
-    shape = ImageShape(training.data.channels, training.data.image_size)
     built_from = Checkpoint.read(parent).load(machine) if parent else None
     torch.manual_seed(training.seed)
     module = load_module(training.system)
-    system = module.build(make_config(training.system, training.config), shape, built_from)
+    system = module.build(
+        make_config(training.system, training.config), training.data.shape, built_from
+    )
     fit(
         system,
         images(),
@@ -123,13 +122,15 @@ def sample(
     folder: Path,
     machine: Machine,
     *,
+    shape: Shape,
     count: int,
     seed: int,
     sampling: Mapping[str, Any] | None,
     batch: int,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Draw ``count`` images into ``folder/samples.npy`` (uint8 ``[count, C, H, W]``).
+    """Draw ``count`` images into ``folder/samples.npy`` (uint8 ``[count, C, H, W]``), or points
+    (float64 ``[count, coordinates]``).
 
     They are drawn ``batch`` at a time, each batch kept in ``folder/shards`` until all are
     there. Processes share the batches. What is damaged, or was drawn at other thresholds than
@@ -157,17 +158,18 @@ def sample(
         total = sum(sizes.values())
         done = total - sum(sizes[path] for _, path in missing)
         shown = progress and machine.first
-        with progress_bar("sample", total, "images", done=done, shown=shown) as bar:
+        noun = kind_of(shape).noun
+        with progress_bar("sample", total, noun, done=done, shown=shown) as bar:
             for start, path in missing:
                 begun = time.monotonic()
                 seeds = image_seeds(seed, start, min(start + batch, count))
-                drawn = to_uint8(model.sample(seeds, sampling)).numpy()
+                drawn = shape.finished(model.sample(seeds, sampling)).numpy()
                 seconds = time.monotonic() - begun
                 write_shard(path, drawn, seconds, thresholds)
                 bar.advance(sizes[path])
     machine.barrier()
     if machine.first:
-        _join(shards, folder, machine, thresholds)
+        _join(shards, folder, shape, machine, thresholds)
     machine.barrier()
     return read_json(folder / SAMPLES_FACTS)
 
@@ -177,14 +179,19 @@ def _thresholds(sampling: Mapping[str, Any] | None) -> Thresholds | None:
 
 
 def _join(
-    shards: list[Path], folder: Path, machine: Machine, thresholds: Thresholds | None
+    shards: list[Path],
+    folder: Path,
+    shape: Shape,
+    machine: Machine,
+    thresholds: Thresholds | None,
 ) -> None:
     images, seconds = read_shards(shards, thresholds)
     # Of other samples that were here, nothing may pass for these samples'.
     for stale in (folder / SAMPLES_FACTS, *folder.glob("scores-*.json")):
         stale.unlink(missing_ok=True)
-    write_set(images, folder / SAMPLES)
-    save_grid(images, folder / GRID)
+    kind = kind_of(shape)
+    kind.write(images, folder / SAMPLES)
+    kind.show(images, shape, folder / kind.picture)
     # Processes sample side by side, so their seconds overlap.
     facts = {
         "samples": len(images),
@@ -255,40 +262,43 @@ def count_operations(
 def score_samples(
     folder: Path,
     asked: Mapping[str, Any],
-    references: Images,
+    references: Images | Points,
     extractor: Extractor,
     machine: Machine,
+    figures: Figures = no_figures,
 ) -> dict[str, Any]:
     """Score the samples in ``folder`` again, into the file that :func:`known_scores` reads.
 
     Args:
         asked: how many references of which split were asked for.
+        figures: gives the figures that only the system can tell.
 
     Raises:
         ValueError: as :func:`score_images`.
     """
-    images = torch.from_numpy(read_set(folder / SAMPLES))
-    scores = {"asked": asked, **score_images(images, references, extractor, machine)}
+    samples = torch.from_numpy(kind_of(references.shape).read(folder / SAMPLES))
+    scores = {"asked": asked, **score_images(samples, references, extractor, machine, figures)}
     write_json(scores_path(folder, extractor.key), scores)
     return scores
 
 
 def score_images(
     images: torch.Tensor,
-    references: Images,
+    references: Images | Points,
     extractor: Extractor,
     machine: Machine,
+    figures: Figures = no_figures,
 ) -> dict[str, Any]:
-    """Metrics of uint8 ``images`` against ``references``, and the settings that made them.
+    """Metrics of uint8 ``images``, or of float64 points, against ``references``, and the settings
+    that made them.
 
-    The references' statistics are kept in the user's cache folder.
+    The statistics of references that are images are kept in the user's cache folder.
 
     Raises:
-        ValueError: images of another shape than the references', or too few of either.
+        ValueError: samples of another shape than the references', or too few of either.
     """
     begun = time.monotonic()
-    cache = cache_folder() / "references"
-    result = score(images, references, extractor=extractor, cache_dir=cache, device=machine.device)
+    result = kind_of(references.shape).score(images, references, extractor, machine, figures)
     facts = {name: value for name, value in result.items() if not is_column(name)}
     metrics = {name: value for name, value in result.items() if is_column(name)}
     return {**facts, "metrics": metrics, "seconds": time.monotonic() - begun}

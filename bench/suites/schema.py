@@ -21,6 +21,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -39,6 +41,8 @@ MOST_CHOICES = 1_000
 """Samplings that one list may stand for."""
 MOST_TIME_STEPS = 10_000
 """Spiking time steps that a suite or a command may ask for."""
+LEAST_PIXELS = 4
+"""Height and width of an image, at least."""
 MOST_ENTRIES = 100
 """Systems of a suite, and numbers of time steps."""
 
@@ -251,14 +255,26 @@ class Suite(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     title: str = Field(max_length=200)
     dataset: DatasetName
-    image_size: int = Field(ge=4, le=4096)
+    image_size: int = Field(ge=2, le=4096, description="pixels; of points the manifold's size")
     reference_split: Literal["train", "test"] = "train"
     systems: Systems
     time_steps: TimeSteps
-    sampling: Samplings
+    sampling: Samplings = Field(
+        default_factory=list, description="needed if one of the systems denoises images"
+    )
     presets: dict[PresetName, Preset] = Field(min_length=1)
 
     _source: tuple[str, yaml.Node | None] = PrivateAttr(default=("suite", None))
+
+    @field_validator("image_size", mode="after")
+    @classmethod
+    def _large_enough(cls, size: int, info: ValidationInfo) -> int:
+        from bench.data.datasets import find_spec
+
+        dataset = info.data.get("dataset")
+        if dataset is not None and find_spec(dataset).manifold is None and size < LEAST_PIXELS:
+            raise ValueError(f"Input should be greater than or equal to {LEAST_PIXELS}")
+        return size
 
     def where(self, *path: str | int) -> str:
         """File, line and field of the value at ``path``, for error messages."""

@@ -9,6 +9,22 @@ from bench.records.identity import settings
 from bench.records.record import Record
 
 
+def size_text(image_size: int, manifold: str | None, times: str = "x") -> str:
+    """Size of the images, or the manifold of the points, for people.
+
+    Args:
+        times: mark between height and width.
+    """
+    if manifold is not None:
+        return f"{manifold} of size {image_size}"
+    return f"{image_size}{times}{image_size}"
+
+
+def data_noun(manifold: str | None) -> str:
+    """Word for the data: images, or points of a manifold."""
+    return "images" if manifold is None else "points"
+
+
 def row_of(record: Record) -> dict[str, str | float | None]:
     """The columns of a record's row; None for a figure that it does not have."""
     row: dict[str, str | float | None] = {

@@ -18,7 +18,7 @@ from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, heading, ranking_column, shown, sort_key
 from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
-from bench.tables.rows import row_of
+from bench.tables.rows import data_noun, row_of, size_text
 from bench.tables.text import DASH
 from bench.visible import csv_text, visible
 
@@ -189,21 +189,25 @@ def _footnote(records: Sequence[Record]) -> list[str]:
     lines = []
     if done:
         lines += [
-            f"- Data: {_each(f'{r.dataset}, {r.image_size}x{r.image_size}' for r in done)}; "
+            "- Data: "
+            + _each(f"{r.dataset}, {size_text(r.image_size, r.manifold)}" for r in done)
+            + "; "
             + _each(
-                f"{r.samples:,} samples against {r.reference_images:,} {r.reference_split} images"
+                f"{r.samples:,} samples against {r.reference_images:,} {r.reference_split} "
+                + data_noun(r.manifold)
                 for r in done
             )
             + f"; seed {_each(str(r.seed) for r in done)}.",
             "- Budget: "
             + _each(
-                f"{r.train_steps:,} steps of {r.batch_size} images ({r.precision})" for r in done
+                f"{r.train_steps:,} steps of {r.batch_size} {data_noun(r.manifold)} ({r.precision})"
+                for r in done
             )
             + f"; suite {_each(r.suite for r in done)}, preset {_each(r.preset for r in done)}.",
             *_references(done),
             f"- Extractor: {_each(str(r.extractor) for r in done)}. Energy table: "
             f"{_each(str(r.energy_table) for r in done)}, over "
-            f"{_each(str(r.energy_images) for r in done)} images.",
+            f"{_each(f'{r.energy_images} {data_noun(r.manifold)}' for r in done)}.",
             f"- Machine: {_each(f'{r.device}, {r.cores} cores' for r in done)}.",
             "- Versions: "
             + _each(

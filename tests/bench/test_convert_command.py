@@ -170,7 +170,7 @@ def test_quality_stands_beside_the_error_and_is_kept(
     def again(*_given: object, **_options: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr("bench.run.stages.to_uint8", again)
+    monkeypatch.setattr("sddpm.protocol.to_uint8", again)
     monkeypatch.setattr("bench.run.stages.score_images", again)
     assert call(*same).exit_code == 0
     assert list(csv.DictReader((out / "conversion.csv").open())) == rows

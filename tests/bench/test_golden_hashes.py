@@ -31,6 +31,7 @@ def cells_of(suite_name: str, preset: str) -> list[Cell]:
         suite.image_size,
         spec.horizontal_flip,
         spec.train_images,
+        spec.manifold,
     )
     return expand(suite, preset, data)
 

@@ -57,7 +57,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that tell samples and references apart, without a network; guidance of few images."""
 
     def score(
-        images: Tensor, references: Images, extractor: Extractor, machine: Machine
+        images: Tensor,
+        references: Images,
+        extractor: Extractor,
+        machine: Machine,
+        figures: object = None,
     ) -> dict[str, Any]:
         return {
             "extractor": extractor.key,

@@ -1,11 +1,34 @@
-"""Small generated images for tests that train."""
+"""Small generated images and points for tests that train."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sddpm.protocol import ImageShape
+from sddpm.protocol import ImageShape, PointShape, Shape
+from sddpm.training import ImageSource
+
+
+def data_for(shape: Shape, count: int = 32) -> ImageSource:
+    """Generated data of a shape: pictures, or points of the uniform distribution."""
+    if isinstance(shape, ImageShape):
+        return GeneratedImages(count, shape.channels, shape.size)
+    return GeneratedPoints(count, shape)
+
+
+class GeneratedPoints:
+    """``count`` uniform points of a manifold."""
+
+    def __init__(self, count: int, shape: PointShape, seed: int = 0) -> None:
+        self.shape = shape
+        rng = torch.Generator().manual_seed(seed)
+        self.points = shape.space.uniform(torch.randn(count, shape.coordinates, generator=rng))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.points[indices]
 
 
 class GeneratedImages:

@@ -8,7 +8,7 @@ from bench.registry import SYSTEMS, SystemEntry, load_module
 from sddpm import system as sddpm_system
 from sddpm.denoising import Denoiser
 from sddpm.pretrained import SDDPM
-from sddpm.protocol import ImageShape, System
+from sddpm.protocol import ImageShape, Shape, System
 
 
 def config_of(name: str, preset: str = "smoke"):
@@ -16,7 +16,7 @@ def config_of(name: str, preset: str = "smoke"):
     return module.Config(**module.PRESETS[preset])
 
 
-def make(name: str, shape: ImageShape, seed: int = 0) -> System:
+def make(name: str, shape: Shape, seed: int = 0) -> System:
     """The system at its smoke preset, built from an untrained parent where it has one."""
     entry = SYSTEMS[name]
     parent = make(entry.parent, shape, seed) if entry.parent else None
