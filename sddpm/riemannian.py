@@ -7,7 +7,7 @@ a drift forwards:
 
 - forwards, ``k = 0..N-1``: ``x_k + sigma_k P(x_k) z``, ``z ~ N(0, I)``, brought back to the
   manifold along the normals at ``x_k`` (:meth:`sddpm.manifolds.Manifold.project`), is ``x_{k+1}``;
-- backwards from the uniform distribution: the same move from ``x_{k+1}``, of the same size, with
+- backwards from the uniform distribution: the same move from ``x_{k+1}``, of size ``beta_k``, with
   the drift ``sigma_k^2 s(x_{k+1})``;
 - loss: ``|P(x_{k+1}) (x_k - x_{k+1} - sigma_k^2 s(x_{k+1}))|^2 / (2 sigma_k^2)``;
 - a trajectory with a projection that fails is drawn again.
@@ -54,6 +54,7 @@ FAILURE_POINTS = 256
 
 Score = Callable[[Tensor, int], Tensor]
 """Points ``[batch, n]`` after step ``k``, and ``k`` -> ``s``, ``[batch, n]``."""
+Moved = tuple[Tensor, Tensor]
 Draw = Callable[[Sequence[int], int], Tensor]
 """Rows of a batch, and a count -> standard normal numbers ``[rows, count, n]``, new ones at every
 call."""
@@ -81,6 +82,9 @@ class RiemannianWidths:
     """Size of a later step over the length of the walk before it."""
     last_step: float = 0.15
     """Largest size of a step."""
+    narrowing: float = 0.0
+    """Share by which the squared size of a step back lies between that of the step forwards (0) and
+    that which a walk from one single point would have (1)."""
     memory: float = 0.0
     """Squared length of the walk over which a step's target is averaged; 0 is the paper's loss, of
     the step alone."""
@@ -99,21 +103,25 @@ class Walk:
 
     Args:
         sizes: of the steps forwards, first to last.
+        back: sizes of the same steps backwards; as forwards if not given.
     """
 
-    def __init__(self, manifold: Manifold, sizes: Sequence[float]) -> None:
+    def __init__(
+        self, manifold: Manifold, sizes: Sequence[float], back: Sequence[float] | None = None
+    ) -> None:
         self.manifold, self.sizes = manifold, sizes
+        self.back = sizes if back is None else back
         self.done = self.failed = 0
         """Projections so far, and those of them that failed."""
 
-    def step(self, x: Tensor, k: int, z: Tensor, drift: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The move of size ``sizes[k]`` from ``x``, along normal numbers ``z`` and a drift, both
+    def step(self, x: Tensor, size: float, z: Tensor, drift: Tensor | None = None) -> Moved:
+        """The move of a size from ``x``, along normal numbers ``z`` and a drift, both
         ``[batch, n]``. A row whose projection failed stays where it was.
 
         Returns:
             The points, and whether each projection was found, ``[batch]``.
         """
-        move = self.sizes[k] * self.manifold.to_tangent(x, z)
+        move = size * self.manifold.to_tangent(x, z)
         y, found = self.manifold.project(x + move if drift is None else x + move + drift, x)
         return torch.where(found[:, None], y, x), found
 
@@ -124,7 +132,7 @@ class Walk:
             path = [start[rows]]
             alive = torch.ones(len(rows), dtype=torch.bool, device=start.device)
             for k in range(len(self.sizes)):
-                y, found = self.step(path[-1], k, normals[:, k])
+                y, found = self.step(path[-1], self.sizes[k], normals[:, k])
                 alive = self._count(alive, found)
                 path.append(y)
             return torch.stack(path, 1), alive
@@ -157,7 +165,7 @@ class Walk:
             alive = torch.ones(len(rows), dtype=torch.bool, device=x.device)
             for turn, k in enumerate(reversed(range(len(self.sizes))), start=1):
                 drift = self.sizes[k] ** 2 * self.manifold.to_tangent(x, score(x, k))
-                x, found = self.step(x, k, normals[:, turn], drift)
+                x, found = self.step(x, self.back[k], normals[:, turn], drift)
                 alive = self._count(alive, found)
             return x, alive
 
@@ -176,11 +184,12 @@ class Walk:
         """
         x = points
         total = torch.full((len(x),), -self.manifold.log_volume, dtype=x.dtype, device=x.device)
-        for k, size in enumerate(self.sizes):
-            y, found = self.step(x, k, normals())
+        for k, (size, size_back) in enumerate(zip(self.sizes, self.back, strict=True)):
+            y, found = self.step(x, size, normals())
             ahead = self.manifold.to_tangent(x, y - x) / size
-            back = self.manifold.to_tangent(y, x - y - size**2 * score(y, k)) / size
+            back = self.manifold.to_tangent(y, x - y - size**2 * score(y, k)) / size_back
             total += (ahead.square().sum(1) - back.square().sum(1)) / 2
+            total += self.manifold.dimension * math.log(size / size_back)
             total = total.masked_fill(~found, -math.inf)
             x = y
         return total
@@ -269,7 +278,11 @@ class RiemannianDiffusion(System):
 
     def walk(self) -> Walk:
         """A fresh walk of this diffusion."""
-        return Walk(self.shape.space, self.table[:, 0].tolist())
+        sizes, lengths = self.table[:, 0], self.table[:, 1]
+        # From one point, what is known of the step before is narrower by the part that it moved.
+        known = 1 - self.config.narrowing * sizes.square() / lengths.square()
+        known[0] = 1  # before it there is no walk
+        return Walk(self.shape.space, sizes.tolist(), (sizes * known.sqrt()).tolist())
 
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
         if step.number % self.config.renew_every == 0:
@@ -406,8 +419,9 @@ def _check(config: RiemannianWidths) -> None:
             raise ValueError(f"{name}={value}: expected a length above 0 and below 1")
     if not 0 < config.growth <= 1:
         raise ValueError(f"growth={config.growth}: expected a number above 0 and at most 1")
-    if not 0 <= config.memory <= 1:
-        raise ValueError(f"memory={config.memory}: expected a squared length in [0, 1]")
+    for name in ("memory", "narrowing"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: expected a number in [0, 1]")
 
 
 def network_of(
@@ -434,14 +448,18 @@ def network_of(
 
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": dict(
-        width=32, layers=2, diffusion_steps=30, first_step=0.05, last_step=0.3, trajectories=256,
-        pairs=256, likelihood_paths=4,
+        width=32, layers=2, diffusion_steps=30, first_step=0.05, growth=0.5, last_step=0.3,
+        trajectories=256, pairs=256, likelihood_paths=4,
     ),
     "small": dict(
-        width=128, layers=3, frequencies=32, highest_frequency=30.0, diffusion_steps=200,
-        last_step=0.2, likelihood_paths=16,
+        width=128, layers=3, frequencies=128, highest_frequency=100.0, diffusion_steps=220,
+        last_step=0.18, narrowing=0.5, memory=0.1, renew_every=20, pairs=2048,
+        likelihood_paths=16,
     ),
-    "medium": dict(width=256, layers=4, frequencies=64, highest_frequency=30.0),
+    "medium": dict(
+        width=256, layers=4, frequencies=256, highest_frequency=300.0, narrowing=0.5, memory=0.1,
+        likelihood_paths=64,
+    ),
     "paper": dict(),
 }  # fmt: skip
 """Sizes of each preset. Below the literature's width, sines and cosines of random directions let a
@@ -450,7 +468,7 @@ small network tell near points apart."""
 TRAINED = over(
     SIZES,
     smoke=dict(learning_rate=5e-3, ema_decay=0.9),
-    small=dict(learning_rate=2e-3, warmup_steps=100, decay="linear", ema_decay=0.999),
+    small=dict(learning_rate=4e-3, warmup_steps=100, decay="linear", ema_decay=0.995),
     medium=dict(learning_rate=1e-3, warmup_steps=1000, decay="linear", ema_decay=0.999),
     paper=dict(warmup_steps=1000, decay="linear", ema_decay=0.999),
 )

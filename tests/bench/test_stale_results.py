@@ -158,7 +158,7 @@ class Painter:
 
 
 def paint(painter: Painter, folder: Path, threshold: float) -> None:
-    stages.sample(lambda: painter, folder, Machine("cpu"), count=6, seed=0,  # type: ignore[arg-type, return-value]
+    stages.sample(lambda: painter, folder, Machine("cpu"), shape=ImageShape(1, 4), count=6, seed=0,  # type: ignore[arg-type, return-value]
                   sampling={"threshold": threshold}, batch=2, progress=False)  # fmt: skip
 
 

@@ -88,11 +88,24 @@ def test_without_a_score_the_density_is_the_uniform_one() -> None:
         assert found.exp().mean().log() == pytest.approx(-space.log_volume, abs=0.02)
 
 
+def test_the_density_of_any_score_and_size_back_is_one_in_all() -> None:
+    """A mean over uniform points of density times volume, whatever the backward moves are."""
+    draw = drawn(SPHERE)
+    points = uniform(SPHERE, 40_000)
+
+    def score(x: Tensor, k: int) -> Tensor:
+        return (k + 1) * torch.stack([x[:, 1], x[:, 0] * x[:, 2], 1 + x[:, 2]], 1)
+
+    walk = Walk(SPHERE, [0.2, 0.25, 0.3], [0.17, 0.22, 0.28])
+    weights = walk.log_weights(points, score, lambda: draw(range(len(points)), 1)[:, 0])
+    assert (weights + SPHERE.log_volume).exp().mean() == pytest.approx(1, abs=0.02)
+
+
 def test_the_determinant_of_a_step_is_the_same_both_ways() -> None:
     for name, size in (("sphere", 3), ("rotations", 3)):
         space = make_manifold(name, size)
         x = uniform(space, 5)
-        y, found = Walk(space, [0.3]).step(x, 0, torch.randn(x.shape).double())
+        y, found = Walk(space, [0.3]).step(x, 0.3, torch.randn(x.shape).double())
         product = space.tangent_basis(x).mT @ space.tangent_basis(y)
         assert found.all()
         ahead, back = torch.linalg.det(product).abs(), torch.linalg.det(product.mT).abs()
