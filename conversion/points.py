@@ -59,7 +59,7 @@ class ConvertedPoints(RiemannianDiffusion):
         self.optimizers = {}
         self.conversion_config = config
         # In a tuple, so that it is no part of the system's state.
-        self._parent = () if parent is None else (parent,)
+        self._parent: tuple[PointNet, ...] = () if parent is None else (parent,)
         self.thresholds = _statistic(config)
         # It goes with a training that is resumed; the thresholds themselves do with the network.
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))

@@ -11,6 +11,7 @@ Points are float64 ``[batch, n]``. All of this is arithmetic of a solver, outsid
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from functools import cache
 
@@ -38,8 +39,6 @@ class Manifold(ABC):
     """Number ``m`` of the components of ``xi``."""
 
     def __init__(self, size: int) -> None:
-        if type(size) is not int or not 2 <= size <= MOST_SIZE:
-            raise ValueError(f"size={size!r}: expected a whole number from 2 to {MOST_SIZE}")
         self.size = size
 
     @property
@@ -205,15 +204,23 @@ MANIFOLDS: dict[str, type[Manifold]] = {"sphere": Sphere, "rotations": Rotations
 """Manifolds by name."""
 
 
-@cache
 def make_manifold(name: str, size: int) -> Manifold:
     """The manifold ``name``, a key of :data:`MANIFOLDS`.
 
     Raises:
         ValueError: no such name, or a size that it cannot have.
     """
-    if name not in MANIFOLDS:
-        raise ValueError(f"manifold={name!r}: expected one of {', '.join(MANIFOLDS)}")
+    if not isinstance(name, str) or name not in MANIFOLDS:
+        raise ValueError(f"manifold={reprlib.repr(name)}: expected one of {', '.join(MANIFOLDS)}")
+    if type(size) is not int or not 2 <= size <= MOST_SIZE:
+        raise ValueError(
+            f"size={reprlib.repr(size)}: expected a whole number from 2 to {MOST_SIZE}"
+        )
+    return _made(name, size)
+
+
+@cache
+def _made(name: str, size: int) -> Manifold:
     return MANIFOLDS[name](size)
 
 

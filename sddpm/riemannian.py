@@ -207,10 +207,10 @@ class Walk:
         one: Callable[[list[int], Tensor], tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Results of ``one`` for every row; rows that failed are drawn again."""
-        rows, result = list(range(count)), None
+        rows, result = list(range(count)), torch.empty(0)
         for _ in range(ATTEMPTS):
             found, whole = one(rows, draw(rows, numbers))
-            result = found.clone() if result is None else result
+            result = result if len(result) else found.clone()
             result[rows] = found
             rows = [row for row, yes in zip(rows, whole.tolist(), strict=True) if not yes]
             if not rows:

@@ -207,7 +207,8 @@ def _footnote(records: Sequence[Record]) -> list[str]:
             *_references(done),
             f"- Extractor: {_each(str(r.extractor) for r in done)}. Energy table: "
             f"{_each(str(r.energy_table) for r in done)}, over "
-            f"{_each(f'{r.energy_images} {data_noun(r.manifold)}' for r in done)}.",
+            f"{_each(str(r.energy_images) for r in done)} "
+            f"{_each(data_noun(r.manifold) for r in done)}.",
             f"- Machine: {_each(f'{r.device}, {r.cores} cores' for r in done)}.",
             "- Versions: "
             + _each(

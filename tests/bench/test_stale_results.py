@@ -25,6 +25,7 @@ from bench.run import stages, states
 from bench.run.drawing import DrawOptions, open_to_draw
 from bench.run.samples import shard_path
 from sddpm.guidance import GUIDANCE
+from sddpm.protocol import ImageShape
 from sddpm.rng import image_seeds
 from tests.support.calling import call, call_run
 
@@ -158,8 +159,17 @@ class Painter:
 
 
 def paint(painter: Painter, folder: Path, threshold: float) -> None:
-    stages.sample(lambda: painter, folder, Machine("cpu"), shape=ImageShape(1, 4), count=6, seed=0,  # type: ignore[arg-type, return-value]
-                  sampling={"threshold": threshold}, batch=2, progress=False)  # fmt: skip
+    stages.sample(
+        lambda: painter,  # type: ignore[arg-type, return-value]
+        folder,
+        Machine("cpu"),
+        shape=ImageShape(1, 4),
+        count=6,
+        seed=0,
+        sampling={"threshold": threshold},
+        batch=2,
+        progress=False,
+    )
 
 
 def test_half_of_the_samples_is_not_finished_at_other_thresholds(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.data.datasets import find_spec
 from bench.plan.cells import Data, expand
 from bench.quality.fidelity import MIN_IMAGES
 from bench.suites.reading import load_suite, parse_suite, shipped_suites
@@ -84,7 +85,10 @@ def test_shipped_suites_are_sound(name: str) -> None:
     assert suite.name == name
     assert "smoke" in suite.presets
     channels = 1 if "digits" in name or "mnist" in name else 3
-    data = Data(suite.dataset, suite.dataset, channels, suite.image_size, channels == 3, 50_000)
+    manifold = find_spec(suite.dataset).manifold
+    data = Data(
+        suite.dataset, suite.dataset, channels, suite.image_size, channels == 3, 50_000, manifold
+    )
     for preset in suite.presets:
         cells = expand(suite, preset, data)  # every configuration is one that its system takes
         for training in (cell.training for cell in cells):
@@ -93,7 +97,7 @@ def test_shipped_suites_are_sound(name: str) -> None:
                 assert parent is not None
                 own, theirs = training.steps * training.batch_size, parent.steps * parent.batch_size
                 assert own < theirs / 10, (preset, "TSM: under a tenth of its parent's, published")
-            if training.system == "converted":
+            if training.system in ("converted", "rddpm_converted"):
                 assert training.steps == training.config["calibration_steps"], preset
 
 

@@ -121,6 +121,8 @@ def test_uniform_rotations_are_rotations_whose_moments_are_uniform(size: int) ->
         ("sphere", 1, "size=1: expected a whole number from 2 to 64"),
         ("sphere", 65, "size=65"),
         ("rotations", 2.5, "size=2.5"),
+        ("rotations", [3], r"size=\[3\]"),
+        (["sphere"], 3, r"manifold=\['sphere'\]"),
     ],
 )
 def test_a_shape_of_no_manifold_is_refused(name: str, size: int, words: str) -> None:
