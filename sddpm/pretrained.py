@@ -28,7 +28,7 @@ from sddpm.denoising import Denoiser
 from sddpm.guidance import GUIDANCE, Thresholds, read_guided
 from sddpm.hub import RECORD, find_or_fetch, hub_errors
 from sddpm.opening import open_checkpoint
-from sddpm.protocol import ImageShape, System, to_uint8
+from sddpm.protocol import ImageShape, System, shape_from
 from sddpm.published import load_published
 from sddpm.rng import image_seeds
 from sddpm.samplers import OnStep
@@ -151,7 +151,8 @@ class Model:
         on_batch: Callable[[int], None] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Draw ``count`` images, uint8 ``[count, C, H, W]``.
+        """Draw ``count`` images, uint8 ``[count, C, H, W]``, or points, float64
+        ``[count, coordinates]``.
 
         Args:
             sampler: a key of :data:`sddpm.samplers.SAMPLERS`; ddim if None. This one and the
@@ -173,10 +174,10 @@ class Model:
                 raise ValueError(f"{name}={value}: expected at least 1")
         asked = dict(sampler=sampler, steps=steps, eta=eta, threshold=threshold, engine=engine)
         draw = self._drawer({k: v for k, v in asked.items() if v is not None}, on_step)
-        parts = []
+        shape, parts = shape_from(self.facts["shape"]), []
         for start in range(0, count, batch_size):
             seeds = image_seeds(seed, start, min(start + batch_size, count))
-            parts.append(to_uint8(draw(seeds)))
+            parts.append(shape.finished(draw(seeds)))
             if on_batch:
                 on_batch(start + len(seeds))
         return torch.cat(parts)

@@ -36,7 +36,8 @@ def save_points(points: NDArray[np.float64], shape: PointShape, path: Path) -> N
     else:
         centred = points - points.mean(0)
         main = np.linalg.svd(centred, full_matrices=False)[2][:2]
-        axes.scatter(*(centred @ main.T).T, s=3)
+        across, up = (centred @ main.T).T
+        axes.scatter(across, up, s=3)
         axes.set_xlabel("first main component")
         axes.set_ylabel("second main component")
     with atomic_write(path) as temporary:

@@ -14,6 +14,7 @@ from scipy.integrate import quad
 from scipy.linalg import expm
 from torch import Tensor
 
+import sddpm
 from bench.data.datasets import DATASETS, brief_hash, load, open_data
 from bench.data.maps import density_map, save_points
 from bench.data.points import (
@@ -291,6 +292,11 @@ def test_a_run_gives_the_table_valid_records_and_a_report(places: Path, tmp_path
         "size": 3,
     }
     assert call("energy", "--ckpt", checkpoint, "--num", "2").exit_code == 0
+    opened = sddpm.load(checkpoint).sample(20, batch_size=20)
+    assert opened.dtype == torch.float64
+    kept = np.load(next(out.glob("cells/rddpm_spiking-*/samples.npy")))[:20]
+    # Alike but for a spike that the batch's size moves.
+    assert (np.abs(opened.numpy() - kept) < 1e-3).all(1).mean() > 0.8
     refused = call("sample", "--ckpt", checkpoint, "--num", "2", "--grid", str(tmp_path / "a.png"))
     assert refused.exit_code == 2
     assert "makes points of a manifold, no images" in refused.output
