@@ -129,9 +129,14 @@ def colours(extractor: Extractor) -> FeatureExtractorBase:
 def test_an_extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The Frechet distance of mean colours, against the formula for one Gaussian's moments."""
     entry = Extractor(
-        "colours", "mean-colours", "fd", "_colours", "means", "logits", ("torch",),
-        f"{__name__}:colours",
-    )  # fmt: skip
+        name="colours",
+        key="mean-colours",
+        suffix="_colours",
+        feature_layer="means",
+        logit_layer="logits",
+        packages=("torch",),
+        network=f"{__name__}:colours",
+    )
     monkeypatch.setitem(EXTRACTORS, "colours", entry)
     assert choose_extractor("colours").reason
     rng = torch.Generator().manual_seed(0)
