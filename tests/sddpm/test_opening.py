@@ -60,7 +60,9 @@ def written(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", [n for n, entry in SYSTEMS.items() if entry.data == "images"])
 @pytest.mark.usefixtures("installed")
-def test_every_system_of_images_opens_from_python_as_from_the_harness(name: str, tmp_path: Path) -> None:
+def test_every_system_of_images_opens_from_python_as_from_the_harness(
+    name: str, tmp_path: Path
+) -> None:
     folder = written(name, tmp_path / "m")
     opened = sddpm.load(folder)
     options = {"steps": 2} if SYSTEMS[name].samplers else {}
