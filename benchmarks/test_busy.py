@@ -30,9 +30,10 @@ def test_waiting_on_an_idle_machine(compare: Callable[..., Comparison]) -> None:
         time.sleep(1)
     else:
         pytest.skip("the machine is not idle")
-    # Ours first: what starts beside a process that is at work does not find an idle machine.
-    with evaluating(BATCH, {}) as ours, evaluating(BATCH, RUNTIME_DEFAULT) as default:
-        compare("evaluation, machine idle", "threads as chosen", default, ours, "> 0.97")
+    with evaluating(BATCH, {}) as ours:
+        ours()  # it has looked at the load before there is another program
+        with evaluating(BATCH, RUNTIME_DEFAULT) as default:
+            compare("evaluation, machine idle", "threads as chosen", default, ours, "> 0.97")
 
 
 def test_waiting_on_a_busy_machine(
