@@ -38,7 +38,8 @@ def model_card(
     )
     multipliers = " ".join(map(str, config["multipliers"]))
     dataset = facts.get("dataset_label") or facts.get("dataset") or "not stated"
-    title = f"SDDPM, {dataset}"
+    # Records bring the title of their row, as "SDDPM+".
+    title = f"{next((r['title'] for r in records if r.get('title')), 'SDDPM')}, {dataset}"
     results = [result for record in records for result in eval_results(record)]
     data = ModelCardData(
         library_name=LIBRARY,
