@@ -79,7 +79,7 @@ def offered(words: str) -> list[str]:
         ("run --suite absent --preset sm", []),
         ("run --suite digits --system vae,sddpm_ts", ["vae,sddpm_tsm"]),
         ("train --system fsv", ["fsvae"]),
-        ("sample --ckpt fash", ["fashion-mnist"]),
+        ("sample --ckpt fash", ["fashion-mnist", "fashion-mnist-plus"]),
         ("sample --ckpt ./fash", ["dir,./fash"]),
         ("sample --sampler analytic_dd", ["analytic_ddpm", "analytic_ddim"]),
         ("convert --dataset cifar10", ["cifar10"]),
