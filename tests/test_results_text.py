@@ -20,7 +20,7 @@ TITLES = {
     "SDDPM, T = 4": "sddpm", "SDDPM (TSM)": "sddpm_tsm", "converted twin": "converted",
     "per-pixel Gaussian": "pixel_gaussian", "pixel Gaussian": "pixel_gaussian", "VAE": "vae",
     "FSVAE": "fsvae", "SGAN": "sgan", "SWGAN": "swgan", "SGAD": "sgad", "FSDDIM": "fsddim",
-    "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion",
+    "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion", "ESVAE": "esvae",
 }  # fmt: skip
 COLUMNS = {
     "FD (efflite0)": ("metrics", "fd_efflite0"),
@@ -86,7 +86,7 @@ def wrong(table: list[list[str]], folder: str) -> list[str]:
 
 THREE_SEEDS = {
     "Digits": ("digits", 4),
-    "Fashion-MNIST, all systems, 24,000 images each": ("fashion_mnist", 14),
+    "Fashion-MNIST, all systems, 24,000 images each": ("fashion_mnist", 15),
     "CIFAR-10, all systems, 12,000 images each": ("cifar10", 14),
 }
 
