@@ -93,6 +93,11 @@ class Row:
     def seeds(self) -> list[int]:
         return [record.seed for record in self.records]
 
+    @property
+    def train_images(self) -> int:
+        """Images of its own training, without its parents'; of a row with records."""
+        return self.records[0].train_images
+
     def stat(self, read: Callable[[Record], float | None]) -> Stat | None:
         """A figure of every seed's record; None where one has none."""
         values = [read(record) for record in self.records]

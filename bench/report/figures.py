@@ -167,7 +167,7 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     lines: dict[tuple[Any, ...], list[Row]] = {}
     for row in board.done:
         if metric and row.time_steps and row.metric(metric):
-            key = (row.system, row.solver, row.records[0].train_steps, row.suite_variant)
+            key = (row.system, row.solver, row.train_images, row.suite_variant)
             lines.setdefault(key, []).append(row)
     lines = {key: rows for key, rows in lines.items() if len({r.time_steps for r in rows}) > 1}
     if metric is None or not lines:
@@ -219,14 +219,14 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
 
 
 def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
-    """Quality against network evaluations, a panel for each system and a line a sampler."""
+    """Quality against network evaluations, a panel for each network and a line a sampler."""
     import seaborn
 
     metric = board.ranked_by
-    panels: dict[tuple[str, str, int | None], dict[str, list[Row]]] = {}
+    panels: dict[tuple[str, int], dict[str, list[Row]]] = {}
     for row in board.done:
         if metric and row.solver and row.metric(metric):
-            lines = panels.setdefault((row.system, row.suite_variant, row.time_steps), {})
+            lines = panels.setdefault((row.name, row.train_images), {})
             lines.setdefault(sampler_of(row), []).append(row)
 
     def steps(row: Row) -> int:

@@ -13,23 +13,26 @@ from bench.report.style import mean
 from bench.report.tables import Column, Entry, Line, TableText, fixed, metric_text, significant
 from bench.tables.text import DASH
 
+_Key = tuple[str, str, int]
+"""A line: its system, its sampler, and the images that its networks were trained on."""
+
 
 def pivots(board: Board) -> list[TableText]:
     """Tables of the swept settings: quality over spiking time steps, and over network evaluations
-    by sampler."""
+    by sampler. Networks of one line were trained on as many images."""
     metric = board.ranked_by
     rows = [row for row in board.done if metric and row.metric(metric)]
     if metric is None:
         return []
-    by_steps: dict[tuple[str, ...], dict[int, Row]] = {}
-    by_sampler: dict[tuple[str, ...], dict[int, Row]] = {}
+    by_steps: dict[_Key, dict[int, Row]] = {}
+    by_sampler: dict[_Key, dict[int, Row]] = {}
     for row in rows:
         if row.time_steps:
-            names = (row.title, row.solver or DASH)
+            names = (row.title, row.solver or DASH, row.train_images)
             # The board is sorted: of equal settings, the best training.
             by_steps.setdefault(names, {}).setdefault(row.time_steps, row)
         if row.solver and (steps := row.records[0].sampler_steps):
-            names = (row.name, sampler_of(row))
+            names = (row.name, sampler_of(row), row.train_images)
             by_sampler.setdefault(names, {}).setdefault(steps, row)
     what = heading(metric)
     tables = [
@@ -82,7 +85,7 @@ def _pivot(
     name: str,
     caption: str,
     unit: str,
-    cells: Mapping[tuple[str, ...], Mapping[int, Row]],
+    cells: Mapping[_Key, Mapping[int, Row]],
     metric: str,
 ) -> TableText | None:
     """Lines x columns; None where no line has two columns. The best of a column is marked where
@@ -98,8 +101,10 @@ def _pivot(
     compared = ([line[c] for line in cells.values() if c in line] for c in columns)
     best = [min(rows, key=value) if len(rows) > 1 else None for rows in compared]
     lines = []
-    for key, line in cells.items():
-        entries = [Entry(text, text.casefold()) for text in key]
+    budgets = {images for *_, images in cells}
+    for (system, sampler, images), line in cells.items():
+        trained = f", {images:,} images" if len(budgets) > 1 else ""
+        entries = [Entry(text, text.casefold()) for text in (system + trained, sampler)]
         for column, first in zip(columns, best, strict=True):
             row = line.get(column)
             stat = row.metric(metric) if row else None

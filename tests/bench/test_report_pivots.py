@@ -78,6 +78,20 @@ def test_samplers_are_lines_and_their_steps_columns() -> None:
     assert marked(table) == {"20.00", "10.00"}
 
 
+def test_networks_of_other_trainings_are_no_sweep() -> None:
+    short, long = (
+        record("ann_twin", fd, time_steps=None, sampler="ddim", sampler_steps=steps, eta=0.0,
+               train_images=trained)
+        for fd, steps, trained in [(150.0, 20, 100), (40.0, 50, 800)]
+    )  # fmt: skip
+    assert short.train_images != long.train_images
+    assert pivots(board(short, long)) == []
+    both = record("ann_twin", 60.0, time_steps=None, sampler="ddim", sampler_steps=20, eta=0.0,
+                  train_images=800)  # fmt: skip
+    (table,) = pivots(board(short, long, both))
+    assert [line[2:] for line in texts(table)[1:]] == [["60.00", "40.00"]]
+
+
 def test_nothing_swept_nothing_laid_out() -> None:
     assert pivots(board(record("sddpm", 8.0), record("ann_twin", 4.0, time_steps=None))) == []
 

@@ -22,8 +22,9 @@ from bench.data.points import (
 from sddpm.denoising import DenoiserTraining
 from sddpm.manifolds import Manifold, make_manifold
 from sddpm.protocol import PointShape
-from sddpm.riemannian import RiemannianDiffusion, RiemannianWidths, Walk, step_table
+from sddpm.riemannian import RiemannianDiffusion, RiemannianWidths, step_table
 from sddpm.training import TrainConfig, fit
+from sddpm.walk import Walk
 
 SPHERE = make_manifold("sphere", 3)
 DEGREES = 60
