@@ -191,6 +191,7 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             ax.axhline(
                 mean(row.metric(metric)), color=look[row.system].colour, linewidth=1, linestyle=":"
             )
+        ax.autoscale(axis="y")  # a dotted line inside the limits so far would lie on the frame
         shown = [row for rows in lines.values() for row in rows] + list(flat.values())
         y_scale(ax, [mean(row.metric(metric)) for row in shown])
         steps_axis(
