@@ -123,7 +123,7 @@ class Claim(_Part):
     """For a claim of nobody: the question, whose answer is stated for each line."""
     expects: Expects = "better"
     notes: tuple[Words, ...] = ()
-    """What a reader must know to weigh the lines."""
+    """Facts that a reader needs to weigh the lines."""
     untested: str | None = None
     """Reason why nothing here answers it."""
     comparisons: tuple[Comparison, ...] = ()
