@@ -71,7 +71,7 @@ def _standing(board: Board) -> list[str]:
         shown = f"{row.full_name}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
         if any(row.off(name) for name in board.metrics):
             shown += f" {OFF}"
-        return f"{shown}, trained on {seen(row)} images" if unequal else shown
+        return f"{shown}, trained on {seen(row)} {board.noun}s" if unequal else shown
 
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report.boards import Report
+from bench.report.densities import Density
 from bench.report.glance import glance
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.provenance import provenance
@@ -36,7 +37,7 @@ def to_html(
     report: Report,
     drawings: Mapping[str, Sequence[Drawing]],
     reasons: Mapping[str, Sequence[str]],
-    samples: Mapping[str, Sequence[Samples]],
+    samples: Mapping[str, Sequence[Samples | Density]],
     sample_drawings: Mapping[str, Drawing],
     svg: Mapping[str, str],
 ) -> Iterator[bytes]:
@@ -107,14 +108,15 @@ def _finalize(value: Any) -> Any:
     return visible(value, keep="\n") if type(value) is str else value
 
 
-def _shown(samples: Samples) -> dict[str, Any]:
-    """A row's pictures for the page; a strip shows ``height`` pixels, the first line."""
+def _shown(samples: Samples | Density) -> dict[str, Any]:
+    """A row's pictures for the page; a strip shows ``height`` pixels: the
+    first line of a grid, or the whole density of points."""
     encoded = base64.b64encode(samples.png()).decode()
     return {
         "row": samples.row,
         "uri": f"data:image/png;base64,{encoded}",
         "width": samples.width,
-        "height": samples.size + 1,
+        "height": samples.height,
     }
 
 

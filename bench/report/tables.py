@@ -85,11 +85,11 @@ def ranking(board: Board) -> TableText:
     budgets = {(r.train_steps, r.batch_size) for row in done for r in row.records}
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []
-    columns += [Column("Images trained on")] if len(budgets) > 1 else []
+    columns += [Column(f"{board.noun.capitalize()}s trained on")] if len(budgets) > 1 else []
     columns += [Column(heading(metric)) for metric in metrics]
     columns.append(Column("Params (M)"))
     priced = [name for name in accountings(done) if ACCOUNTINGS[name].ranked]
-    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/{board.noun}") for name in priced]
     columns.append(Column("Firing rate"))
     best = {metric: board.best(metric) for metric in metrics}
     trainings = Trainings(done)
@@ -141,9 +141,9 @@ def energies(board: Board) -> TableText:
     priced = accountings(board.done)
     columns = [Column("System", figures=False), Column("T"), Column("Sampler", figures=False)]
     columns.append(Column("Evaluations"))
-    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
-    columns.append(Column("8-bit integer mJ/image"))
-    columns += [Column(f"{bits}-bit activations mJ/image") for bits in rivals]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/{board.noun}") for name in priced]
+    columns.append(Column(f"8-bit integer mJ/{board.noun}"))
+    columns += [Column(f"{bits}-bit activations mJ/{board.noun}") for bits in rivals]
 
     def line(row: Row) -> Line:
         entries = [
@@ -159,8 +159,8 @@ def energies(board: Board) -> TableText:
 
     return TableText(
         name=f"energy-{board.name}",
-        caption=f"{board.data}: energy of one finished "
-        f"image by every accounting ({board.energy_table}). T spikes say what an activation of "
+        caption=f"{board.data}: energy of one finished {board.noun} by every accounting "
+        f"({board.energy_table}). T spikes say what an activation of "
         "ceil(log2(T + 1)) bits says: the last columns price the networks without spikes at it.",
         columns=columns,
         lines=[line(row) for row in board.done],

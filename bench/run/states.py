@@ -13,7 +13,7 @@ from bench.plan.plan import Plan
 from bench.run.settled import GUIDED
 from sddpm.guidance import Thresholds, read_guided
 
-SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+SAMPLES, SAMPLES_FACTS, ENERGY = "samples.npy", "samples.json", "energy.json"
 SHARDS = "shards"
 """Folder of the batches of samples, until all are there."""
 SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
