@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench.records.record import Record, write_records
 from bench.tables.table import frame, to_csv, to_markdown
+from tests.support.calling import refused
 from tests.support.calling import report as call
 from tests.support.records import HASHES, cell, failed
 
@@ -51,8 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarra
     records = [
         *(of_points(i, nll, seed=i) for i, nll in enumerate((-4.0, -4.5))),
         of_points(2, -5.0, "rddpm", train_steps=90, **ann),
-        # Its parts are named apart from those of another number of time steps.
-        of_points(3, -3.0, time_steps=2),
+        of_points(3, -3.0, time_steps=2),  # it has no picture
     ]
     write_records(run / "records.jsonl", records)
     gap = f"rddpm_spiking-T16-{HASHES[9][:8]}"
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarra
         picture(run / "cells" / f"rddpm_spiking-T4-{HASHES[0][:8]}" / "density.png"),
         picture(run / "cells" / f"rddpm-{HASHES[2][:8]}" / "density.png", NOT_ONE_SIZE),
     ]
-    turned = of_points(4, 1.0, dataset="so10", manifold="rotations", image_size=10)
+    turned = of_points(4, 1.0, dataset="so10", manifold="rotations", image_size=10, title="turned")
     write_records(folder / "copied" / "records.jsonl", [turned])
     drawn.append(picture(folder / "copied" / f"rddpm_spiking-T4-{HASHES[4][:8]}.png"))
     broken = failed("rddpm").model_copy(
@@ -88,13 +88,11 @@ def test_a_report_of_points_speaks_of_no_image(made: tuple[Path, list[np.ndarray
     assert "volcano, sphere of size 3: 100 samples against 300 test points" in body
     assert "fire, sphere of size 3: 100 samples" in markdown
     assert "accumulates, 4.197e+07 SOPs a point" in markdown
-    # The one place is a fact that describes the report as a whole, not these boards.
-    about = "real images' by more than a fifth"
     texts = [markdown, *(path.read_text() for path in (out / "tables").glob("*.tex"))]
     texts += [path.read_text() for path in (out / "figures").glob("*.svg")]
     assert len(texts) > 8
     for text in texts:
-        text = re.sub(r"<image\b[^>]*>|</image>|image/png|Image\b", "", text.replace(about, ""))
+        text = re.sub(r"<image\b[^>]*>|</image>|image/png|Image\b", "", text)
         found = re.findall(r".{30}\bimages?\b.{30}", text)
         assert not found, found
 
@@ -109,11 +107,11 @@ def test_the_pictures_of_points_are_in_the_page(made: tuple[Path, list[np.ndarra
     wanted = {
         "Samples of RDDPM_SPIKING, T = 4": drawn[0],
         "Samples of Riemannian DDPM": drawn[1],
+        "Samples of turned, T = 4": drawn[2],
     }
     assert len(strips) == 3
     for alt, pixels in wanted.items():
         np.testing.assert_array_equal(shown[alt], pixels)
-    assert any(np.array_equal(pixels, drawn[2]) for pixels in shown.values())
     # A picture is shown whole, in its own form.
     assert f"aspect-ratio: {SIZE[1]} / {SIZE[0]}" in page
     assert f"aspect-ratio: {NOT_ONE_SIZE[1]} / {NOT_ONE_SIZE[0]}" in page
@@ -150,5 +148,4 @@ def test_a_broken_picture_of_points_is_named(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", [of_points(0, 1.0)])
     (tmp_path / f"rddpm_spiking-{HASHES[0][:8]}.png").write_bytes(b"\x89PNG and no more")
     result = call(tmp_path, "--out", tmp_path / "report")
-    assert result.exit_code == 2
-    assert f"rddpm_spiking-{HASHES[0][:8]}.png: not a picture that can be read" in result.output
+    refused(result, f"rddpm_spiking-{HASHES[0][:8]}.png: not a picture that can be read")
