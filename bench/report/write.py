@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Report
 from bench.report.figures import draw
 from bench.report.html import to_html
@@ -115,6 +116,7 @@ def _tables(report: Report) -> Iterator[TableText]:
         if board.done:
             yield energies(board)
     for section in report.sections:
+        yield from agreement_tables(section)
         yield from literature(section)
         if section.conversions:
             yield from conversion_pivots(section)
