@@ -198,9 +198,9 @@ devices = together(
 extractor = together(
     click.option(
         "--extractor", type=click.Choice(extractor_choices()), default=AUTO, metavar="NAME",
-        help="Network that computes the features: auto, inception, embedded, vgg16, clip-... or "
-        "dinov2-... (list extractors). auto: Inception-v3 if its weights can be fetched, else the "
-        "embedded network.",
+        help="Network that computes the features: auto, inception, embedded, efficientnet-lite2, "
+        "vgg16, clip-... or dinov2-... (list extractors). auto: Inception-v3 if its weights can be "
+        "fetched, else the embedded network.",
     ),
     click.option(
         "--extractor-weights", type=PATH, metavar="FILE",

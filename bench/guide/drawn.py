@@ -14,6 +14,7 @@ from bench.machine import Machine
 from bench.quality.extractors import build
 from bench.quality.fidelity import compute, extract, reference_hash, reference_statistics, summarise
 from bench.quality.registry import Extractor
+from bench.quality.resampling import resampled_distances
 from sddpm.guidance import Thresholds
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds
@@ -86,7 +87,7 @@ class DrawnScores:
         )  # fmt: skip
         features = layers[self.extractor.feature_layer]
         logits = layers.get(self.extractor.logit_layer)
-        metrics = compute(summarise(features), self.reference, logits)
+        metrics = compute(summarise(features), self.reference, logits, with_spread=False)
         rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
         return {
             "distances": [metrics["fid"], *self.distances(features, self._resamples)],
@@ -95,30 +96,6 @@ class DrawnScores:
         }
 
     def distances(self, features: Tensor, resamples: Sequence[Tensor]) -> list[float]:
-        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats.
-
-        tr sqrt(A B) is the sum of the roots of AB's eigenvalues. With A = X'X / (n - 1) they
-        are those of X B X' / (n - 1), whose rows are images: one product with B serves every
-        resample, and images that a resample holds twice enter once, weighted.
-        """
-        features = features.double()
-        covariance = self.reference.covariance.double()
-        gram = features @ covariance @ features.T if resamples else None
-        found = []
-        for index in resamples:
-            assert gram is not None
-            rows, counts = index.unique(return_counts=True)
-            x, weight = features[rows], counts.double()
-            n = float(weight.sum())
-            mean = weight @ x / n
-            g = gram[rows][:, rows]
-            # Centre with the weighted mean on either side.
-            g = g - (weight @ g / n)[None]
-            g = g - (g @ weight / n)[:, None]
-            root = weight.sqrt()
-            g = root[:, None] * g * root[None] / (n - 1)
-            cross = torch.linalg.eigvalsh((g + g.T) / 2).clamp(min=0).sqrt().sum()
-            trace = (weight @ (x - mean).square().sum(1)) / (n - 1)
-            shift = (mean - self.reference.mean.double()).square().sum()
-            found.append(float(shift + trace + covariance.trace() - 2 * cross))
-        return found
+        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats."""
+        known = self.reference
+        return list(resampled_distances(features, known.mean, known.covariance, resamples))

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Report
 from bench.report.densities import Density
 from bench.report.glance import glance
@@ -24,7 +25,7 @@ from bench.report.pivots import conversion_pivots, pivots
 from bench.report.provenance import provenance
 from bench.report.samples import Samples
 from bench.report.style import FAINT, INK, PAPER, Drawing, looks
-from bench.report.tables import OFF_NOTE, conversion_table, energies, literature, ranking
+from bench.report.tables import conversion_table, energies, literature, ranking
 from bench.visible import visible
 from sddpm.version import __version__
 
@@ -70,6 +71,7 @@ def to_html(
         rankings={board.name: ranking(board) for board in report.boards},
         pivots={board.name: pivots(board) for board in report.boards},
         energies={board.name: energies(board) for board in report.boards if board.done},
+        agreements={s.dataset: agreement_tables(s) for s in report.sections},
         literature={s.dataset: literature(s) for s in report.sections},
         conversion_pivots={s.dataset: conversion_pivots(s) for s in report.sections},
         conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
@@ -79,7 +81,6 @@ def to_html(
         sample_drawings=sample_drawings,
         svg={name: inline_svg(svg[name], name, alt[name]) for name in alt},
         provenance=provenance,
-        off_note=OFF_NOTE,
         verbatim=_VERBATIM,
     )
     for piece in pieces:

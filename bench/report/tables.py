@@ -12,6 +12,7 @@ from bench.energy.integer import integer_mj, quantised_mj, rival_bits
 from bench.quality.metrics import heading, shown
 from bench.records.conversions import ConvertedNetwork
 from bench.records.record import Record
+from bench.report import evidence
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
 from bench.report.trained import Trainings
@@ -67,11 +68,8 @@ class TableText:
     lines: Sequence[Line]
     notes: Sequence[str] = field(default_factory=list)
     """Below the table: cells without a figure, and why."""
-
-    @property
-    def marked(self) -> bool:
-        """Whether a figure is marked by :data:`OFF`."""
-        return any(entry.off for line in self.lines for entry in line.entries)
+    marks: Sequence[str] = field(default_factory=list)
+    """Sentences that explain marks in the entries; they stand before the notes."""
 
 
 def ranking(board: Board) -> TableText:
@@ -86,7 +84,11 @@ def ranking(board: Board) -> TableText:
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []
     columns += [Column(f"{board.noun.capitalize()}s trained on")] if len(budgets) > 1 else []
-    columns += [Column(heading(metric)) for metric in metrics]
+    apart = evidence.neighbours(board)
+    judged = evidence.columns(board, apart)
+    for metric in metrics:
+        columns.append(Column(heading(metric)))
+        columns += [Column(text) for text, _ in judged] if metric == ranked_by else []
     columns.append(Column("Params (M)"))
     priced = [name for name in accountings(done) if ACCOUNTINGS[name].ranked]
     columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/{board.noun}") for name in priced]
@@ -114,6 +116,8 @@ def ranking(board: Board) -> TableText:
             off = row.off(metric)
             text = f"{entry.text} {OFF}" if off else entry.text
             entries.append(Entry(text, entry.value, best[metric] is row, off))
+            if metric == ranked_by:
+                entries += [Entry(*read(number, row)) for _, read in judged]
         entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
         entries += [_energy_entry(row.energy(name)) for name in priced]
         entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), fixed(3)))
@@ -124,8 +128,11 @@ def ranking(board: Board) -> TableText:
         caption=f"{board.data}: {board.protocol}.",
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
-        notes=[
+        marks=[
             *([OFF_NOTE] if any(row.off(metric) for row in done for metric in metrics) else []),
+            *([evidence.note(apart)] if apart else []),
+        ],
+        notes=[
             *(f"{row.full_name}: {row.reason}" for row in board.rows if row.reason),
             *_unpriced(board),
             *_outside(board),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Report
 from bench.report.densities import Density, draw_densities, read_densities
 from bench.report.figures import draw
@@ -118,6 +119,7 @@ def _tables(report: Report) -> Iterator[TableText]:
         if board.done:
             yield energies(board)
     for section in report.sections:
+        yield from agreement_tables(section)
         yield from literature(section)
         if section.conversions:
             yield from conversion_pivots(section)
