@@ -225,23 +225,35 @@ def _curve(axis: AxisName, label: str, group: Sequence[Reading]) -> Curve:
 
 
 def _labels(axis: AxisName, groups: Sequence[Sequence[Reading]]) -> list[str]:
-    """Names of the curves of one axis: the system and its T, and then as many facts as it takes to
-    tell them apart."""
+    """Names of the curves of one axis: the system and its T, and of those that share a name the
+    facts that they differ in."""
     firsts = [group[0] for group in groups]
-    facts = [
-        [
-            reading.row.system_title,
-            f"T = {reading.row.time_steps}"
+    labels = [
+        reading.row.system_title
+        + (
+            f", T = {reading.row.time_steps}"
             if reading.row.time_steps and axis != "time steps"
-            else "",
+            else ""
+        )
+        for reading in firsts
+    ]
+    facts = [
+        (
             f"{reading.parameters:.3g} M parameters" if axis != "parameters" else "",
             f"{reading.images:,} images" if axis != "images" else "",
             reading.row.solver or "",
             reading.row.hash,
-        ]
+        )
         for reading in firsts
     ]
-    used = 2
-    while used < len(facts[0]) and len({tuple(own[:used]) for own in facts}) < len(facts):
-        used += 1
-    return [", ".join(filter(None, own[:used])) for own in facts]
+    for column in zip(*facts, strict=True):
+        known: dict[str, set[str]] = defaultdict(set)
+        for label, fact in zip(labels, column, strict=True):
+            known[label].add(fact)
+        if len(known) == len(labels):
+            break
+        labels = [
+            f"{label}, {fact}" if len(known[label]) > 1 else label
+            for label, fact in zip(labels, column, strict=True)
+        ]
+    return labels
