@@ -16,6 +16,7 @@ import click
 
 from bench.commands.check import check
 from bench.commands.check_records import check_records
+from bench.commands.claims import claims
 from bench.commands.convert import convert
 from bench.commands.energy import energy
 from bench.commands.evaluate import evaluate
@@ -37,7 +38,7 @@ from sddpm.version import __version__
 
 COMMANDS = (
     run, train, list_, sample, evaluate, score, export_references, energy, guide, import_, show,
-    convert, export, check, check_records, report,
+    convert, export, check, check_records, report, claims,
 )  # fmt: skip
 
 COMPLETION = "_SDDPM_BENCH_COMPLETE"
@@ -119,6 +120,8 @@ def main(debug: bool) -> None:
     A report on finished runs, and a regression check:
       sddpm-bench report runs/digits-small --out report
       sddpm-bench check --baseline OLD/table.csv --candidate NEW/table.csv
+    The claims of the literature, against the records:
+      sddpm-bench claims results --out claims.md
     """
 
 

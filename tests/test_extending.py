@@ -158,6 +158,17 @@ def test_an_extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert got["fd_colours"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_claim(tmp_path: Path) -> None:
+    """The example of docs/extending.md on the committed records."""
+    (tmp_path / "mine.yaml").write_text(blocks(ROOT / "docs/extending.md", "yaml")[0])
+    done = call("claims", ROOT / "results", "--claims", tmp_path / "mine.yaml", "--out",
+                tmp_path / "mine.md")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "mine.md").read_text(encoding="utf-8")
+    assert "### 1. As good as its twin" in page
+    assert "| at most 1.04 | 0, 1, 2 | 64,000 |" in page
+
+
 def test_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command("outside")
     @click.option("--number", type=int, required=True)

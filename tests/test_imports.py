@@ -36,7 +36,7 @@ BENCH_FLOORS = (
     ("records", "checkpoints"),
     ("tables", "look"),
     ("run", "check", "report"),
-    ("convert", "guide"),
+    ("convert", "guide", "claims"),
     ("commands",),
     ("cli",),
     ("__main__",),

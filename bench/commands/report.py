@@ -22,7 +22,8 @@ def report(runs: tuple[Path, ...], out: Path, published: Path | None) -> None:
     The report is one HTML page that needs no network, the same page as Markdown, every table in
     LaTeX, and every figure as PDF, SVG and PNG. It shows rankings with mean and spread over seeds,
     quality against energy, T and sampler steps, conversion curves, firing rates, samples, published
-    figures, and the origin of each figure. Only comparable rows share a ranking.
+    figures, and the origin of each figure. Only comparable rows share a ranking. Folders that are
+    named as in this project's results/ also answer the claims of the literature.
 
     \b
     Examples:
@@ -30,12 +31,14 @@ def report(runs: tuple[Path, ...], out: Path, published: Path | None) -> None:
       sddpm-bench report runs/cifar10-medium runs/cifar10-seeds converted --out report
       sddpm-bench report results/records/*.jsonl --out report
     """
+    from bench.claims.make import make_report_table
     from bench.report.write import run_report
 
     words = ["sddpm-bench", "report", *runs, "--out", out]
     words += ["--published", published] if published else []
     command = shlex.join(map(str, words))
-    made = run_report(runs, out, published=published, command=command)
+    claims = make_report_table(runs)
+    made = run_report(runs, out, published=published, command=command, claims=claims)
     left = [f"{made.failed} failed"] * bool(made.failed)
     left += [f"{made.missing} missing"] * bool(made.missing)
     click.echo(f"rows: {made.rows}" + (f" ({', '.join(left)})" if left else ""))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bench.energy.accountings import ACCOUNTINGS
 from bench.quality.metrics import columns_of, is_off, sort_key
@@ -20,6 +20,9 @@ from bench.records.conversions import ConversionCurve
 from bench.records.record import Record
 from bench.report.sources import Published
 from bench.tables.rows import data_noun, size_text
+
+if TYPE_CHECKING:
+    from bench.report.tables import TableText
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,8 @@ class Report:
     """Every system that occurs -> its title, in the registry's order: the order of colours."""
     inputs: Sequence[str]
     command: str
+    claims: TableText | None = None
+    """Claims of the literature that the records answer."""
 
     @property
     def boards(self) -> list[Board]:

@@ -75,6 +75,9 @@ def _parts(
         if section.published:
             yield "### In the literature"
             yield from map(table_text, literature(section))
+    if report.claims is not None:
+        yield "## Claims of the literature"
+        yield table_text(report.claims)
     inputs = ", ".join(f"`{_code(name)}`" for name in report.inputs)
     yield f"Made from {inputs} by `{_code(report.command)}`."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,17 @@ class Outcome:
 
 
 def run_report(
-    paths: Sequence[Path], out: Path, *, published: Path | None = None, command: str = ""
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    published: Path | None = None,
+    command: str = "",
+    claims: TableText | None = None,
 ) -> Outcome:
     """Write the report on ``paths`` to ``out``, replacing the report that is there.
+
+    Args:
+        claims: claims of the literature that these records answer.
 
     Raises:
         FileNotFoundError, ValueError: a path that is no run, a broken file, or a folder that
@@ -50,6 +58,7 @@ def run_report(
     if out.exists() and not _replaceable(out):
         raise ValueError(f"--out {out}: is there already and no report; give a new folder")
     report = make_report(read_sources(paths), read_published(published), command)
+    report = replace(report, claims=claims)
     drawn = sum(len(s.boards) + 1 for s in report.sections)
     with progress_bar("report", 2 * drawn) as bar:
         bar.update(note="figures")
@@ -110,6 +119,8 @@ def _tables(report: Report) -> Iterator[TableText]:
         if section.conversions:
             yield from conversion_pivots(section)
             yield conversion_table(section)
+    if report.claims is not None:
+        yield report.claims
 
 
 def _replaceable(out: Path) -> bool:

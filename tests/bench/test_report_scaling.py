@@ -156,6 +156,7 @@ def test_a_report_shows_laws_gaps_and_figure(tmp_path: Path) -> None:
     assert "64,000,000 images are the paper's training, 500 times" in text
     page = outcome.page.read_text(encoding="utf-8")
     assert "Does the gap close?" in page
+    assert "the gap closes" in page.partition("Does the gap close?")[2]
     assert 'id="figure-scaling-' in page
     names = {path.name for path in outcome.files}
     assert {name.split("-")[0] for name in names} >= {"laws", "gaps", "scaling"}
