@@ -245,7 +245,8 @@ def plan_training(
     precision: str | None = None,
 ) -> Training:
     """The training of ``system``, or of one of its variants, under a preset, with its parents'
-    trainings before it; ``precision`` replaces that of every budget."""
+    trainings before it; ``precision`` replaces that of every budget. A variant is built from the
+    parent's variant of that name, if the parent has one."""
     entry, preset = find(system), find_preset(suite, preset_name)
     if entry.time_axis == "trained" and time_steps is None:
         raise ValueError(f"system {system!r} is trained at a number of time steps: name one")
@@ -258,6 +259,7 @@ def plan_training(
         parent_steps = time_steps if axis == "trained" else None
         parent = plan_training(
             suite, preset_name, data, parent_name,
+            variant=variant if variant in preset.variants.get(parent_name, {}) else "",
             time_steps=parent_steps, seed=seed, precision=precision,
         )  # fmt: skip
     own = preset.variants[system][variant] if variant else {}

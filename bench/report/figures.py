@@ -15,6 +15,7 @@ from bench.quality.metrics import heading, lower_is_better
 from bench.report.boards import Board, Report, Row, Stat, accountings, pareto
 from bench.report.conversions import plot_conversions
 from bench.report.pivots import sampler_of
+from bench.report.scaling_figure import plot_scaling
 from bench.report.style import (
     INK,
     MARKS,
@@ -59,7 +60,7 @@ def draw(
     reasons: dict[str, list[str]] = {}
     for section in report.sections:
         for board in section.boards:
-            for plot in (plot_energy, plot_time_steps, plot_samplers, plot_layers):
+            for plot in (plot_energy, plot_time_steps, plot_samplers, plot_scaling, plot_layers):
                 drawn = plot(board, look)
                 if isinstance(drawn, Drawing):
                     drawings.setdefault(board.name, []).append(drawn)
@@ -174,10 +175,15 @@ def plot_time_steps(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         return "quality against T: no system was measured at two numbers of spiking time steps"
     solvers = list(dict.fromkeys(solver for _, solver, *_ in lines))
     styles = dict(zip(solvers, cycle(["-", "--", "-.", ":"]), strict=False))
+    budgets = {row.train_images for rows in lines.values() for row in rows}
     flat = {
         row.system: row
         for row in reversed(board.done)
-        if row.time_steps is None and row.metric(metric) and not row.suite_variant
+        if row.time_steps is None
+        and row.metric(metric)
+        and not row.suite_variant
+        # A network that saw more images than every line shows nothing of T.
+        and row.train_images in budgets
     }
     with figure_of(2.9) as (figure, axes):
         ax: Axes = axes[0, 0]

@@ -1,4 +1,5 @@
-"""Tables of a report that lay one metric out over a swept axis: T, or a sampler's steps."""
+"""Tables of a report that lay one metric out over a swept axis: T, a sampler's steps, or what a
+power law is fitted over."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from bench.plan.sampling import solver
 from bench.quality.metrics import heading, shown, sort_key
 from bench.records.conversions import ConvertedNetwork
 from bench.report.boards import Board, Row, Section
+from bench.report.scaling import scaling_tables
 from bench.report.style import mean
 from bench.report.tables import Column, Entry, Line, TableText, fixed, metric_text, significant
 from bench.tables.text import DASH
@@ -19,7 +21,7 @@ _Key = tuple[str, str, int]
 
 def pivots(board: Board) -> list[TableText]:
     """Tables of the swept settings: quality over spiking time steps, and over network evaluations
-    by sampler. Networks of one line were trained on as many images."""
+    by sampler. Networks of one line were trained on as many images. Below them, power laws."""
     metric = board.ranked_by
     rows = [row for row in board.done if metric and row.metric(metric)]
     if metric is None:
@@ -41,7 +43,7 @@ def pivots(board: Board) -> list[TableText]:
         _pivot(f"samplers-{board.name}", f"{what} over sampling steps: {board.protocol}.",
                "", by_sampler, metric, board.noun),
     ]  # fmt: skip
-    return [table for table in tables if table is not None]
+    return [table for table in tables if table is not None] + scaling_tables(board)
 
 
 def sampler_of(row: Row) -> str:

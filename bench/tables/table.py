@@ -145,6 +145,8 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
     if "dataset" in table and table["dataset"].nunique() > 1:
         chosen.append(("dataset", "Data", str))
     chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
+    if _several_budgets(table):
+        chosen.append(("train_steps", "Training steps", _thousands))
     if table["seed"].nunique() > 1:
         chosen.append(("seed", "Seeds", _whole))
     for column in columns_of(map(str, table)):
@@ -168,8 +170,20 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
     return [column for column in chosen if column[0] in table]
 
 
+def _several_budgets(table: pd.DataFrame) -> bool:
+    """Whether rows of one system, T and sampler differ in their training steps."""
+    if "train_steps" not in table:
+        return False
+    groups = table.groupby(["title", "time_steps", "solver"], dropna=False)
+    return bool(groups["train_steps"].nunique().max() > 1)
+
+
 def _whole(value: Any) -> str:
     return str(int(value))
+
+
+def _thousands(value: Any) -> str:
+    return f"{int(value):,}"
 
 
 def _rounded(decimals: int) -> Callable[[Any], str]:

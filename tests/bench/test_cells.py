@@ -155,6 +155,23 @@ def test_a_variant_is_a_further_row_of_its_system(suite: Suite) -> None:
     assert [c.hash for c in plain] == [c.hash for c in rows[:2]], "a name changes no hash"
 
 
+def test_a_variant_is_built_from_the_variant_of_its_name(suite: Suite) -> None:
+    text = (
+        TEXT
+        + """\
+    variants:
+      plain:
+        slow: {rate: 0.125}
+      converted:
+        slow: {widths: [8]}
+        wide: {widths: [16]}
+"""
+    )
+    cells = of(expand(parse_suite(text, "mine.yaml"), "smoke", DATA), "converted")
+    rates = {c.variant: c.training.parent.config["rate"] for c in cells if c.training.parent}
+    assert rates == {"": 0.25, "slow": 0.125, "wide": 0.25}
+
+
 @pytest.mark.parametrize(
     ("variants", "message"),
     [

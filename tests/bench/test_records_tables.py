@@ -195,6 +195,16 @@ def test_seeds_scored_against_other_images_have_no_mean(other: dict[str, str]) -
     assert "Not comparable" not in to_markdown(table, [records[0], elsewhere])
 
 
+def test_budgets_of_one_system_are_told_apart_by_their_steps() -> None:
+    def shown(*steps: int) -> dict[str, list[str]]:
+        records = [record("sddpm", 9.0 + n, train_steps=n) for n in steps]
+        headings, rows = display(frame(records))
+        return dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
+
+    assert shown(250, 4000)["Training steps"] == ["250", "4,000"]
+    assert "Training steps" not in shown(250)
+
+
 def test_an_empty_table() -> None:
     assert "No cells" in to_markdown(frame([]), [])
 
