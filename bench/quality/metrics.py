@@ -308,6 +308,10 @@ def sort_key(column: str, value: float) -> float:
     return shortfall(_metric(column).better, value)
 
 
+OFF = "†"
+"""Mark of a figure of pixels that is far from the real images'."""
+
+
 def is_off(column: str, value: float) -> bool:
     """Whether reports mark this figure of a metric's column."""
     metric = _metric(column)

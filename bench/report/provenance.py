@@ -32,6 +32,7 @@ def provenance(row: Row) -> list[tuple[str, str]]:
         ("Metrics", lambda r: ", ".join(f"{k} {v:.6g}" for k, v in r.metrics.items())),
         ("Network run", lambda r: r.engine or ""),
         ("Firing thresholds", lambda r: "" if r.thresholds is None else json.dumps(r.thresholds)),
+        ("Output's gain", lambda r: "" if r.gain is None else f"{r.guided_gain or r.gain}"),
         ("Operations", lambda r: _operations(r.counts_per_image, one_noun(r.manifold))),
         ("Energy", lambda r: "" if r.energy_table is None else
          f"{r.energy_table}, metered over {r.energy_images} {data_noun(r.manifold)}"),

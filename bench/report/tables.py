@@ -9,7 +9,7 @@ from math import floor, log10
 
 from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
-from bench.quality.metrics import heading, shown
+from bench.quality.metrics import OFF, heading, shown
 from bench.records.conversions import ConvertedNetwork
 from bench.records.record import Record
 from bench.report import evidence
@@ -19,8 +19,6 @@ from bench.report.trained import Trainings
 from bench.tables.table import unpriced
 from bench.tables.text import DASH
 
-OFF = "†"
-"""Mark of a figure of pixels that is far from the real images'."""
 OFF_NOTE = (
     f"{OFF}: contrast, saturation or noise differs from the real images' by more than a fifth. A "
     "distance of features does not see that."

@@ -42,6 +42,7 @@ def row_of(record: Record) -> dict[str, str | float | None]:
         "sampler_steps": record.sampler_steps,
         "eta": record.eta,
         "threshold": record.threshold,
+        **({"gain": record.gain} if record.gain is not None else {}),
         "engine": record.engine,
         "solver": solver(vars(record)),
         "seed": record.seed,
