@@ -40,10 +40,16 @@ class Density:
         """Width of :meth:`png` in pixels."""
         return int(self.pixels.shape[1])
 
-    def png(self) -> bytes:
-        """The picture, without what else its file holds."""
+    def png(self, share: float = 1.0) -> bytes:
+        """The picture, without what else its file holds.
+
+        Args:
+            share: of the pixels, above 0 and at most 1.
+        """
+        size = (max(1, round(length * share**0.5)) for length in (self.width, self.height))
+        picture = Image.fromarray(self.pixels)
         file = io.BytesIO()
-        Image.fromarray(self.pixels).save(file, "PNG", optimize=True)
+        (picture if share == 1 else picture.resize(tuple(size))).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 

@@ -30,6 +30,9 @@ from bench.visible import visible
 from sddpm.version import __version__
 
 TITLE = "Spiking generative models, measured"
+PICTURE_BYTES = 1_800_000
+"""Size of all the page's pictures above which each shows a share of itself. The whole pictures are
+in the folders of the runs."""
 _VERBATIM = {"Command", "Configuration", "Cell's hash", "Training's hash", "Firing thresholds"}
 _RESTYLED = {INK: "currentColor", FAINT: "var(--grid)", PAPER: "var(--paper)"}
 
@@ -59,6 +62,7 @@ def to_html(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     alt = {d.name: d.alt for group in drawings.values() for d in group}
     boards = [board.name for board in report.boards]
+    share = _share([s for entries in samples.values() for s in entries])
     pieces = environment.get_template("report.html.j2").generate(
         title=TITLE,
         report=report,
@@ -77,7 +81,8 @@ def to_html(
         conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
         drawings={name: drawings.get(name, []) for name in [*boards, *drawings]},
         reasons={name: reasons.get(name, []) for name in boards},
-        samples={name: [_shown(s) for s in samples.get(name, [])] for name in boards},
+        samples={name: [_shown(s, share) for s in samples.get(name, [])] for name in boards},
+        shortened=share < 1,
         sample_drawings=sample_drawings,
         svg={name: inline_svg(svg[name], name, alt[name]) for name in alt},
         provenance=provenance,
@@ -109,10 +114,15 @@ def _finalize(value: Any) -> Any:
     return visible(value, keep="\n") if type(value) is str else value
 
 
-def _shown(samples: Samples | Density) -> dict[str, Any]:
-    """A row's pictures for the page; a strip shows ``height`` pixels: the
-    first line of a grid, or the whole density of points."""
-    encoded = base64.b64encode(samples.png()).decode()
+def _share(pictures: Sequence[Samples | Density]) -> float:
+    """Share of every picture that the page has room for."""
+    return min(1.0, PICTURE_BYTES / max(1, sum(len(picture.png()) for picture in pictures)))
+
+
+def _shown(samples: Samples | Density, share: float) -> dict[str, Any]:
+    """A row's pictures for the page; a strip shows ``height`` pixels: the first line of a grid, or
+    the whole density of points."""
+    encoded = base64.b64encode(samples.png(share)).decode()
     return {
         "row": samples.row,
         "uri": f"data:image/png;base64,{encoded}",

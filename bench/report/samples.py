@@ -48,9 +48,15 @@ class Samples:
         """Width of :meth:`png` in pixels."""
         return min(SIDE, len(self.tiles)) * (self.size + 1) + 1
 
-    def png(self) -> bytes:
-        """All images, 8 a line, a white pixel between them."""
-        images = np.moveaxis(self.tiles.reshape(*self.tiles.shape[:3], -1), 3, 1)
+    def png(self, share: float = 1.0) -> bytes:
+        """The images, 8 a line, a white pixel between them.
+
+        Args:
+            share: of the lines, above 0 and at most 1. The first line is always there.
+        """
+        lines = -(-len(self.tiles) // SIDE)
+        tiles = self.tiles[: SIDE * max(1, int(share * lines))]
+        images = np.moveaxis(tiles.reshape(*tiles.shape[:3], -1), 3, 1)
         file = io.BytesIO()
         tiled(images, SIDE, 1).save(file, "PNG", optimize=True)
         return file.getvalue()
