@@ -10,7 +10,8 @@ from torch.nn.functional import interpolate
 
 from bench.data.datasets import Images
 from bench.quality import fidelity
-from bench.quality.extractors import EFFICIENTNET_SIZE, build, load_efficientnet_lite0
+from bench.quality.efficientnet import RELEASES, load_efficientnet_lite
+from bench.quality.extractors import build
 from bench.quality.registry import EMBEDDED
 
 
@@ -29,16 +30,17 @@ class PlainScoring:
             *(reference, build(EMBEDDED, device), EMBEDDED, cache_dir),
             *(fidelity.BATCH_SIZE, device),
         )
-        self.network = load_efficientnet_lite0().eval()
+        self.network = load_efficientnet_lite(EMBEDDED.key)
 
     @torch.inference_mode()
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """The metrics of uint8 ``[n, channels, size, size]``, by name."""
         features, logits = [], []
+        size = RELEASES[EMBEDDED.key].size
         for batch in samples.split(fidelity.BATCH_SIZE):
             pixels = interpolate(
                 batch.expand(-1, 3, -1, -1).float(),
-                (EFFICIENTNET_SIZE, EFFICIENTNET_SIZE),
+                (size, size),
                 mode="bicubic",
                 antialias=True,
             )

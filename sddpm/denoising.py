@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.averaging import Average
-from sddpm.diffusion import Diffusion, DiffusionConfig, noise_loss
+from sddpm.diffusion import Diffusion, DiffusionConfig, NoiseNetwork, NoiseOutput, noise_loss
+from sddpm.layers import each_step
 from sddpm.prepared import PreparedNetwork
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
@@ -112,7 +113,7 @@ class Denoiser(System):
         device = next(self.parameters()).device
         with self._prepared.at(self.generator, settings.engine, settings.threshold) as denoise:
             return sample(
-                self.told(denoise, seeds, settings.label),
+                self.amplified(self.told(denoise, seeds, settings.label), settings.gain),
                 self.shape,
                 seeds,
                 self.diffusion.config,
@@ -133,6 +134,33 @@ class Denoiser(System):
         """
         check_label(label, self.classes)
         return denoise
+
+    @property
+    def noise_output(self) -> NoiseOutput | None:
+        """What turns the network's raw output into noise; None where the raw output is the
+        noise."""
+        net = self.generator
+        return net.output if isinstance(net, NoiseNetwork) else None
+
+    def amplified(self, denoise: Denoise, gain: float) -> Denoise:
+        """``denoise`` with the network's raw output, v or noise, times ``gain``.
+
+        A read-out is linear, so a chip that holds ``gain`` in its weights pays nothing for it.
+        Only the noise is amplified, not a learned variance behind it.
+        """
+        if gain == 1:
+            return denoise
+        output = self.noise_output
+
+        def amplify(x: Tensor, t: Tensor) -> Tensor:
+            noise, *variance = denoise(x, t).split(x.shape[1], dim=1)
+            if output is None:
+                noise = gain * noise
+            else:
+                noise = output.amplified(noise, x, each_step(t, x), gain)
+            return torch.cat([noise, *variance], dim=1) if variance else noise
+
+        return amplify
 
     def prepared(self, engine: str) -> Denoise:
         """The generator, at its weights and thresholds of now, in the form that ``engine`` names:

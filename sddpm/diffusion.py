@@ -103,6 +103,13 @@ class NoiseOutput(nn.Module):
             return raw
         return _at(self.noise_level, t) * x + _at(self.signal, t) * raw
 
+    def amplified(self, noise: Tensor, x: Tensor, t: Tensor, gain: float) -> Tensor:
+        """The noise that the raw output times ``gain`` stands for, of the ``noise`` that the raw
+        output stands for. For ``v``: ``gain eps + (1 - gain) sqrt(1 - abar) x_t``."""
+        if self.prediction == "epsilon":
+            return gain * noise
+        return gain * noise + (1 - gain) * (_at(self.noise_level, t) * x)
+
     def target(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Target of the raw output for ``images`` and the ``noise`` in them."""
         if self.prediction == "epsilon":

@@ -1,15 +1,20 @@
-"""Threshold guidance: move the neurons' thresholds at sampling time, without training.
+"""Guidance without training: move the neurons' thresholds, or multiply the output, while sampling.
 
 Section 4.3 of arXiv 2306.17046: to first order a shift of the threshold adds
 ``(d score / d threshold) * shift`` to the score, a correction like classifier-free guidance.
 Lower thresholds mean more spikes. The paper chooses the value by hand from a grid of FIDs. Here
 the denoising loss on held-out images can choose it at a fraction of the cost: one threshold for
 all layers, or one for each layer along the gradient of the loss through the surrogate.
+
+The gain is a factor of the network's raw output. Above 1 it takes off more noise at every step; it
+is the reciprocal of the factor of Ning et al. 2023, arXiv 2308.15321, who divide the noise by a
+number slightly above 1 against exposure bias.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +30,7 @@ from sddpm.rng import mix
 from sddpm.user_state import state_folder
 
 GUIDANCE = "guidance.json"
-"""File beside a checkpoint's weights that holds the thresholds chosen for it."""
+"""File beside a checkpoint's weights that holds the thresholds and the gain chosen for it."""
 
 Thresholds = float | dict[str, float]
 """One value for every neuron, or one a layer by the neuron's name in the network."""
@@ -234,8 +239,34 @@ def threshold_gradient(net: nn.Module, held_out: HeldOut, batch_size: int = 64) 
     return total
 
 
-def read_guidance(folder: str | Path) -> Thresholds | None:
-    """The guided thresholds beside a checkpoint; None if there are none.
+def check_gain(gain: float) -> float:
+    """Return ``gain`` if it is a finite number above 0; raise ValueError if not."""
+    number = isinstance(gain, int | float) and not isinstance(gain, bool)
+    if not (number and math.isfinite(gain) and gain > 0):
+        raise ValueError(f"gain={gain!r}: expected a finite number above 0")
+    return gain
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What guidance chose for a checkpoint; None for what it did not choose."""
+
+    thresholds: Thresholds | None = None
+    gain: float | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """The same as fields of a guidance file."""
+        chosen = {"thresholds": self.thresholds, "gain": self.gain}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def sampling(self) -> dict[str, Any]:
+        """The same as options of :class:`sddpm.samplers.Sampling`."""
+        chosen = {"threshold": self.thresholds, "gain": self.gain}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def read_guidance(folder: str | Path) -> Guided | None:
+    """The guidance beside a checkpoint; None if there is none.
 
     Raises:
         ValueError: the file is damaged.
@@ -244,22 +275,28 @@ def read_guidance(folder: str | Path) -> Thresholds | None:
     if not path.is_file():
         return None
     try:
-        thresholds = json.loads(path.read_text())["thresholds"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON with 'thresholds' ({error})") from error
-    values = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
+        content = json.loads(path.read_text())
+        guided = Guided(content.get("thresholds"), content.get("gain"))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON with 'thresholds' or 'gain' ({error})") from error
+    thresholds = guided.thresholds
     try:
-        if not values:
+        if guided == Guided():
+            raise ValueError("expected 'thresholds' or 'gain'")
+        if thresholds == {}:
             raise ValueError(f"thresholds={thresholds}: expected a number above 0, or some")
-        for value in values:
-            check_threshold(value)
+        if thresholds is not None:
+            for value in thresholds.values() if isinstance(thresholds, dict) else [thresholds]:
+                check_threshold(value)
+        if guided.gain is not None:
+            check_gain(guided.gain)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return thresholds
+    return guided
 
 
 def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
-    """Guidance files by the number of time steps for which their thresholds were chosen.
+    """Guidance files by the number of time steps for which they were made.
 
     One checkpoint may serve several numbers: what was chosen at its configuration's own is beside
     the weights, the others are in a folder each. A file that does not say is of the former. What
@@ -281,8 +318,8 @@ def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
     return found
 
 
-def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Thresholds | None:
-    """The thresholds that were chosen for a checkpoint at ``time_steps``; None if none were.
+def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Guided:
+    """What was chosen for a checkpoint at ``time_steps``; nothing if there is no file.
 
     Args:
         folder, own: as for :func:`guidance_files`.
@@ -291,4 +328,4 @@ def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Thresh
         ValueError: a guidance file is damaged.
     """
     path = guidance_files(folder, own).get(time_steps)
-    return read_guidance(path.parent) if path else None
+    return (path and read_guidance(path.parent)) or Guided()

@@ -25,7 +25,7 @@ from sddpm import plus, system, tsm
 from sddpm.card import LIBRARY, PAPER, TAGS, TASK, model_card
 from sddpm.checkpoint import CONFIG, MODEL, TRAINER, count_parameters, read_config, save_checkpoint
 from sddpm.denoising import Denoiser
-from sddpm.guidance import GUIDANCE, Thresholds, read_guided
+from sddpm.guidance import GUIDANCE, Guided, Thresholds, read_guided
 from sddpm.hub import RECORD, find_or_fetch, hub_errors
 from sddpm.opening import open_checkpoint
 from sddpm.protocol import ImageShape, System, shape_from
@@ -91,8 +91,9 @@ class Model:
     def __init__(self, system: System, facts: Mapping[str, Any]) -> None:
         self.system = system.eval()
         self.facts = dict(facts)
-        self.thresholds: Thresholds | None = None
-        """Guided thresholds that came with the checkpoint; ``sample`` uses them by default."""
+        self.guided = Guided()
+        """Guided thresholds and gain that came with the checkpoint; ``sample`` uses them by
+        default."""
         self.records: list[dict[str, Any]] = []
         """Measurements of these weights, as lines of ``records.jsonl``; the model card shows
         them."""
@@ -114,7 +115,7 @@ class Model:
             )
         changed = {} if time_steps is None else {"time_steps": time_steps}
         model = cls(open_checkpoint(folder, find, changed, device), facts)
-        model.thresholds = read_guided(folder, own, own if time_steps is None else time_steps)
+        model.guided = read_guided(folder, own, own if time_steps is None else time_steps)
         if (folder / RECORD).is_file():
             model.records = read_lines(folder / RECORD)
         return model
@@ -145,6 +146,7 @@ class Model:
         steps: int | None = None,
         eta: float | None = None,
         threshold: Thresholds | None = None,
+        gain: float | None = None,
         seed: int = 0,
         batch_size: int = 64,
         engine: str | None = None,
@@ -156,11 +158,13 @@ class Model:
 
         Args:
             sampler: a key of :data:`sddpm.samplers.SAMPLERS`; ddim if None. This one and the
-                next four are for systems that denoise.
+                next five are for systems that denoise.
             steps: network evaluations an image; 50 if None.
             eta: share of the ancestral noise, for samplers that have it; 0 if None.
             threshold: firing threshold while sampling; by default the checkpoint's guided one,
                 else the trained one.
+            gain: factor of the network's output while sampling; by default the checkpoint's guided
+                one, else 1.
             engine: plain, exact or fast (:func:`sddpm.engine.network.optimize`); exact if None.
             seed: image ``i`` of a seed is the same at any count and batch size.
             batch_size: images drawn together.
@@ -172,7 +176,8 @@ class Model:
         for name, value in (("count", count), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
-        asked = dict(sampler=sampler, steps=steps, eta=eta, threshold=threshold, engine=engine)
+        asked = dict(sampler=sampler, steps=steps, eta=eta, threshold=threshold, gain=gain,
+                     engine=engine)  # fmt: skip
         draw = self._drawer({k: v for k, v in asked.items() if v is not None}, on_step)
         shape, parts = shape_from(self.facts["shape"]), []
         for start in range(0, count, batch_size):
@@ -186,8 +191,7 @@ class Model:
         self, asked: dict[str, Any], on_step: OnStep | None
     ) -> Callable[[Sequence[int]], Tensor]:
         if isinstance(self.system, Denoiser):
-            if self.thresholds is not None:
-                asked = {"threshold": self.thresholds, **asked}
+            asked = {**self.guided.sampling(), **asked}
             return partial(self.system.sample, sampling=asked, on_step=on_step)
         if asked or on_step:
             odd = next(iter(asked), "on_step")
@@ -307,8 +311,8 @@ class SDDPM(
         parameters = count_parameters(self.denoiser.generator)
         card = model_card(self.facts, parameters, self.records, **(model_card_kwargs or {}))
         extra = {CARD: card}
-        if self.thresholds is not None:
-            extra[GUIDANCE] = json.dumps({"thresholds": self.thresholds}, indent=2) + "\n"
+        if self.guided != Guided():
+            extra[GUIDANCE] = json.dumps(self.guided.stored(), indent=2) + "\n"
         if self.records:
             extra[RECORD] = "".join(json.dumps(record) + "\n" for record in self.records)
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sddpm.analytic import JumpScheduler
 from sddpm.diffusion import DiffusionConfig
-from sddpm.guidance import Thresholds
+from sddpm.guidance import Thresholds, check_gain
 from sddpm.layers import solver_arithmetic
 from sddpm.protocol import ImageShape
 from sddpm.published_samplers import PublishedScheduler
@@ -46,6 +46,9 @@ class Sampling:
     """Share of the ancestral noise in DDIM: 0 is deterministic, 1 the DDPM posterior's."""
     threshold: Thresholds | None = None
     """Firing threshold while sampling, one or one a layer; None keeps the trained ones."""
+    gain: float = 1.0
+    """Factor of the network's raw output (v or noise) while sampling; 1 is as trained
+    (:meth:`sddpm.denoising.Denoiser.amplified`)."""
     engine: Literal["plain", "exact", "fast"] = "exact"
     """Form of the network: unchanged (``plain``), or prepared by
     :func:`sddpm.engine.network.optimize`."""
@@ -60,6 +63,7 @@ class Sampling:
             raise ValueError(f"steps={self.steps}: expected at least 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: expected a number from 0 to 1")
+        check_gain(self.gain)
         if self.engine not in ("plain", "exact", "fast"):
             raise ValueError(f"engine={self.engine!r}: expected plain, exact or fast")
         if self.eta and not SAMPLERS[self.sampler].takes_eta:

@@ -188,7 +188,7 @@ class FSDDIM(Denoiser):
         # A stream for every spiking step, with the image's own seed: noise is drawn encoded.
         encoded = list(seeds) * self.decode.time_steps
         device = self.constancy.device
-        denoise = self.told(self._noise, encoded, settings.label)
+        denoise = self.amplified(self.told(self._noise, encoded, settings.label), settings.gain)
         with evaluating(self.generator):
             currents = sample(
                 denoise, self.shape, encoded, self.diffusion.config, settings, device,
@@ -196,6 +196,10 @@ class FSDDIM(Denoiser):
             )  # fmt: skip
         images: Tensor = self.decode(currents)
         return images
+
+    @property
+    def noise_output(self) -> NoiseOutput:
+        return self.output
 
     def prepared(self, engine: str) -> Denoise:
         """The noise that the generator sees in images (not currents), whichever the engine."""

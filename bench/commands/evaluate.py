@@ -47,7 +47,7 @@ def evaluate(
       sddpm-bench evaluate --ckpt ddpm-cifar10-32 --dataset cifar10
     """
     if samples is not None:
-        unread = ("num", "batch", "engine", "sampler", "time_steps", "threshold", "seed")
+        unread = ("num", "batch", "engine", "sampler", "time_steps", "threshold", "gain", "seed")
         options.refuse(ctx, unread, "says how to draw, and --samples are drawn; leave out either")
     import torch
 

@@ -20,8 +20,14 @@ from bench.commands.terminal import print_pairs, say
               "FILE.json and FILE.safetensors.")  # fmt: skip
 @options.time_steps
 @options.threshold
+@options.gain
 def export(
-    checkpoint: str, kind: str, out: Path, time_steps: int | None, threshold: float | None
+    checkpoint: str,
+    kind: str,
+    out: Path,
+    time_steps: int | None,
+    threshold: float | None,
+    gain: float | None,
 ) -> None:
     """Write the spiking parts of a checkpoint as graphs for neuromorphic hardware.
 
@@ -42,12 +48,12 @@ def export(
     for path in files_of(out).values():
         check_file("--out", path)
     opened = Checkpoint.find(checkpoint)
-    asked = DrawOptions(time_steps=time_steps, threshold=threshold, device="cpu")
+    asked = DrawOptions(time_steps=time_steps, threshold=threshold, gain=gain, device="cpu")
     drawing = open_to_draw(opened, asked, say)
-    chosen = (drawing.sampling or {}).get("threshold")
+    sampling = drawing.sampling or {}
     facts = {key: opened.facts.get(key) for key in ("system", "dataset", "hash")}
-    with guided(drawing.system.generator, chosen) as net:
-        manifest = write_nir(net, opened.shape.size, out, facts)
+    with guided(drawing.system.generator, sampling.get("threshold")) as net:
+        manifest = write_nir(net, opened.shape.size, out, facts, sampling.get("gain", 1.0))
     chip = [step for step in manifest["steps"] if "chip" in step]
     print_pairs({
         "graphs": f"{len(chip)}: {out}",

@@ -198,9 +198,9 @@ devices = together(
 extractor = together(
     click.option(
         "--extractor", type=click.Choice(extractor_choices()), default=AUTO, metavar="NAME",
-        help="Network that computes the features: auto, inception, embedded, vgg16, clip-... or "
-        "dinov2-... (list extractors). auto: Inception-v3 if its weights can be fetched, else the "
-        "embedded network.",
+        help="Network that computes the features: auto, inception, embedded, efficientnet-lite2, "
+        "vgg16, clip-... or dinov2-... (list extractors). auto: Inception-v3 if its weights can be "
+        "fetched, else the embedded network.",
     ),
     click.option(
         "--extractor-weights", type=PATH, metavar="FILE",
@@ -251,7 +251,14 @@ threshold = click.option(
     help="Firing threshold of every neuron. [default: the guided threshold of the checkpoint, "
     "else the trained one]",
 )
-how = together(sampler, time_steps, threshold, seed, data_root, device)
+gain = click.option(
+    "--gain",
+    type=Positive(),
+    metavar="X",
+    help="Factor of the network's output at every step, 1 as trained. [default: the guided gain of "
+    "the checkpoint, else 1]",
+)
+how = together(sampler, time_steps, threshold, gain, seed, data_root, device)
 split = click.option(
     "--split",
     type=click.Choice(["train", "test"]),

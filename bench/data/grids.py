@@ -11,6 +11,8 @@ from PIL import Image
 
 from sddpm.replacing import atomic_write
 
+GRID = "grid.png"
+"""Name of the grid of a cell's samples."""
 JPEG = {"format": "JPEG", "quality": 95}
 PICTURES: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from sddpm.protocol import PointShape
 from sddpm.replacing import atomic_write
 
+DENSITY = "density.png"
+"""Name of the picture of a cell's samples."""
+MAPPED = ("sphere", 3)
+"""Manifold and size of the points that are drawn on a map."""
 CONCENTRATION = 200.0
 """Concentration of the von Mises-Fisher kernel that smooths the points; it is 4 degrees wide."""
 DEGREES_A_CELL = 2
@@ -24,7 +28,7 @@ def save_points(points: NDArray[np.float64], shape: PointShape, path: Path) -> N
     from matplotlib.figure import Figure
 
     points = points[:MOST_POINTS]
-    on_map = shape == PointShape("sphere", 3)
+    on_map = (shape.manifold, shape.size) == MAPPED
     figure = Figure(figsize=(6, 3.2) if on_map else (4, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(projection="mollweide" if on_map else None)

@@ -1,1 +1,1 @@
-"""Threshold guidance: the search for the threshold that samples best."""
+"""Guidance: the search for the firing threshold and the gain that sample best."""

@@ -1,4 +1,4 @@
-"""Draws images at a setting of the thresholds and scores them: distances, KID and firing rate."""
+"""Draws images at a setting and scores them: distances, KID, ratios of pixels and firing rate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from bench.data.pictures import Images, cache_folder
+from bench.guide.scores import PIXELS, Setting
 from bench.look.activity import firing_rate
 from bench.machine import Machine
 from bench.quality.extractors import build
-from bench.quality.fidelity import compute, extract, reference_hash, reference_statistics, summarise
+from bench.quality.fidelity import (
+    compute,
+    compute_pixels,
+    extract,
+    reference_hash,
+    reference_pixels,
+    reference_statistics,
+    summarise,
+)
+from bench.quality.pixels import measure
 from bench.quality.registry import Extractor
-from sddpm.guidance import Thresholds
+from bench.quality.resampling import resampled_distances
+from sddpm.guidance import spiking_layers
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds
 
@@ -26,7 +37,7 @@ class DrawnScores:
     """Scores of drawn images against one reference.
 
     Args:
-        system: a denoiser with spiking neurons.
+        system: a denoiser.
         sampling: solver options.
         samples: images drawn per setting.
         bootstrap: resamplings behind an interval; 0 for none.
@@ -54,6 +65,7 @@ class DrawnScores:
         self.reference = reference_statistics(
             references, self.network, extractor, cache_folder() / "references", 64, machine.device
         )
+        self.pixels = reference_pixels(references, cache_folder() / "references", 64)
         rng = torch.Generator().manual_seed(seed)
         self._resamples = [
             torch.randint(samples, (samples,), generator=rng) for _ in range(bootstrap)
@@ -67,58 +79,50 @@ class DrawnScores:
         }
         """Settings that decide a score besides the system's weights, JSON-ready."""
 
-    def score(self, thresholds: Thresholds, first: int) -> dict[str, Any]:
-        """Distances (of all images, then of each resample), KID and firing rate.
+    def draw(self, setting: Setting, first: int, count: int) -> Tensor:
+        """Images, uint8 ``[count, C, H, W]``, from number ``first`` of the seed on."""
+        options, parts = self.options(setting), []
+        for start in range(first, first + count, self.batch):
+            seeds = image_seeds(self.seed, start, min(start + self.batch, first + count))
+            parts.append(to_uint8(self.system.sample(seeds, options)))
+            self.on_images(len(seeds))
+        return torch.cat(parts)
+
+    def options(self, setting: Setting) -> dict[str, Any]:
+        """Solver options at ``setting``."""
+        return {**self.sampling, "threshold": setting.thresholds, "gain": setting.gain}
+
+    def ratios(self, images: Tensor) -> dict[str, float]:
+        """Contrast, saturation and noise of ``images``, as far as the data defines them."""
+        found = compute_pixels(measure(images.split(64)), self.pixels)
+        return {name: found[name] for name in PIXELS if name in found}
+
+    def score(self, setting: Setting, first: int) -> dict[str, Any]:
+        """Distances (of all images, then of each resample), KID, ratios of pixels and firing rate.
 
         Args:
             first: number of the first image among those of the seed.
         """
-        options = {**self.sampling, "threshold": thresholds}
-        parts = []
-        for start in range(first, first + self.samples, self.batch):
-            seeds = image_seeds(self.seed, start, min(start + self.batch, first + self.samples))
-            parts.append(to_uint8(self.system.sample(seeds, options)))
-            self.on_images(len(seeds))
-        images = torch.cat(parts)
+        images = self.draw(setting, first, self.samples)
         layers = extract(
             lambda start, stop: images[start:stop],
             len(images), self.network, 64, self.machine.device, "features of the samples",
         )  # fmt: skip
         features = layers[self.extractor.feature_layer]
         logits = layers.get(self.extractor.logit_layer)
-        metrics = compute(summarise(features), self.reference, logits)
-        rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
+        metrics = compute(summarise(features), self.reference, logits, with_spread=False)
+        rate = None
+        if spiking_layers(self.system.generator):
+            rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
+            rate = firing_rate(self.system, rate_seeds, self.options(setting))
         return {
             "distances": [metrics["fid"], *self.distances(features, self._resamples)],
             "kid": metrics["kid"],
-            "firing_rate": firing_rate(self.system, rate_seeds, options),
+            "firing_rate": rate,
+            **self.ratios(images),
         }
 
     def distances(self, features: Tensor, resamples: Sequence[Tensor]) -> list[float]:
-        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats.
-
-        tr sqrt(A B) is the sum of the roots of AB's eigenvalues. With A = X'X / (n - 1) they
-        are those of X B X' / (n - 1), whose rows are images: one product with B serves every
-        resample, and images that a resample holds twice enter once, weighted.
-        """
-        features = features.double()
-        covariance = self.reference.covariance.double()
-        gram = features @ covariance @ features.T if resamples else None
-        found = []
-        for index in resamples:
-            assert gram is not None
-            rows, counts = index.unique(return_counts=True)
-            x, weight = features[rows], counts.double()
-            n = float(weight.sum())
-            mean = weight @ x / n
-            g = gram[rows][:, rows]
-            # Centre with the weighted mean on either side.
-            g = g - (weight @ g / n)[None]
-            g = g - (g @ weight / n)[:, None]
-            root = weight.sqrt()
-            g = root[:, None] * g * root[None] / (n - 1)
-            cross = torch.linalg.eigvalsh((g + g.T) / 2).clamp(min=0).sqrt().sum()
-            trace = (weight @ (x - mean).square().sum(1)) / (n - 1)
-            shift = (mean - self.reference.mean.double()).square().sum()
-            found.append(float(shift + trace + covariance.trace() - 2 * cross))
-        return found
+        """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats."""
+        known = self.reference
+        return list(resampled_distances(features, known.mean, known.covariance, resamples))

@@ -10,11 +10,12 @@ from pathlib import Path
 from bench.checkpoints import Checkpoint
 from bench.files import write_text
 from bench.guide.drawn import DrawnScores
-from bench.guide.plots import plot_guidance
-from bench.guide.scores import Ledger, Scorer
+from bench.guide.findings import Findings
+from bench.guide.match import GAINS, MATCH_IMAGES
+from bench.guide.plots import plot_gains, plot_guidance
+from bench.guide.scores import Ledger, Scorer, Setting, trained_thresholds
 from bench.guide.search import (
     STEPS,
-    Findings,
     Method,
     Search,
     grid_values,
@@ -27,14 +28,16 @@ from bench.machine import DeviceName, git_commit
 from bench.plan.sampling import choose_sampling, solver
 from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import MIN_IMAGES
-from bench.registry import SYSTEMS
+from bench.registry import SYSTEMS, SystemEntry
 from bench.run.drawing import DrawOptions, open_to_draw
-from sddpm.guidance import GUIDANCE
+from sddpm.guidance import GUIDANCE, Thresholds
 from sddpm.progress import progress_bar
+from sddpm.protocol import System
 from sddpm.samplers import SAMPLERS
 from sddpm.user_state import state_folder
 
-ROWS, REPORT, TABLE, PLOT = "guidance-rows.jsonl", "guidance.md", "guidance.csv", "guidance.png"
+ROWS, REPORT, TABLE = "guidance-rows.jsonl", "guidance.md", "guidance.csv"
+PLOT, GAIN_PLOT = "guidance.png", "guidance_gain.png"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class GuideOptions:
     out: Path
     command: str
     values: tuple[float, ...] = ()
+    """Thresholds to try; none: the default ones, or none at all if ``gains`` are given."""
+    gains: tuple[float, ...] = ()
+    """Gains to try; none: the default ones, or none at all if ``values`` are given."""
     method: Method = "best"
     samples: int = 1000
     held_out: int = 512
@@ -76,33 +82,24 @@ class GuideResult:
 
 
 def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
-    """Search, write the results, and state whether the choice is better than the trained
-    thresholds.
+    """Search, write the results, and state whether the choice is better than the trained setting.
 
     Raises:
-        ValueError: a system without thresholds, a sampler whose statistics depend on them.
+        ValueError: a system without thresholds or without a gain, a sampler whose statistics depend
+            on them.
         FileNotFoundError: no checkpoint, or no data to compare with.
     """
     begun, checkpoint, folder = time.monotonic(), request.checkpoint, request.checkpoint.folder
     name = checkpoint.system
-    if not checkpoint.entry.guidable:
-        guidable = ", ".join(key for key, entry in SYSTEMS.items() if entry.guidable)
-        raise ValueError(
-            f"--ckpt {folder}: {name} has no firing threshold that may move while it samples; "
-            f"those of {guidable} can be guided"
-        )
-    if SAMPLERS[choose_sampling(request.sampler).sampler].needs_gamma:
-        raise ValueError(
-            f"--sampler {request.sampler}: its statistics would have to be measured anew at every "
-            "threshold; choose the threshold with another sampler"
-        )
+    _check(request)
     asked = DrawOptions(
         request.sampler, engine=request.engine, data_root=request.data_root, device=request.device
     )
     drawing = open_to_draw(checkpoint, asked)
     system, machine = drawing.system, drawing.machine
     sampling = {**(drawing.sampling or {}), "threshold": None}
-    values = grid_values(system, request.values)
+    sampling.pop("gain", None)
+    values, gains = _grids(request, system)
     references = checkpoint.images("train", request.data_root, request.references)
     for note in references.notes:
         say(note)
@@ -131,6 +128,10 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             held_out(test, system, machine, request.held_out, request.seed),
             values,
             request.method,
+            gains=gains,
+            ratios=lambda gain: scores.ratios(
+                scores.draw(Setting(trained_thresholds(system), gain), 0, MATCH_IMAGES)
+            ),
             confirm=request.confirm,
             keep=request.keep,
             ledger=ledger,
@@ -142,7 +143,8 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             },
             on_candidate=measured.advance,
         )
-        drawn.update(total=search.settings * request.samples)
+        matched = (1 + len(search.gains)) * MATCH_IMAGES if "match" in search.kinds else 0
+        drawn.update(total=search.settings * request.samples + matched)
         findings = search.run()
         for bar in (drawn, measured):  # settings that were known, or that two methods share
             bar.finish()
@@ -159,7 +161,8 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
         "samples": f"{request.samples} a row, seed {request.seed}",
         "references": f"{len(references)} train images of {references.label}",
         "extractor": extractor.key,
-        "held-out images": len(test),
+        **({"held-out images": len(test)} if values or request.method == "gradient" else {}),
+        **({"match": f"{MATCH_IMAGES} samples a gain"} if "match" in search.kinds else {}),
         "bootstrap": f"{request.bootstrap} resamples",
         "machine": f"{machine.name}, {ledger.earlier_seconds + time.monotonic() - begun:.0f} s",
         "commit": git_commit(),
@@ -168,9 +171,9 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
     home = state_folder(folder)
     if findings.undecided and not request.keep and (home / GUIDANCE).is_file():
         say(f"{home / GUIDANCE}: is of an earlier search, and stays")
-    shown = [cells(row) for row in findings.rows]
+    shown = [cells(row, findings.trained) for row in findings.rows]
     for row in findings.confirmations:
-        method, *rest = cells(row)
+        method, *rest = cells(row, findings.confirmations[0])
         shown.append([f"{method}, again", *rest])
     ways = costs(findings)
     sentence = findings.sentence(distance)
@@ -186,12 +189,58 @@ def _write(
 ) -> list[Path]:
     """Everything that a search leaves; guidance.json last, since sampling reads it, and not for
     a null result unless it is to be kept."""
-    report, table, plot = (request.out / name for name in (REPORT, TABLE, PLOT))
+    report, table = request.out / REPORT, request.out / TABLE
     write_text(report, to_markdown(findings, names, facts))
     write_text(table, to_csv(findings))
-    plot_guidance(findings, distance, plot)
+    files = [report, table]
+    for tried, plot, name in (
+        (findings.thresholds_tried, plot_guidance, PLOT),
+        (findings.gains_tried, plot_gains, GAIN_PLOT),
+    ):
+        if tried:
+            plot(findings, distance, request.out / name)
+            files.append(request.out / name)
     if findings.undecided and not findings.keep:
-        return [report, table, plot]
+        return files
     checkpoint = request.checkpoint
     home = state_folder(checkpoint.folder)
-    return [report, table, plot, write_guidance(home, findings, facts, checkpoint.time_steps)]
+    return [*files, write_guidance(home, findings, facts, checkpoint.time_steps)]
+
+
+def _check(request: GuideOptions) -> None:
+    """Raise ValueError if the system or its sampler cannot be guided as ``request`` says."""
+    checkpoint, entry = request.checkpoint, request.checkpoint.entry
+    name = checkpoint.system
+    if not entry.samplers:
+        raise ValueError(
+            f"--ckpt {checkpoint.folder}: {name} does not denoise, so it has no firing threshold "
+            f"and no gain that may move; those of {_named(lambda e: e.samplers)} can be guided"
+        )
+    by_threshold = request.values or request.method in ("loss", "gradient")
+    if by_threshold and not entry.guidable:
+        option = f"--method {request.method}" if not request.values else "--values"
+        raise ValueError(
+            f"{option}: {name} has no firing threshold that may move while it samples, only a "
+            f"gain; those of {_named(lambda e: e.guidable)} may"
+        )
+    if SAMPLERS[choose_sampling(request.sampler).sampler].needs_gamma:
+        raise ValueError(
+            f"--sampler {request.sampler}: its statistics would have to be measured anew at every "
+            "threshold and gain; choose them with another sampler"
+        )
+
+
+def _named(kind: Callable[[SystemEntry], bool]) -> str:
+    return ", ".join(key for key, entry in SYSTEMS.items() if kind(entry))
+
+
+def _grids(request: GuideOptions, system: System) -> tuple[list[Thresholds], tuple[float, ...]]:
+    """The thresholds and the gains to try."""
+    method, given = request.method, bool(request.values or request.gains)
+    values: list[Thresholds] = []
+    if method != "match" and (request.values or not given):
+        values = grid_values(system, request.values)
+    gains = request.gains
+    if method in ("grid", "best", "match") and not given:
+        gains = GAINS
+    return values, gains

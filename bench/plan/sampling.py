@@ -31,7 +31,7 @@ def choose_sampling(text: str | None) -> SamplingChoice:
         return DEFAULT
     choice = parse_sampler(text)
     if isinstance(choice, str):
-        return SamplingChoice(sampler=choice, steps=DEFAULT.steps, eta=0.0)
+        return SamplingChoice(sampler=choice, steps=DEFAULT.steps, eta=0.0, gain=None)
     return choice
 
 
@@ -74,7 +74,7 @@ def replace_samplings(
             continue
         same = [entry for entry in listed if entry.sampler == choice]
         steps = (listed[0] if listed else DEFAULT).steps
-        choices += same or [SamplingChoice(sampler=choice, steps=steps, eta=0.0)]
+        choices += same or [SamplingChoice(sampler=choice, steps=steps, eta=0.0, gain=None)]
     return choices or list(listed)
 
 
@@ -82,7 +82,7 @@ def sampling_label(sampling: Mapping[str, Any] | None) -> list[str]:
     """Parts of a cell's folder name that say how it samples; none for systems that do not denoise.
 
     Args:
-        sampling: sampler, steps and eta, and perhaps threshold and engine.
+        sampling: sampler, steps and eta, and perhaps threshold, gain and engine.
     """
     if sampling is None:
         return []
@@ -91,6 +91,8 @@ def sampling_label(sampling: Mapping[str, Any] | None) -> list[str]:
     threshold, engine = sampling.get("threshold"), sampling.get("engine", "exact")
     if threshold is not None:
         parts.append(threshold if isinstance(threshold, str) else f"theta{threshold:g}")
+    if (gain := sampling.get("gain")) is not None:
+        parts.append(f"gain{gain}" if isinstance(gain, str) else f"gain{gain:g}")
     return parts if engine == "exact" else [*parts, engine]
 
 
@@ -98,7 +100,7 @@ def solver(sampling: Mapping[str, Any]) -> str | None:
     """A sampler as tables show it: ``ddim 50``, ``ddim 50 eta=1 guided``; None where there is none.
 
     Args:
-        sampling: sampler, sampler_steps, eta, threshold and engine, as a record names them.
+        sampling: sampler, sampler_steps, eta, threshold, gain and engine, as a record names them.
     """
     if sampling["sampler"] is None:
         return None
@@ -108,6 +110,8 @@ def solver(sampling: Mapping[str, Any]) -> str | None:
     threshold, engine = sampling.get("threshold"), sampling.get("engine")
     if threshold is not None:
         parts.append(threshold if isinstance(threshold, str) else f"threshold={threshold:g}")
+    if (gain := sampling.get("gain")) not in (None, 1):
+        parts.append(f"gain={gain}" if isinstance(gain, str) else f"gain={gain:g}")
     if engine not in (None, "exact"):
         parts.append(str(engine))
     return " ".join(parts)

@@ -200,16 +200,18 @@ def compute(
     logits: Tensor | None,
     kid_subset_size: int = KID_SUBSET_SIZE,
     kid_subsets: int = KID_SUBSETS,
+    with_spread: bool = True,
 ) -> dict[str, float]:
     """Every metric of :data:`bench.quality.metrics.METRICS` that reads features and has a formula,
     by its key, and its spread as ``KEY_std`` where it has one.
 
     ``logits`` (``[n, classes]``) are the samples'; None leaves out metrics that read classes.
+    Without ``with_spread`` the Frechet distance has none, which saves seconds.
 
     Raises:
         ValueError: a metric failed or is not finite; the message names it.
     """
-    sets = ImageSets(samples, reference, logits, kid_subset_size, kid_subsets)
+    sets = ImageSets(samples, reference, logits, kid_subset_size, kid_subsets, with_spread)
     against = "for {} samples against {} references".format(*sets.counts)
     chosen = [
         metric

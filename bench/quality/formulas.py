@@ -15,6 +15,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from bench.quality.resampling import distance_spread
+
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 PRECISION_RAM_IMAGES = 10_000
@@ -51,7 +53,8 @@ class MetricValue:
 
     value: float
     spread: float | None = None
-    """Standard deviation over its parts (splits of the Inception score, subsets of KID)."""
+    """Standard deviation over its parts (splits of the Inception score, subsets of KID), or over
+    sets of new samples (Frechet distance)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class ImageSets:
     """``[n, classes]`` of the samples; None of an extractor without classes."""
     kid_subset_size: int = KID_SUBSET_SIZE
     kid_subsets: int = KID_SUBSETS
+    with_spread: bool = True
+    """Whether the spread of the Frechet distance is wanted, which takes seconds."""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -98,12 +103,17 @@ class ImageSets:
 
 
 def frechet_distance(sets: ImageSets) -> MetricValue:
-    """Frechet distance of the normal distributions fitted to both sets' features."""
+    """Frechet distance of the normal distributions fitted to both sets' features, with its spread
+    over sets of new samples."""
     moments = (
         {"mu": one.mean.numpy(), "sigma": one.covariance.numpy()}
         for one in (sets.samples, sets.reference)
     )
-    return MetricValue(fid_statistics_to_metric(*moments, False)["frechet_inception_distance"])
+    value = fid_statistics_to_metric(*moments, False)["frechet_inception_distance"]
+    if not sets.with_spread:
+        return MetricValue(value)
+    spread = distance_spread(sets.samples.features, sets.reference.mean, sets.reference.covariance)
+    return MetricValue(value, spread)
 
 
 def inception_score(sets: ImageSets) -> MetricValue:

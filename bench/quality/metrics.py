@@ -74,6 +74,9 @@ class Metric:
     """Distance from the best figure beyond which reports mark a row; None: no row is marked."""
     signed: bool = False
     """Whether figures may be below 0, so that two are compared by their difference."""
+    resampled: bool = False
+    """Whether its spread is the standard deviation over sets of new samples, estimated by
+    resampling, so that two sets of samples can be compared by it."""
     least_tolerance: float | None = None
     """Least tolerance in percent mode, for a metric whose figures may be 0, if the baseline states
     no spread. A percentage of a small figure is less than its noise."""
@@ -112,6 +115,7 @@ METRICS: dict[str, Metric] = {
             tolerance=Tolerance(5, percent=True),
             formula="bench.quality.formulas:frechet_distance",
             ranks=True,
+            resampled=True,
         ),
         Metric(
             key="fd",
@@ -121,6 +125,7 @@ METRICS: dict[str, Metric] = {
             tolerance=Tolerance(5, percent=True),
             formula=None,
             ranks=True,
+            resampled=True,
         ),
         Metric(
             key="kid",
@@ -293,9 +298,18 @@ def is_signed(column: str) -> bool:
     return _metric(column).signed
 
 
+def is_resampled(column: str) -> bool:
+    """Whether the spread of this metric's column is one over sets of new samples."""
+    return _metric(column).resampled
+
+
 def sort_key(column: str, value: float) -> float:
     """A number that orders the figures of a metric's column, best first."""
     return shortfall(_metric(column).better, value)
+
+
+OFF = "†"
+"""Mark of a figure of pixels that is far from the real images'."""
 
 
 def is_off(column: str, value: float) -> bool:

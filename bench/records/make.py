@@ -53,6 +53,7 @@ def sampling_facts(sampling: Mapping[str, Any]) -> dict[str, Any]:
         "sampler_steps": sampling.get("steps"),
         "eta": sampling.get("eta"),
         "threshold": sampling.get("threshold"),
+        "gain": sampling.get("gain"),
         "engine": sampling.get("engine"),
     }
 
@@ -66,6 +67,7 @@ def make_record(
     scores: Mapping[str, Any],
     energy_table: str,
     thresholds: Thresholds | None = None,
+    guided_gain: float | None = None,
 ) -> Record:
     """The record of a cell whose stages are finished.
 
@@ -77,6 +79,7 @@ def make_record(
     moved = accesses(counts["per_image"])
     measured = dict(
         thresholds=thresholds,
+        guided_gain=guided_gain,
         reference_images=scores["references"],
         reference_split=scores["asked"]["split"],
         reference_hash=scores["reference_hash"],

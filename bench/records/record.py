@@ -123,6 +123,10 @@ class Record(_Part):
     """Firing threshold that was requested for sampling; None is as trained."""
     thresholds: FiniteFloat | dict[str, FiniteFloat] | None = None
     """Value of ``threshold``: one number, or one for each layer."""
+    gain: FiniteFloat | Literal["guided"] | None = None
+    """Factor of the network's output that was requested for sampling; None is as trained, 1."""
+    guided_gain: FiniteFloat | None = None
+    """Value of ``gain`` where it is ``guided``."""
     engine: str | None = None
     """Form of the network while sampling."""
     config: dict[str, Any] = Field(default_factory=dict)

@@ -19,7 +19,7 @@ from bench.quality.metrics import columns_of, is_off, sort_key
 from bench.records.conversions import ConversionCurve
 from bench.records.record import Record
 from bench.report.sources import Published
-from bench.tables.rows import data_noun, size_text
+from bench.tables.rows import data_noun, one_noun, size_text
 
 if TYPE_CHECKING:
     from bench.report.tables import TableText
@@ -149,6 +149,11 @@ class Board:
         )
 
     @property
+    def noun(self) -> str:
+        """Word for one of the data: image or point."""
+        return one_noun(self.manifold)
+
+    @property
     def data(self) -> str:
         """Data set and size, as a phrase."""
         return f"{self.dataset}, {size_text(self.image_size, self.manifold, '×')}"
@@ -161,7 +166,9 @@ class Board:
             if self.reference_images
             else ""
         )
-        return f"{self.samples:,} samples{against}, {self.extractor or 'not scored yet'}"
+        # Points have one extractor, whose name says no more than the noun.
+        by = "" if self.extractor and self.manifold else f", {self.extractor or 'not scored yet'}"
+        return f"{self.samples:,} samples{against}{by}"
 
     @property
     def done(self) -> list[Row]:

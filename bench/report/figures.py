@@ -118,7 +118,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             colours = [look[row.system].colour for row in priced]
             labels.append((ax, points, texts, colours))
             # A line break: the longest name is as wide as a panel.
-            ax.set_xlabel(f"{ACCOUNTINGS[name].long_title} energy\nper image (mJ)")
+            ax.set_xlabel(f"{ACCOUNTINGS[name].long_title} energy\nper {board.noun} (mJ)")
             fronts.append(f"{name}: {', '.join(name_of(priced[i], several) for i in front)}")
             if index % across == 0:
                 ax.set_ylabel(heading(metric))
@@ -133,7 +133,7 @@ def plot_energy(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         "Each mark is a row of the table; hollow marks are networks without spikes. Dashed: the "
         f"Pareto front, which no row beats in both.{dotted}{bars_note(rows)} Published and strict "
         "energies price products only (45 nm), without memory.",
-        f"Scatter plot of {heading(metric)} over energy per image. Pareto front by "
+        f"Scatter plot of {heading(metric)} over energy per {board.noun}. Pareto front by "
         f"{'; by '.join(fronts)}.",
         figure,
     )
@@ -272,7 +272,7 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             ax.set_title(plain(first.name), fontsize=9)
             y_scale(ax, [mean(row.metric(metric)) for row in shown])
             steps_axis(ax, sorted({steps(row) for row in shown}))
-            ax.set_xlabel("network evaluations per image")
+            ax.set_xlabel(f"network evaluations per {board.noun}")
             if index % across == 0:
                 ax.set_ylabel(heading(metric))
         handles = [handle(colour, mark, True, "-") for colour, mark in style.values()]
@@ -282,8 +282,8 @@ def plot_samplers(board: Board, look: Mapping[str, Look]) -> Drawing | str:
         f"samplers-{board.name}",
         "Samplers and their steps",
         f"Colours are samplers here, not systems.{bars_note(shown)}",
-        f"Line plot of {heading(metric)} over network evaluations per image, one line for "
-        f"each of {join(names)}.",
+        f"Line plot of {heading(metric)} over network evaluations per {board.noun}, "
+        f"one line for each of {join(names)}.",
         figure,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.quality.metrics import heading, is_signed, lower_is_better
 from bench.report.boards import Board, Report, Row
+from bench.report.evidence import LEVEL, SEEDS, differences
 from bench.report.style import mean
 from bench.report.tables import (
     OFF,
@@ -39,6 +40,8 @@ def glance(report: Report) -> TableText:
         caption += " A gap with a sign is a difference: above 0 the spiking one is worse."
     if any(OFF in entry.text for line in lines for entry in line.entries):
         caption += f" {OFF_NOTE}"
+    if any(SEEDS in entry.text for line in lines for entry in line.entries):
+        caption += f" Beyond the {SEEDS}: p below {LEVEL} by Welch's t-test over seeds."
     return TableText("glance", caption, [Column(text, figures=False) for text in headings], lines)
 
 
@@ -71,7 +74,7 @@ def _standing(board: Board) -> list[str]:
         shown = f"{row.full_name}: {heading(metric)[:-2]} {metric_text(metric, stat)}"
         if any(row.off(name) for name in board.metrics):
             shown += f" {OFF}"
-        return f"{shown}, trained on {seen(row)} images" if unequal else shown
+        return f"{shown}, trained on {seen(row)} {board.noun}s" if unequal else shown
 
     texts = [text(rows[0]), text(spiking[0]) if spiking else DASH, DASH, DASH]
     if spiking and others:
@@ -83,6 +86,9 @@ def _standing(board: Board) -> list[str]:
             texts[2] = f"{ratio[0] - ratio[1]:+.2f}"
         elif ratio[1] > 0:
             texts[2] = f"×{ratio[0] / ratio[1]:.2f}"
+        if texts[2] != DASH:
+            (apart,) = differences([(ours, theirs)], metric)
+            texts[2] += f", {apart.phrase}"
         a, b = ours.energy("strict"), theirs.energy("strict")
         if a and b and b.mean > 0:
             share = 100 * a.mean / b.mean

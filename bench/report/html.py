@@ -17,17 +17,22 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Report
+from bench.report.densities import Density
 from bench.report.glance import glance
 from bench.report.pivots import conversion_pivots, pivots
 from bench.report.provenance import provenance
 from bench.report.samples import Samples
 from bench.report.style import FAINT, INK, PAPER, Drawing, looks
-from bench.report.tables import OFF_NOTE, conversion_table, energies, literature, ranking
+from bench.report.tables import conversion_table, energies, literature, ranking
 from bench.visible import visible
 from sddpm.version import __version__
 
 TITLE = "Spiking generative models, measured"
+PICTURE_BYTES = 1_800_000
+"""Size of all the page's pictures above which each shows a share of itself. The whole pictures are
+in the folders of the runs."""
 _VERBATIM = {"Command", "Configuration", "Cell's hash", "Training's hash", "Firing thresholds"}
 _RESTYLED = {INK: "currentColor", FAINT: "var(--grid)", PAPER: "var(--paper)"}
 
@@ -36,7 +41,7 @@ def to_html(
     report: Report,
     drawings: Mapping[str, Sequence[Drawing]],
     reasons: Mapping[str, Sequence[str]],
-    samples: Mapping[str, Sequence[Samples]],
+    samples: Mapping[str, Sequence[Samples | Density]],
     sample_drawings: Mapping[str, Drawing],
     svg: Mapping[str, str],
 ) -> Iterator[bytes]:
@@ -57,6 +62,7 @@ def to_html(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     alt = {d.name: d.alt for group in drawings.values() for d in group}
     boards = [board.name for board in report.boards]
+    share = _share([s for entries in samples.values() for s in entries])
     pieces = environment.get_template("report.html.j2").generate(
         title=TITLE,
         report=report,
@@ -69,16 +75,17 @@ def to_html(
         rankings={board.name: ranking(board) for board in report.boards},
         pivots={board.name: pivots(board) for board in report.boards},
         energies={board.name: energies(board) for board in report.boards if board.done},
+        agreements={s.dataset: agreement_tables(s) for s in report.sections},
         literature={s.dataset: literature(s) for s in report.sections},
         conversion_pivots={s.dataset: conversion_pivots(s) for s in report.sections},
         conversions={s.dataset: conversion_table(s) for s in report.sections if s.conversions},
         drawings={name: drawings.get(name, []) for name in [*boards, *drawings]},
         reasons={name: reasons.get(name, []) for name in boards},
-        samples={name: [_shown(s) for s in samples.get(name, [])] for name in boards},
+        samples={name: [_shown(s, share) for s in samples.get(name, [])] for name in boards},
+        shortened=share < 1,
         sample_drawings=sample_drawings,
         svg={name: inline_svg(svg[name], name, alt[name]) for name in alt},
         provenance=provenance,
-        off_note=OFF_NOTE,
         verbatim=_VERBATIM,
     )
     for piece in pieces:
@@ -107,14 +114,20 @@ def _finalize(value: Any) -> Any:
     return visible(value, keep="\n") if type(value) is str else value
 
 
-def _shown(samples: Samples) -> dict[str, Any]:
-    """A row's pictures for the page; a strip shows ``height`` pixels, the first line."""
-    encoded = base64.b64encode(samples.png()).decode()
+def _share(pictures: Sequence[Samples | Density]) -> float:
+    """Share of every picture that the page has room for."""
+    return min(1.0, PICTURE_BYTES / max(1, sum(len(picture.png()) for picture in pictures)))
+
+
+def _shown(samples: Samples | Density, share: float) -> dict[str, Any]:
+    """A row's pictures for the page; a strip shows ``height`` pixels: the first line of a grid, or
+    the whole density of points."""
+    encoded = base64.b64encode(samples.png(share)).decode()
     return {
         "row": samples.row,
         "uri": f"data:image/png;base64,{encoded}",
         "width": samples.width,
-        "height": samples.size + 1,
+        "height": samples.height,
     }
 
 

@@ -10,7 +10,7 @@ _ESCAPES = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$", "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$", "→": r"$\rightarrow$", "†": r"$\dagger$",
+    "↑": r"$\uparrow$", "→": r"$\rightarrow$", "†": r"$\dagger$", "≈": r"$\approx$",
     # After \\ or a rule they would be its star or its argument.
     "[": "{[}", "*": "{*}",
 }  # fmt: skip
@@ -50,7 +50,10 @@ def _float(table: TableText) -> str:
         *_body(table),
         r"    \bottomrule",
         r"  \end{tabular}}",
-        *(rf"  \par\smallskip{{\footnotesize {escape(note)}\par}}" for note in table.notes),
+        *(
+            rf"  \par\smallskip{{\footnotesize {escape(note)}\par}}"
+            for note in [*table.marks, *table.notes]
+        ),
         r"\end{table}",
     ]
     return "\n".join([*lines, ""])
@@ -70,7 +73,7 @@ def _long(table: TableText) -> str:
         r"    \endfoot",
         *_body(table),
         r"\end{longtable}",
-        *(rf"\noindent {escape(note)}\par\smallskip" for note in table.notes),
+        *(rf"\noindent {escape(note)}\par\smallskip" for note in [*table.marks, *table.notes]),
         r"\endgroup",
     ]
     return "\n".join([*lines, ""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Board, Report
 from bench.report.glance import glance
 from bench.report.pivots import conversion_pivots, pivots
@@ -67,6 +68,9 @@ def _parts(
                 yield "\n".join(left_out)
             yield "#### How each number was made"
             yield _provenance(board)
+        if agreed := agreement_tables(section):
+            yield "### Two extractors side by side"
+            yield from map(table_text, agreed)
         if section.conversions:
             yield "### Conversion from ANN to SNN"
             yield from map(table_text, conversion_pivots(section))
@@ -91,7 +95,7 @@ def table_text(table: TableText) -> str:
         lines.append([f"**{cell}**" if entry.best else cell
                       for cell, entry in zip(cells, line.entries, strict=True)])  # fmt: skip
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    notes = "\n".join(f"- {escape(note)}" for note in table.notes)
+    notes = "\n".join(f"- {escape(note)}" for note in [*table.marks, *table.notes])
     return "\n\n".join(part for part in (escape(table.caption), body, notes) if part)
 
 

@@ -39,9 +39,9 @@ def pivots(board: Board) -> list[TableText]:
     what = heading(metric)
     tables = [
         _pivot(f"time-steps-{board.name}", f"{what} over spiking time steps T: {board.protocol}.",
-               "T = ", by_steps, metric),
+               "T = ", by_steps, metric, board.noun),
         _pivot(f"samplers-{board.name}", f"{what} over sampling steps: {board.protocol}.",
-               "", by_sampler, metric),
+               "", by_sampler, metric, board.noun),
     ]  # fmt: skip
     return [table for table in tables if table is not None] + scaling_tables(board)
 
@@ -89,6 +89,7 @@ def _pivot(
     unit: str,
     cells: Mapping[_Key, Mapping[int, Row]],
     metric: str,
+    noun: str,
 ) -> TableText | None:
     """Lines x columns; None where no line has two columns. The best of a column is marked where
     there is another to compare it with."""
@@ -105,7 +106,7 @@ def _pivot(
     lines = []
     budgets = {images for *_, images in cells}
     for (system, sampler, images), line in cells.items():
-        trained = f", {images:,} images" if len(budgets) > 1 else ""
+        trained = f", {images:,} {noun}s" if len(budgets) > 1 else ""
         entries = [Entry(text, text.casefold()) for text in (system + trained, sampler)]
         for column, first in zip(columns, best, strict=True):
             row = line.get(column)

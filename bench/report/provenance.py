@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bench.records.record import OperationCounts, Record
 from bench.report.boards import Row
-from bench.tables.rows import data_noun, size_text
+from bench.tables.rows import data_noun, one_noun, size_text
 
 
 def provenance(row: Row) -> list[tuple[str, str]]:
@@ -32,7 +32,8 @@ def provenance(row: Row) -> list[tuple[str, str]]:
         ("Metrics", lambda r: ", ".join(f"{k} {v:.6g}" for k, v in r.metrics.items())),
         ("Network run", lambda r: r.engine or ""),
         ("Firing thresholds", lambda r: "" if r.thresholds is None else json.dumps(r.thresholds)),
-        ("Operations", lambda r: _operations(r.counts_per_image)),
+        ("Output's gain", lambda r: "" if r.gain is None else f"{r.guided_gain or r.gain}"),
+        ("Operations", lambda r: _operations(r.counts_per_image, one_noun(r.manifold))),
         ("Energy", lambda r: "" if r.energy_table is None else
          f"{r.energy_table}, metered over {r.energy_images} {data_noun(r.manifold)}"),
         ("Time", lambda r: ", ".join(f"{k} {v:,.1f} s" for k, v in r.wall_seconds.items())),
@@ -50,11 +51,12 @@ def provenance(row: Row) -> list[tuple[str, str]]:
     return [(name, text) for name, text in [*shown, *found] if text]
 
 
-def _operations(counts: OperationCounts | None) -> str:
+def _operations(counts: OperationCounts | None, noun: str) -> str:
     if counts is None:
         return ""
+    article = "an" if noun[0] in "aeiou" else "a"
     sops = "" if counts.sops is None else f", {counts.sops:.4g} SOPs"
-    return f"{counts.macs:.4g} MACs, {counts.acs:.4g} accumulates{sops} an image"
+    return f"{counts.macs:.4g} MACs, {counts.acs:.4g} accumulates{sops} {article} {noun}"
 
 
 def _list(values: Iterable[object]) -> str:

@@ -39,37 +39,41 @@ class Samples:
         return int(self.tiles.shape[1])
 
     @property
+    def height(self) -> int:
+        """Height of the first line of :meth:`png` in pixels."""
+        return self.size + 1
+
+    @property
     def width(self) -> int:
         """Width of :meth:`png` in pixels."""
         return min(SIDE, len(self.tiles)) * (self.size + 1) + 1
 
-    def png(self) -> bytes:
-        """All images, 8 a line, a white pixel between them."""
-        images = np.moveaxis(self.tiles.reshape(*self.tiles.shape[:3], -1), 3, 1)
+    def png(self, share: float = 1.0) -> bytes:
+        """The images, 8 a line, a white pixel between them.
+
+        Args:
+            share: of the lines, above 0 and at most 1. The first line is always there.
+        """
+        lines = -(-len(self.tiles) // SIDE)
+        tiles = self.tiles[: SIDE * max(1, int(share * lines))]
+        images = np.moveaxis(tiles.reshape(*tiles.shape[:3], -1), 3, 1)
         file = io.BytesIO()
         tiled(images, SIDE, 1).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 def read_samples(board: Board) -> list[Samples]:
-    """The pictures of the rows that have a grid, best row first. Points have none.
+    """The pictures of the rows that have a grid, best row first.
 
     Raises:
         ValueError: a grid is no picture, or not laid out as :func:`bench.data.grids.grid` does.
     """
-    rows = board.rows if board.manifold is None else []
-    return [Samples(row, read_tiles(row.grid, board.image_size)) for row in rows if row.grid]
+    return [Samples(row, read_tiles(row.grid, board.image_size)) for row in board.rows if row.grid]
 
 
 def read_tiles(path: Path, image_size: int) -> NDArray[np.uint8]:
     """The images of a grid that ``save_grid`` wrote, at their own size."""
-    try:
-        with Image.open(path) as picture:
-            if max(picture.size) > LARGEST_PIXELS:
-                raise ValueError(f"{path}: {picture.size} pixels: larger than any sample grid")
-            canvas = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a picture that can be read") from error
+    canvas = read_picture(path)
     factor = max(1, round(SMALLEST_TILE_PIXELS / image_size))
     side = image_size * factor
     step = side + GAP_PIXELS
@@ -85,6 +89,21 @@ def read_tiles(path: Path, image_size: int) -> NDArray[np.uint8]:
     while len(tiles) > 1 and (tiles[-1] == 255).all():
         tiles.pop()
     return np.stack(tiles)
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """A picture file: ``[height, width]`` where it is grey, else ``[height, width, 3]``.
+
+    Raises:
+        ValueError: it is no picture, or larger than any that a run draws.
+    """
+    try:
+        with Image.open(path) as picture:
+            if max(picture.size) > LARGEST_PIXELS:
+                raise ValueError(f"{path}: {picture.size} pixels: larger than any sample grid")
+            return np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a picture that can be read") from error
 
 
 def _wrapped(name: str) -> str:

@@ -61,7 +61,7 @@ def _boards(sources: Sources) -> list[Board]:
     for record in (r for r in sources.records if r.status == "failed"):
         run_of = (record.suite, record.preset)
         facts = (record.dataset, record.image_size, record.samples, record.extractor)
-        homes.add(_row([record], sources), run_of, *facts)
+        homes.add(_row([record], sources), run_of, *facts, manifold=record.manifold)
     known = {record.config_hash[:HASH_CHARACTERS] for record in sources.records}
     for cell_ in {p.name: p for p in sources.planned if p.hash not in known}.values():
         run = cell_.run
@@ -71,6 +71,7 @@ def _boards(sources: Sources) -> list[Board]:
             str(run["data"].get("label")),
             run["data"].get("image_size"),
             run.get("samples"),
+            manifold=run["data"].get("manifold"),
         )
     for board in homes.boards:
         metric = board.ranked_by
@@ -99,6 +100,7 @@ class _Homes:
         image_size: Any,
         samples: Any,
         extractor: str | None = None,
+        manifold: str | None = None,
     ) -> None:
         """Add ``row`` to the board that it belongs to, one of the same run if there is any; to a
         new one where there is none."""
@@ -112,7 +114,7 @@ class _Homes:
         if same_run or fitting:
             board, runs = (same_run or fitting)[0]
         else:
-            board, runs = self._keep(Board(dataset, size, extractor, count))
+            board, runs = self._keep(Board(dataset, size, extractor, count, manifold=manifold))
         board.rows.append(row)
         runs.update((record.suite, record.preset) for record in row.records)
 

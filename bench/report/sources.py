@@ -1,6 +1,6 @@
 """Sources of a report: run folders and records files, read and checked.
 
-A run's folder gives records, the cells that it planned, sample grids and firing rates by layer;
+A run's folder gives records, the cells that it planned, pictures and firing rates by layer;
 a bare ``records.jsonl`` gives records alone. Records that ``convert`` wrote are curves.
 """
 
@@ -22,6 +22,8 @@ from pydantic import (
     ValidationError,
 )
 
+from bench.data.grids import GRID
+from bench.data.maps import DENSITY
 from bench.files import csv_rows, read_json, read_text
 from bench.records.conversions import ConversionCurve, read_curves
 from bench.records.identity import measurement
@@ -78,7 +80,7 @@ class Sources:
     """One a cell and extractor; where two inputs hold the same cell, the later one's."""
     planned: list[Planned] = field(default_factory=list)
     grids: dict[str, Path] = field(default_factory=dict)
-    """Beginning of a cell's hash -> its sample grid."""
+    """Beginning of a cell's hash -> the picture of its samples: a grid, or a density of points."""
     layer_rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Beginning of a cell's hash -> neuron layer -> spikes per neuron and time step."""
     conversions: list[ConversionCurve] = field(default_factory=list)
@@ -184,11 +186,12 @@ def _planned(path: Path) -> list[Planned]:
 
 
 def _cells(folder: Path, found: Sources) -> None:
-    """Sample grids and firing rates below ``cells/``."""
+    """Pictures of samples and firing rates below ``cells/``."""
     for cell in sorted((folder / "cells").glob("*")):
         cell_hash = cell.name.rsplit("-", 1)[-1]
-        if (cell / "grid.png").is_file():
-            found.grids[cell_hash] = cell / "grid.png"
+        for picture in (cell / GRID, cell / DENSITY):
+            if picture.is_file():
+                found.grids[cell_hash] = picture
         counted = cell / "energy.json"
         rates = read_json(counted).get("firing_rates") if counted.is_file() else None
         if isinstance(rates, dict) and rates:
@@ -199,8 +202,8 @@ def _cells(folder: Path, found: Sources) -> None:
 
 
 def _pictures(paths: Sequence[Path], found: Sources) -> None:
-    """Grids that were copied beside a ``records.jsonl``: ``NAME-HASH.png``, or ``SYSTEM.png``
-    where the file holds one cell of that system."""
+    """Pictures of samples that were copied beside a ``records.jsonl``: ``NAME-HASH.png``, or
+    ``SYSTEM.png`` where the file holds one cell of that system."""
     for folder in (path for path in paths if (path / RECORDS).is_file()):
         by_hash: dict[str, list[Record]] = {}
         by_system: dict[str, list[Record]] = {}

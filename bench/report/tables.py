@@ -9,17 +9,16 @@ from math import floor, log10
 
 from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import integer_mj, quantised_mj, rival_bits
-from bench.quality.metrics import heading, shown
+from bench.quality.metrics import OFF, heading, shown
 from bench.records.conversions import ConvertedNetwork
 from bench.records.record import Record
+from bench.report import evidence
 from bench.report.boards import Board, Row, Section, Stat, accountings
 from bench.report.sources import Published
 from bench.report.trained import Trainings
 from bench.tables.table import unpriced
 from bench.tables.text import DASH
 
-OFF = "†"
-"""Mark of a figure of pixels that is far from the real images'."""
 OFF_NOTE = (
     f"{OFF}: contrast, saturation or noise differs from the real images' by more than a fifth. A "
     "distance of features does not see that."
@@ -67,11 +66,8 @@ class TableText:
     lines: Sequence[Line]
     notes: Sequence[str] = field(default_factory=list)
     """Below the table: cells without a figure, and why."""
-
-    @property
-    def marked(self) -> bool:
-        """Whether a figure is marked by :data:`OFF`."""
-        return any(entry.off for line in self.lines for entry in line.entries)
+    marks: Sequence[str] = field(default_factory=list)
+    """Sentences that explain marks in the entries; they stand before the notes."""
 
 
 def ranking(board: Board) -> TableText:
@@ -85,11 +81,15 @@ def ranking(board: Board) -> TableText:
     budgets = {(r.train_steps, r.batch_size) for row in done for r in row.records}
     columns.append(Column("Sampler", figures=False))
     columns += [Column("Seeds")] if several else []
-    columns += [Column("Images trained on")] if len(budgets) > 1 else []
-    columns += [Column(heading(metric)) for metric in metrics]
+    columns += [Column(f"{board.noun.capitalize()}s trained on")] if len(budgets) > 1 else []
+    apart = evidence.neighbours(board)
+    judged = evidence.columns(board, apart)
+    for metric in metrics:
+        columns.append(Column(heading(metric)))
+        columns += [Column(text) for text, _ in judged] if metric == ranked_by else []
     columns.append(Column("Params (M)"))
     priced = [name for name in accountings(done) if ACCOUNTINGS[name].ranked]
-    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/{board.noun}") for name in priced]
     columns.append(Column("Firing rate"))
     best = {metric: board.best(metric) for metric in metrics}
     trainings = Trainings(done)
@@ -114,6 +114,8 @@ def ranking(board: Board) -> TableText:
             off = row.off(metric)
             text = f"{entry.text} {OFF}" if off else entry.text
             entries.append(Entry(text, entry.value, best[metric] is row, off))
+            if metric == ranked_by:
+                entries += [Entry(*read(number, row)) for _, read in judged]
         entries.append(_rounded_stat(row.stat(lambda r: r.params_millions), fixed(3)))
         entries += [_energy_entry(row.energy(name)) for name in priced]
         entries.append(_rounded_stat(row.stat(lambda r: r.firing_rate), fixed(3)))
@@ -124,8 +126,11 @@ def ranking(board: Board) -> TableText:
         caption=f"{board.data}: {board.protocol}.",
         columns=columns,
         lines=[line(number, row) for number, row in enumerate(board.rows, start=1)],
-        notes=[
+        marks=[
             *([OFF_NOTE] if any(row.off(metric) for row in done for metric in metrics) else []),
+            *([evidence.note(apart)] if apart else []),
+        ],
+        notes=[
             *(f"{row.full_name}: {row.reason}" for row in board.rows if row.reason),
             *_unpriced(board),
             *_outside(board),
@@ -141,9 +146,9 @@ def energies(board: Board) -> TableText:
     priced = accountings(board.done)
     columns = [Column("System", figures=False), Column("T"), Column("Sampler", figures=False)]
     columns.append(Column("Evaluations"))
-    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/image") for name in priced]
-    columns.append(Column("8-bit integer mJ/image"))
-    columns += [Column(f"{bits}-bit activations mJ/image") for bits in rivals]
+    columns += [Column(f"{ACCOUNTINGS[name].long_title} mJ/{board.noun}") for name in priced]
+    columns.append(Column(f"8-bit integer mJ/{board.noun}"))
+    columns += [Column(f"{bits}-bit activations mJ/{board.noun}") for bits in rivals]
 
     def line(row: Row) -> Line:
         entries = [
@@ -159,8 +164,8 @@ def energies(board: Board) -> TableText:
 
     return TableText(
         name=f"energy-{board.name}",
-        caption=f"{board.data}: energy of one finished "
-        f"image by every accounting ({board.energy_table}). T spikes say what an activation of "
+        caption=f"{board.data}: energy of one finished {board.noun} by every accounting "
+        f"({board.energy_table}). T spikes say what an activation of "
         "ceil(log2(T + 1)) bits says: the last columns price the networks without spikes at it.",
         columns=columns,
         lines=[line(row) for row in board.done],

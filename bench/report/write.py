@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.report.agreement import agreement_tables
 from bench.report.boards import Report
+from bench.report.densities import Density, draw_densities, read_densities
 from bench.report.figures import draw
 from bench.report.html import to_html
 from bench.report.latex import to_latex
 from bench.report.markdown import TITLE, to_markdown
 from bench.report.pivots import conversion_pivots, pivots
-from bench.report.samples import draw_samples, read_samples
+from bench.report.samples import Samples, draw_samples, read_samples
 from bench.report.sorting import make_report
 from bench.report.sources import read_published, read_sources
 from bench.report.style import Drawing
@@ -63,11 +65,13 @@ def run_report(
     with progress_bar("report", 2 * drawn) as bar:
         bar.update(note="figures")
         drawings, reasons = draw(report, bar.advance)
-        samples = {board.name: read_samples(board) for board in report.boards}
-        samples = {name: entries for name, entries in samples.items() if entries}
-        pictures = {
-            b.name: draw_samples(b, samples[b.name]) for b in report.boards if b.name in samples
-        }
+        samples: dict[str, Sequence[Samples | Density]] = {}
+        pictures: dict[str, Drawing] = {}
+        for board in report.boards:
+            if board.manifold is None and (grids := read_samples(board)):
+                samples[board.name], pictures[board.name] = grids, draw_samples(board, grids)
+            elif board.manifold is not None and (maps := read_densities(board)):
+                samples[board.name], pictures[board.name] = maps, draw_densities(board, maps)
         every = [*(d for group in drawings.values() for d in group), *pictures.values()]
         bar.update(total=drawn + len(every), note="files")
         files: dict[str, Iterable[bytes]] = {}
@@ -115,6 +119,7 @@ def _tables(report: Report) -> Iterator[TableText]:
         if board.done:
             yield energies(board)
     for section in report.sections:
+        yield from agreement_tables(section)
         yield from literature(section)
         if section.conversions:
             yield from conversion_pivots(section)

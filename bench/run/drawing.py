@@ -16,7 +16,7 @@ from bench.machine import DeviceName, Machine
 from bench.plan.sampling import choose_sampling
 from bench.run.settled import HELD_OUT_IMAGES, describe_thresholds, settle
 from bench.run.stages import count_operations
-from sddpm.guidance import guidance_files, read_guidance
+from sddpm.guidance import Guided, guidance_files, read_guidance
 from sddpm.progress import progress_bar
 from sddpm.protocol import PointShape, System, to_uint8
 from sddpm.rng import image_seeds
@@ -32,6 +32,8 @@ class DrawOptions:
     """Spiking time steps, where not the checkpoint's."""
     threshold: float | None = None
     """Firing threshold of every neuron."""
+    gain: float | None = None
+    """Factor of the network's output."""
     engine: str | None = None
     """plain, exact or fast."""
     seed: int = 0
@@ -82,8 +84,8 @@ def open_to_draw(
 ) -> Drawer:
     """Load a checkpoint's system, and resolve the sampling options of a command.
 
-    The threshold is by default the checkpoint's guided one, else the trained one. Statistics
-    that a sampler needs are measured once and kept with the checkpoint.
+    Threshold and gain are by default the checkpoint's guided ones, else as trained. Statistics that
+    a sampler needs are measured once and kept with the checkpoint.
 
     Args:
         say: receives a line about each choice that the user did not make.
@@ -97,11 +99,10 @@ def open_to_draw(
         raise ValueError(f"--time-steps {asked.time_steps}: {name} has no spiking time")
     if asked.threshold is not None and not entry.guidable:
         raise ValueError(f"--threshold {asked.threshold:g}: {name} has no threshold to move")
-    for option, value in (("--sampler", asked.sampler), ("--engine", asked.engine)):
+    denoising = {"sampler": asked.sampler, "engine": asked.engine, "gain": asked.gain}
+    for option, value in denoising.items():
         if value is not None and not entry.samplers:
-            raise ValueError(
-                f"{option} {value}: {name} does not denoise, so it has no {option[2:]}"
-            )
+            raise ValueError(f"--{option} {value}: {name} does not denoise, so it has no {option}")
     override = {} if asked.time_steps is None else {"time_steps": asked.time_steps}
     machine = Machine(asked.device)
     system = checkpoint.load(machine, override)
@@ -119,18 +120,10 @@ def open_to_draw(
     }
     if asked.label is not None:
         options["label"] = asked.label
+    if asked.gain is not None:
+        options["gain"] = asked.gain
     time_steps = asked.time_steps or checkpoint.time_steps
-    if asked.threshold is None and (
-        files := guidance_files(checkpoint.folder, checkpoint.time_steps)
-    ):
-        path = files.get(time_steps)
-        guided = read_guidance(path.parent) if path else None
-        if guided is not None:
-            options["threshold"] = guided
-            say(f"threshold: {describe_thresholds(guided)}, guided ({path})")
-        else:
-            chosen_at = ", ".join(map(str, files))
-            say(f"threshold: as trained; the guided one was chosen at {chosen_at} time steps")
+    options.update(_guided(checkpoint, asked, time_steps, say))
 
     def held_out() -> Images:
         try:
@@ -144,3 +137,24 @@ def open_to_draw(
 
     settled = settle(options, lambda: system, checkpoint, held_out, say, time_steps=time_steps)
     return Drawer(system, machine, asked.seed, settled)
+
+
+def _guided(
+    checkpoint: Checkpoint, asked: DrawOptions, time_steps: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The options of a checkpoint's guidance that the command does not name itself."""
+    open_ = {"threshold": asked.threshold is None, "gain": asked.gain is None}
+    files = guidance_files(checkpoint.folder, checkpoint.time_steps)
+    if not files or not any(open_.values()):
+        return {}
+    path = files.get(time_steps)
+    if path is None:
+        chosen_at = ", ".join(map(str, files))
+        say(f"threshold and gain: as trained; the guided ones are of {chosen_at} time steps")
+        return {}
+    guided = (read_guidance(path.parent) or Guided()).sampling()
+    chosen = {name: value for name, value in guided.items() if open_[name]}
+    for name, value in chosen.items():
+        text = f"{value:g}" if name == "gain" else describe_thresholds(value)
+        say(f"{name}: {text}, guided ({path})")
+    return chosen

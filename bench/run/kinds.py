@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.data.grids import save_grid
-from bench.data.maps import save_points
+from bench.data.grids import GRID, save_grid
+from bench.data.maps import DENSITY, save_points
 from bench.data.pictures import cache_folder
 from bench.machine import Machine
 from bench.quality.fidelity import score
 from bench.quality.points import score_points
 from bench.quality.registry import POINTS, Extractor
 from bench.run.image_sets import read_set, write_set
-from bench.run.states import GRID
 from sddpm.protocol import ImageShape, PointShape, Shape
 from sddpm.replacing import atomic_write
 
@@ -95,6 +94,6 @@ def _read_points(path: Path) -> NDArray[Any]:
 KINDS: dict[type, Kind] = {
     ImageShape: Kind("images", GRID, write_set, read_set, _show_images, _score_images),
     PointShape: Kind(
-        "points", "density.png", _write_points, _read_points, save_points, _score_points, POINTS
+        "points", DENSITY, _write_points, _read_points, save_points, _score_points, POINTS
     ),
 }

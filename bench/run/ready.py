@@ -73,11 +73,11 @@ def _check_extractor(plan: Plan) -> None:
                     f"{option} {given}: {plan.suite.dataset} holds points; leave it out"
                 )
         return
-    if weights is not None:
+    entry = EXTRACTORS.get(choice)
+    if weights is not None or (entry is not None and not entry.url):
         choose_extractor(choice, weights)
         return
-    entry = EXTRACTORS.get(choice)
-    if entry is None or not entry.url or cached_weights(entry).is_file():
+    if entry is None or cached_weights(entry).is_file():
         return
     try:
         urllib.request.urlopen(entry.url, timeout=FETCH_TIMEOUT_S).close()

@@ -29,7 +29,7 @@ from bench.records.record import Record, merge, read_records, write_records
 from bench.registry import find
 from bench.run import stages, states
 from bench.run.kinds import kind_of
-from bench.run.settled import GUIDED, HELD_OUT_IMAGES, settle
+from bench.run.settled import GUIDED, HELD_OUT_IMAGES, DrawnAt, settle
 from bench.tables import table as tables
 from sddpm.rng import image_seeds
 
@@ -195,15 +195,15 @@ class Runner:
     def _standing(self, cell: Cell, made: list[Record]) -> Record | None:
         """The first of ``made``, records of ``cell``, that the files bear out."""
         folder, preset = self.plan.cell_folder(cell), self.plan.preset
-        thresholds = states.wanted_thresholds(self.plan, cell)
+        at = states.wanted_at(self.plan, cell)
         stand = (
             states.is_trained(self.plan.training_folder(cell.training))
-            and states.is_sampled(folder, thresholds)
-            and states.is_metered(folder, preset.energy_images, thresholds)
+            and states.is_sampled(folder, at)
+            and states.is_metered(folder, preset.energy_images, at)
         )
         for record in made if stand else []:
             if (
-                (thresholds is None or record.thresholds in (None, thresholds))
+                (at is None or _recorded_at(record) in (None, at))
                 and record.energy_table == self.plan.options.energy_table
                 and record.energy_images == preset.energy_images
                 and (scores := self._scores(folder)) is not None
@@ -278,6 +278,7 @@ class Runner:
             scores=scores,
             energy_table=plan.options.energy_table,
             thresholds=sampling.get("threshold") if sampling else None,
+            guided_gain=sampling["gain"] if sampling and _gain_is_guided(cell) else None,
         )
 
     def _held_out(self) -> Any:
@@ -363,10 +364,22 @@ class Runner:
         return RunResult(self.plan.root, records, self._table(), grids)
 
 
+def _gain_is_guided(cell: Cell) -> bool:
+    return (cell.sampling or {}).get("gain") == GUIDED
+
+
+def _recorded_at(record: Record) -> DrawnAt:
+    """What ``record``, of a guided cell, was drawn at; None for records that do not say."""
+    if record.gain is None:
+        return record.thresholds
+    gain = record.guided_gain if record.gain == GUIDED else record.gain
+    return {"thresholds": record.thresholds, "gain": gain}
+
+
 def _row_of(cell: Cell) -> dict[str, Any]:
     """The row of a cell that has no record."""
     sampling = cell.sampling or {}
-    asked = {name: sampling.get(name) for name in ("sampler", "eta", "threshold", "engine")}
+    asked = {name: sampling.get(name) for name in ("sampler", "eta", "threshold", "gain", "engine")}
     asked["sampler_steps"] = sampling.get("steps")
     return {
         "dataset": cell.training.data.label,

@@ -12,8 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.run.settled import DrawnAt
 from bench.run.states import MADE_AT, SHARDS, made_at
-from sddpm.guidance import Thresholds
 from sddpm.replacing import atomic_write
 
 
@@ -22,33 +22,29 @@ def shard_path(folder: Path, start: int, stop: int) -> Path:
     return folder / SHARDS / f"{start:07d}-{stop:07d}.npz"
 
 
-def write_shard(
-    path: Path, images: NDArray[np.uint8], seconds: float, thresholds: Thresholds | None
-) -> None:
+def write_shard(path: Path, images: NDArray[np.uint8], seconds: float, at: DrawnAt) -> None:
     """Keep ``images`` (uint8 ``[n, C, H, W]``) and how long they took, atomically."""
-    at: Any = {MADE_AT: np.array(json.dumps(thresholds))}
+    facts: Any = {MADE_AT: np.array(json.dumps(at))}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, images=images, seconds=np.float64(seconds), **at)
+        np.savez(file, images=images, seconds=np.float64(seconds), **facts)
 
 
-def read_shard(path: Path, thresholds: Thresholds | None) -> tuple[NDArray[np.uint8], float] | None:
-    """Images and seconds of a shard; None if it is absent, damaged or of other thresholds."""
+def read_shard(path: Path, at: DrawnAt) -> tuple[NDArray[np.uint8], float] | None:
+    """Images and seconds of a shard; None if it is absent, damaged or drawn at others."""
     try:
         with np.load(path, allow_pickle=False) as shard:
             facts = {MADE_AT: json.loads(shard[MADE_AT].item())} if MADE_AT in shard else {}
             images, seconds = shard["images"], float(shard["seconds"])
     except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error):
         return None
-    return (images, seconds) if made_at(facts, thresholds) else None
+    return (images, seconds) if made_at(facts, at) else None
 
 
-def read_shards(
-    paths: Sequence[Path], thresholds: Thresholds | None
-) -> tuple[NDArray[np.uint8], float]:
+def read_shards(paths: Sequence[Path], at: DrawnAt) -> tuple[NDArray[np.uint8], float]:
     """Images and seconds of all shards together; ValueError that names one that is not whole."""
     parts, total = [], 0.0
     for path in paths:
-        shard = read_shard(path, thresholds)
+        shard = read_shard(path, at)
         if shard is None:
             raise ValueError(f"{path}: not a whole batch of samples; the next run draws it again")
         images, seconds = shard

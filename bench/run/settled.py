@@ -25,7 +25,9 @@ from sddpm.samplers import SAMPLERS
 from sddpm.user_state import state_folder
 
 GUIDED = "guided"
-"""Word in place of a threshold, for the one that guidance chose for this checkpoint."""
+"""Word in place of a threshold or a gain, for the one that guidance chose for this checkpoint."""
+DrawnAt = Any
+"""JSON value of thresholds and gain: :func:`drawn_at`."""
 HELD_OUT_IMAGES = 512
 CANDIDATES = (0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 1.0, 1.002, 1.005, 1.01, 1.015, 1.02, 1.03)
 """Multiples of the trained thresholds that the held-out loss chooses from; 1 is as trained."""
@@ -42,25 +44,60 @@ def settle(
     *,
     time_steps: int | None,
 ) -> dict[str, Any] | None:
-    """Resolve ``sampling``: thresholds become numbers, and the system gets the statistics that it
-    needs.
+    """Resolve ``sampling``: thresholds and gain become numbers, and the system gets the statistics
+    that it needs.
 
     Args:
         system: gives the loaded denoiser; called only where something must be measured or set.
         checkpoint: its folder keeps what was measured.
         held_out: gives images that were not trained on.
         time_steps: spiking time steps that the system runs with; None without spiking time.
+
+    Raises:
+        ValueError: the guided gain is asked for, and there is none.
     """
     if sampling is None:
         return None
     settled = dict(sampling)
     if settled.get("threshold") == GUIDED:
         settled["threshold"] = guided_thresholds(system, checkpoint, time_steps, held_out, say)
+    if settled.get("gain") == GUIDED:
+        settled["gain"] = guided_gain(checkpoint, time_steps)
     if SAMPLERS[settled["sampler"]].needs_gamma:
         model = system()
-        thresholds = settled.get("threshold")
-        model.gamma = gamma_of(model, checkpoint.folder, time_steps, held_out, thresholds, say)
+        thresholds, gain = settled.get("threshold"), settled.get("gain", 1.0)
+        model.gamma = gamma_of(
+            model, checkpoint.folder, time_steps, held_out, thresholds, say, gain=gain
+        )
     return settled
+
+
+def drawn_at(sampling: Mapping[str, Any] | None) -> DrawnAt:
+    """What guidance may decide of a settled ``sampling``: its thresholds, and the gain if it has
+    one."""
+    if not sampling:
+        return None
+    thresholds = sampling.get("threshold")
+    if "gain" not in sampling:
+        return thresholds
+    return {"thresholds": thresholds, "gain": sampling["gain"]}
+
+
+def guided_gain(checkpoint: Checkpoint, time_steps: int | None) -> float:
+    """The gain in the checkpoint's guidance file for ``time_steps``.
+
+    Nothing chooses it here, because the best gain depends on the sampler.
+
+    Raises:
+        ValueError: there is none.
+    """
+    gain = guidance.read_guided(checkpoint.folder, checkpoint.time_steps, time_steps).gain
+    if gain is None:
+        raise ValueError(
+            f"gain: guided: {checkpoint.folder} has no guided gain yet; choose one with "
+            f"sddpm-bench guide --ckpt {checkpoint.folder} --method match"
+        )
+    return gain
 
 
 def describe_thresholds(thresholds: guidance.Thresholds) -> str:
@@ -84,8 +121,8 @@ def guided_thresholds(
     Candidates are multiples of the trained thresholds: of each layer's own where they differ.
     """
     known = guidance.read_guided(checkpoint.folder, checkpoint.time_steps, time_steps)
-    if known is not None:
-        return known
+    if known.thresholds is not None:
+        return known.thresholds
     say("  guidance: choosing the threshold with the least held-out denoising loss")
     model = system()
     net = model.generator.eval()
@@ -95,6 +132,7 @@ def guided_thresholds(
         net, noised, [guidance.scale(trained, factor) for factor in CANDIDATES]
     )
     content = {
+        **({} if known.gain is None else {"gain": known.gain}),
         "thresholds": choice.thresholds,
         "time_steps": time_steps,
         "method": choice.method,
@@ -115,14 +153,18 @@ def gamma_of(
     images: Callable[[], Images],
     thresholds: guidance.Thresholds | None,
     say: Callable[[str], None],
+    *,
+    gain: float = 1.0,
 ) -> torch.Tensor:
-    """Analytic-DPM's statistics of the network at ``thresholds``, ``[diffusion_steps + 1]``.
+    """Analytic-DPM's statistics of the network at ``thresholds`` and ``gain``,
+    ``[diffusion_steps + 1]``.
 
     Args:
         folder: of the checkpoint; they are kept in its :func:`sddpm.user_state.state_folder`.
         time_steps: that ``model`` runs with: at another number it is another network.
     """
-    facts = [thresholds, GAMMA_IMAGES, *([] if time_steps is None else [time_steps])]
+    facts: list[Any] = [thresholds, GAMMA_IMAGES, *([] if time_steps is None else [time_steps])]
+    facts += [] if gain == 1 else [f"gain {gain}"]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
     path = state_folder(folder) / f"gamma-{key}.safetensors"
     abar = model.diffusion.alphas_cumprod
@@ -138,9 +180,8 @@ def gamma_of(
     pictures = _pictures(model, images(), GAMMA_IMAGES)
     steps = progress_bar("statistics", len(abar), "diffusion steps")
     with guidance.guided(model.generator.eval(), thresholds), steps as bar:
-        gamma = estimate_gamma(
-            model.prepared("exact"), pictures, abar, on_step=lambda n, total: bar.update(done=n)
-        )
+        denoise = model.amplified(model.prepared("exact"), gain)
+        gamma = estimate_gamma(denoise, pictures, abar, on_step=lambda n, total: bar.update(done=n))
 
     def write() -> None:
         with atomic_write(path) as temporary:

@@ -27,6 +27,7 @@ from bench.quality.registry import Extractor
 from bench.registry import load_module
 from bench.run.kinds import Figures, kind_of, no_figures
 from bench.run.samples import read_shard, read_shards, shard_path, write_shard
+from bench.run.settled import DrawnAt, drawn_at
 from bench.run.states import (
     ENERGY,
     ENERGY_KEYS,
@@ -40,7 +41,6 @@ from bench.run.states import (
     scores_path,
 )
 from sddpm.checkpoint import count_parameters
-from sddpm.guidance import Thresholds
 from sddpm.progress import progress_bar
 from sddpm.protocol import Shape, System
 from sddpm.rng import image_seeds
@@ -133,8 +133,8 @@ def sample(
     (float64 ``[count, coordinates]``).
 
     They are drawn ``batch`` at a time, each batch kept in ``folder/shards`` until all are
-    there. Processes share the batches. What is damaged, or was drawn at other thresholds than
-    those of ``sampling``, is drawn again.
+    there. Processes share the batches. What is damaged, or was drawn at other thresholds or another
+    gain than those of ``sampling``, is drawn again.
 
     Args:
         system: gives the system; not called where the samples are there.
@@ -142,15 +142,15 @@ def sample(
     Returns:
         The content of ``samples.json``: samples, seconds, peak memory.
     """
-    thresholds = _thresholds(sampling)
-    if is_sampled(folder, thresholds):
+    at = drawn_at(sampling)
+    if is_sampled(folder, at):
         if machine.first:  # a run may have been killed after it joined the batches
             shutil.rmtree(folder / SHARDS, ignore_errors=True)
         return read_json(folder / SAMPLES_FACTS)
     starts = range(0, count, batch)
     shards = [shard_path(folder, start, min(start + batch, count)) for start in starts]
     mine = list(zip(starts, shards, strict=True))[machine.rank :: machine.world]
-    missing = [(start, path) for start, path in mine if read_shard(path, thresholds) is None]
+    missing = [(start, path) for start, path in mine if read_shard(path, at) is None]
     if missing:
         model = system()
         sizes = {path: min(batch, count - start) for start, path in mine}
@@ -165,17 +165,13 @@ def sample(
                 seeds = image_seeds(seed, start, min(start + batch, count))
                 drawn = shape.finished(model.sample(seeds, sampling)).numpy()
                 seconds = time.monotonic() - begun
-                write_shard(path, drawn, seconds, thresholds)
+                write_shard(path, drawn, seconds, at)
                 bar.advance(sizes[path])
     machine.barrier()
     if machine.first:
-        _join(shards, folder, shape, machine, thresholds)
+        _join(shards, folder, shape, machine, at)
     machine.barrier()
     return read_json(folder / SAMPLES_FACTS)
-
-
-def _thresholds(sampling: Mapping[str, Any] | None) -> Thresholds | None:
-    return sampling.get("threshold") if sampling else None
 
 
 def _join(
@@ -183,9 +179,9 @@ def _join(
     folder: Path,
     shape: Shape,
     machine: Machine,
-    thresholds: Thresholds | None,
+    at: DrawnAt,
 ) -> None:
-    images, seconds = read_shards(shards, thresholds)
+    images, seconds = read_shards(shards, at)
     # Of other samples that were here, nothing may pass for these samples'.
     for stale in (folder / SAMPLES_FACTS, *folder.glob("scores-*.json")):
         stale.unlink(missing_ok=True)
@@ -197,7 +193,7 @@ def _join(
         "samples": len(images),
         "seconds": seconds / machine.world,
         "peak_memory_mib": machine.peak_memory_mib(),
-        MADE_AT: thresholds,
+        MADE_AT: at,
     }
     write_json(folder / SAMPLES_FACTS, facts)
     shutil.rmtree(folder / SHARDS, ignore_errors=True)
@@ -220,11 +216,11 @@ def meter_energy(
     Raises:
         ValueError: a layer reads what it does not declare, or a product is undeclared.
     """
-    thresholds = _thresholds(sampling)
-    if is_metered(folder, images, thresholds):
+    at = drawn_at(sampling)
+    if is_metered(folder, images, at):
         return read_json(folder / ENERGY, ENERGY_KEYS)
     facts = count_operations(system(), machine, seed, sampling, images=images)
-    facts[MADE_AT] = thresholds
+    facts[MADE_AT] = at
     write_json(folder / ENERGY, facts)
     return facts
 

@@ -10,10 +10,10 @@ from typing import Any
 from bench.files import read_json, write_json
 from bench.plan.cells import Cell, Training
 from bench.plan.plan import Plan
-from bench.run.settled import GUIDED
+from bench.run.settled import GUIDED, DrawnAt, drawn_at
 from sddpm.guidance import Thresholds, read_guided
 
-SAMPLES, SAMPLES_FACTS, GRID, ENERGY = "samples.npy", "samples.json", "grid.png", "energy.json"
+SAMPLES, SAMPLES_FACTS, ENERGY = "samples.npy", "samples.json", "energy.json"
 SHARDS = "shards"
 """Folder of the batches of samples, until all are there."""
 SAMPLES_KEYS = ("samples", "seconds", "peak_memory_mib")
@@ -24,12 +24,13 @@ ENERGY_KEYS = (
 SCORES_KEYS = ("asked", "references", "reference_hash", "extractor", "metrics", "seconds")
 """Keys that a record is made from; a file that lacks one is damaged."""
 MADE_AT = "thresholds"
-"""Key of the firing thresholds at which samples were drawn, or operations counted."""
+"""Key of what :func:`bench.run.settled.drawn_at` names, at which samples were drawn or operations
+counted. Older files know thresholds only."""
 
 
-def made_at(facts: Mapping[str, Any], thresholds: Thresholds | str | None) -> bool:
-    """Whether ``facts`` belong to ``thresholds``, as far as they state any; None accepts all."""
-    return thresholds is None or facts.get(MADE_AT, thresholds) == thresholds
+def made_at(facts: Mapping[str, Any], wanted: DrawnAt) -> bool:
+    """Whether ``facts`` belong to ``wanted``, as far as they state any; None accepts all."""
+    return wanted is None or facts.get(MADE_AT, wanted) == wanted
 
 
 def is_trained(folder: Path) -> bool:
@@ -37,28 +38,28 @@ def is_trained(folder: Path) -> bool:
     return (folder / "checkpoint").is_dir()
 
 
-def is_sampled(folder: Path, thresholds: Thresholds | str | None = None) -> bool:
+def is_sampled(folder: Path, at: DrawnAt = None) -> bool:
     """Whether the samples in ``folder`` are complete.
 
     Args:
-        thresholds: what they must have been drawn at; None where nothing else can be there.
+        at: what they must have been drawn at; None where nothing else can be there.
 
     Raises:
         ValueError: the file about them is damaged.
     """
     if not ((folder / SAMPLES_FACTS).is_file() and (folder / SAMPLES).is_file()):
         return False
-    return made_at(read_json(folder / SAMPLES_FACTS, SAMPLES_KEYS), thresholds)
+    return made_at(read_json(folder / SAMPLES_FACTS, SAMPLES_KEYS), at)
 
 
-def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = None) -> bool:
+def is_metered(folder: Path, images: int, at: DrawnAt = None) -> bool:
     """Whether the operations in ``folder`` were counted over ``images`` images.
 
     A count made before memory accesses were counted does not hold, nor one whose first convolution
     reads spikes: it is made again.
 
     Args:
-        thresholds: what they must have been counted at; None where nothing else can be there.
+        at: what they must have been counted at; None where nothing else can be there.
 
     Raises:
         ValueError: the file is damaged.
@@ -71,7 +72,7 @@ def is_metered(folder: Path, images: int, thresholds: Thresholds | str | None = 
     if stored["images"] != images or not {"traffic", "macs_first_conv"} <= set(counts):
         return False
     real = sum(row["ops"] for row in counts["traffic"] if row["reads"] == "real" and row["taps"])
-    return counts["macs_first_conv"] <= real * (1 + 1e-9) and made_at(stored, thresholds)
+    return counts["macs_first_conv"] <= real * (1 + 1e-9) and made_at(stored, at)
 
 
 def scores_path(folder: Path, extractor: str) -> Path:
@@ -117,20 +118,22 @@ def note_thresholds(folder: Path, thresholds: Thresholds) -> None:
             write_json(path, {**facts, MADE_AT: thresholds})
 
 
-def wanted_thresholds(plan: Plan, cell: Cell) -> Thresholds | str | None:
-    """Thresholds that the samples of a guided ``cell`` must have been drawn at.
+def wanted_at(plan: Plan, cell: Cell) -> DrawnAt:
+    """What the samples of a guided ``cell`` must have been drawn at.
 
     Returns:
-        None for a cell that is not guided; ``guided`` where they are still to be chosen.
+        None for a cell that is not guided; ``guided`` where a value is still to be chosen.
 
     Raises:
         ValueError: the checkpoint's guidance file is damaged.
     """
-    if cell.sampling is None or cell.sampling.get("threshold") != GUIDED:
+    asked = cell.sampling or {}
+    open_ = [name for name in ("threshold", "gain") if asked.get(name) == GUIDED]
+    if not open_:
         return None
     own, steps = cell.training.config.get("time_steps"), cell.config.get("time_steps")
-    chosen = read_guided(plan.checkpoint(cell.training), own, steps)
-    return GUIDED if chosen is None else chosen
+    chosen = read_guided(plan.checkpoint(cell.training), own, steps).sampling()
+    return drawn_at({**asked, **{name: chosen.get(name, GUIDED) for name in open_}})
 
 
 def steps_left(plan: Plan, training: Training) -> int:
@@ -146,7 +149,7 @@ def steps_left(plan: Plan, training: Training) -> int:
 def samples_left(plan: Plan, cell: Cell) -> int:
     """Images of a cell that are neither among its samples nor in a finished batch."""
     folder = plan.cell_folder(cell)
-    if is_sampled(folder, wanted_thresholds(plan, cell)):
+    if is_sampled(folder, wanted_at(plan, cell)):
         return 0
     shards = [path.stem.split("-") for path in folder.glob(f"{SHARDS}/*.npz")]
     return max(0, cell.samples - sum(int(stop) - int(start) for start, stop in shards))
@@ -168,8 +171,8 @@ def _states(plan: Plan, cell: Cell) -> dict[str, str]:
         "cell": cell.label,
         "hash": cell.hash[:8],
         "train": trained,
-        "sample": _state(lambda: is_sampled(folder, wanted_thresholds(plan, cell))),
-        "energy": _state(lambda: is_metered(folder, images, wanted_thresholds(plan, cell))),
+        "sample": _state(lambda: is_sampled(folder, wanted_at(plan, cell))),
+        "energy": _state(lambda: is_metered(folder, images, wanted_at(plan, cell))),
         "score": f"done ({', '.join(scored)})" if scored else "missing",
     }
 

@@ -100,8 +100,18 @@ class SamplingChoice(_Strict):
     eta: float = Field(0.0, ge=0, le=1, description="DDIM's noise: 0 none, 1 ancestral")
     threshold: Annotated[float, Field(gt=0)] | Literal["guided"] | None = None
     """Firing threshold while sampling, or the one that guidance chooses."""
+    gain: Annotated[float, Field(gt=0)] | Literal["guided"] | None = Field(
+        None, exclude_if=lambda gain: gain is None
+    )
+    """Factor of the network's output while sampling, or the one that guidance chose; None and 1:
+    as trained. Left out where it is stored or hashed as trained: it came later than the rest."""
     engine: Literal["plain", "exact", "fast"] = "exact"
     """Form of the network while sampling: unchanged (``plain``) or prepared."""
+
+    @field_validator("gain", mode="after")
+    @classmethod
+    def _as_trained(cls, gain: float | str | None) -> float | str | None:
+        return None if gain == 1 else gain
 
     @model_validator(mode="after")
     def _legal(self) -> SamplingChoice:

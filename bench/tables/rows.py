@@ -20,9 +20,14 @@ def size_text(image_size: int, manifold: str | None, times: str = "x") -> str:
     return f"{image_size}{times}{image_size}"
 
 
+def one_noun(manifold: str | None) -> str:
+    """Word for one of the data: an image, or a point of a manifold."""
+    return "image" if manifold is None else "point"
+
+
 def data_noun(manifold: str | None) -> str:
     """Word for the data: images, or points of a manifold."""
-    return "images" if manifold is None else "points"
+    return f"{one_noun(manifold)}s"
 
 
 def row_of(record: Record) -> dict[str, str | float | None]:
@@ -37,6 +42,7 @@ def row_of(record: Record) -> dict[str, str | float | None]:
         "sampler_steps": record.sampler_steps,
         "eta": record.eta,
         "threshold": record.threshold,
+        **({"gain": record.gain} if record.gain is not None else {}),
         "engine": record.engine,
         "solver": solver(vars(record)),
         "seed": record.seed,

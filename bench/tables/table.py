@@ -16,6 +16,7 @@ from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import quantised_mj, rival_bits
 from bench.plan.sampling import solver
 from bench.quality.metrics import columns_of, heading, ranking_column, shown, sort_key
+from bench.quality.registry import POINTS
 from bench.records.identity import SEEDS_SHARE
 from bench.records.record import Record
 from bench.tables.rows import data_noun, row_of, size_text
@@ -138,6 +139,9 @@ def _rival_column(bits: int) -> str:
 def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]:
     """Name, heading and format of the columns that people see, in their order."""
     chosen: list[tuple[str, str, Callable[[Any], str]]] = []
+    # One extractor is all that a table has, and points have their own.
+    points = "extractor" in table and (table["extractor"] == POINTS.key).any()
+    one = "point" if points else "image"
     if "dataset" in table and table["dataset"].nunique() > 1:
         chosen.append(("dataset", "Data", str))
     chosen += [("title", "System", str), ("time_steps", "T", _whole), ("solver", "Sampler", str)]
@@ -152,12 +156,12 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str, Callable[[Any], str]]]
         *(
             (f"{entry.key}_mj_per_{unit}", f"{entry.title} mJ/{short}", _significant)
             for entry in ACCOUNTINGS.values()
-            for unit, short in (("evaluation", "eval"), ("image", "image"))
+            for unit, short in (("evaluation", "eval"), ("image", one))
             if unit == "image" or entry.per_evaluation
         ),
-        ("integer_mj_per_image", "8-bit mJ/image", _significant),
+        ("integer_mj_per_image", f"8-bit mJ/{one}", _significant),
         *(
-            (column, f"{int(column[12:14])}-bit mJ/image", _significant)
+            (column, f"{int(column[12:14])}-bit mJ/{one}", _significant)
             for column in sorted(map(str, table))
             if column.startswith("activations_")
         ),

@@ -51,6 +51,7 @@ def write_nir(
     size: int,
     path: str | Path,
     facts: Mapping[str, Any] | None = None,
+    gain: float = 1.0,
 ) -> dict[str, Any]:
     """Write a spiking U-Net as NIR graphs, the host's tensors and a manifest.
 
@@ -60,6 +61,7 @@ def write_nir(
         path: file of the graphs, which ends in .nir; the other two are beside it, with the endings
             .safetensors and .json. The manifest is written last.
         facts: JSON-ready facts about the network that the manifest begins with.
+        gain: factor of the network's output.
 
     Returns:
         The manifest.
@@ -71,7 +73,7 @@ def write_nir(
     import nir
 
     files = files_of(Path(path))
-    program = program_of(net, size)
+    program = program_of(net, size, gain)
     manifest = {
         "format": FORMAT,
         "writer": f"sddpm-bench {__version__}",
@@ -79,6 +81,7 @@ def write_nir(
         "graphs": files["graphs"].name,
         "tensors": files["tensors"].name,
         "time_steps": program.time_steps,
+        **({} if gain == 1 else {"gain": gain}),
         "dt": DT,
         "inputs": {value.name: list(value.shape) for value in program.inputs},
         "output": program.steps[-1]["writes"],

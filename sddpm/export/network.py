@@ -22,10 +22,13 @@ from sddpm.neurons import MembraneReadout, SpikingNeuron
 from sddpm.unet import Downsample, Head, ResidualBlock, Stem, UNet, Upsample
 
 
-def program_of(net: nn.Module, size: int) -> Program:
+def program_of(net: nn.Module, size: int, gain: float = 1.0) -> Program:
     """The program of a spiking U-Net for images of ``size`` pixels. It reads ``x``
     ``[channels, size, size]`` and the diffusion step ``t`` ``[]``, and the value that its last step
     writes is the noise.
+
+    Args:
+        gain: factor of the network's output, which the weights of the read-out hold.
 
     Raises:
         ValueError: the network is another one, or NIR cannot hold a layer of it; the message gives
@@ -37,13 +40,13 @@ def program_of(net: nn.Module, size: int) -> Program:
             f"{type(net).__name__}"
         )
     check_exportable(net)
-    return _Walk(net, size).program
+    return _Walk(net, size, gain).program
 
 
 class _Walk:
     """The layers of a U-Net in the order of its forward pass."""
 
-    def __init__(self, net: UNet, size: int) -> None:
+    def __init__(self, net: UNet, size: int, gain: float) -> None:
         x = Value("x", (net.config.image_channels, size, size))
         t = Value("t", ())
         self.program = Program(net.config.time_steps, (x, t))
@@ -66,7 +69,7 @@ class _Walk:
         raw, readout = self._head(net.head, h), net.readout
         assert isinstance(readout, MembraneReadout)
         raw = self.program.host(
-            "read_out", raw, writes="readout", per_step=False, weights=readout.weights
+            "read_out", raw, writes="readout", per_step=False, weights=gain * readout.weights
         )
         if net.output.prediction == "v_prediction":
             self.program.host(

@@ -1,4 +1,4 @@
-"""The extractors: the embedded weights on pictures whose contents are known, and the choice."""
+"""The extractors: the packages' weights on pictures whose contents are known, and the choice."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.quality import extractors
-from bench.quality.registry import EMBEDDED, EXTRACTORS, INCEPTION, Extractor
+from bench.quality import efficientnet, extractors
+from bench.quality.registry import EMBEDDED, EXTRACTORS, INCEPTION, LITE2, Extractor
 from bench.quality.weights import cached_weights
 
 
@@ -30,13 +30,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
 
 
-# --- the embedded extractor
+# --- the extractors that packages bring
 
 
-def test_embedded_weights_name_what_scikit_learns_photographs_show() -> None:
+@pytest.mark.parametrize("extractor", [EMBEDDED, LITE2], ids=lambda entry: entry.name)
+def test_weights_name_what_scikit_learns_photographs_show(extractor: Extractor) -> None:
     from sklearn.datasets import load_sample_images
 
-    network = extractors.EfficientNetLite0(EMBEDDED.key, ["logits"])
+    network = extractors.build(replace(extractor, feature_layer=""), torch.device("cpu"))
     palace, flower = (
         torch.from_numpy(picture.copy()).permute(2, 0, 1)[None, :, 40:400, 140:500]
         for picture in load_sample_images().images
@@ -46,12 +47,15 @@ def test_embedded_weights_name_what_scikit_learns_photographs_show() -> None:
     assert classes == [698, 985]  # ImageNet's palace and daisy
 
 
-def test_every_weight_is_mapped_and_folding_keeps_the_output() -> None:
-    plain, folded = (extractors.load_efficientnet_lite0() for _ in range(2))
-    assert len(plain.state_dict()) == 296
-    extractors.fold_batch_norm(folded)
+@pytest.mark.parametrize(("extractor", "tensors"), [(EMBEDDED, 296), (LITE2, 416)])
+def test_every_weight_is_mapped_and_folding_keeps_the_output(
+    extractor: Extractor, tensors: int
+) -> None:
+    plain, folded = (efficientnet.load_efficientnet_lite(extractor.key) for _ in range(2))
+    assert len(plain.state_dict()) == tensors
+    efficientnet.fold_batch_norm(folded)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    pixels = torch.randn(2, 3, 224, 224)
+    pixels = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
         torch.testing.assert_close(plain(pixels), folded(pixels), rtol=1e-4, atol=1e-4)
 
@@ -60,7 +64,7 @@ def test_every_weight_is_mapped_and_folding_keeps_the_output() -> None:
 def test_resizing_is_torchs_antialiased_bicubic(size: int) -> None:
     images = torch.rand(2, 3, size, size)
     wanted = F.interpolate(images, (224, 224), mode="bicubic", antialias=True)
-    torch.testing.assert_close(extractors.resize_bicubic(images, 224), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(efficientnet.resize_bicubic(images, 224), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +78,14 @@ def test_resizing_is_torchs_antialiased_bicubic(size: int) -> None:
 def test_weights_that_do_not_fit_are_refused(state: dict[str, Tensor], message: str) -> None:
     target = {"b.weight": torch.zeros(2), "b.bias": torch.zeros(2)}
     with pytest.raises(ValueError, match=message):
-        extractors.rename_in_order(state, target)
+        efficientnet.rename_in_order(state, target)
 
 
 def test_another_weights_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extractors, "EFFICIENTNET_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match="is not the EfficientNet-Lite0 file"):
-        extractors.load_efficientnet_lite0()
+    other = replace(efficientnet.RELEASES[EMBEDDED.key], sha256="0" * 64)
+    monkeypatch.setitem(efficientnet.RELEASES, EMBEDDED.key, other)
+    with pytest.raises(ValueError, match="is not the efficientnet-lite0 file"):
+        efficientnet.load_efficientnet_lite(EMBEDDED.key)
 
 
 # --- choosing
@@ -95,6 +100,12 @@ def test_auto_without_weights_or_network_takes_the_embedded_one() -> None:
     assert extractors.choose_extractor("embedded").reason
     with pytest.raises(ValueError, match=r"unknown extractor 'incepton': did you mean 'inception'"):
         extractors.choose_extractor("incepton")
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRACTORS, LITE2.name, replace(LITE2, packages=("no-such-package",)))
+    with pytest.raises(ValueError, match=r"no-such-package; install sddpm-bench\[lite2\]$"):
+        extractors.choose_extractor(LITE2.name)
 
 
 @pytest.fixture
@@ -140,7 +151,7 @@ def test_inception_without_weights_says_so() -> None:
 
 
 def test_the_extractor_itself_refuses_floats() -> None:
-    network = extractors.EfficientNetLite0(EMBEDDED.key, ["1280"])
+    network = extractors.build(EMBEDDED, torch.device("cpu"))
     with pytest.raises(ValueError, match="wanted uint8"):
         network(torch.zeros(1, 3, 8, 8))
 
@@ -157,7 +168,8 @@ def test_every_extractor_of_torch_fidelity_has_an_entry() -> None:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as THEIRS
 
     ours = {entry.key: entry for entry in EXTRACTORS.values()}
-    assert set(THEIRS) - {EMBEDDED.key} == set(ours) - {EMBEDDED.key}
+    packaged = {EMBEDDED.key, LITE2.key}  # registered there by the first test that builds them
+    assert set(THEIRS) - packaged == set(ours) - packaged
     for key, kind in THEIRS.items():
         layers = kind.get_provided_features_list()
         assert ours[key].feature_layer == kind.get_default_feature_layer_for_metric("fid")

@@ -274,7 +274,18 @@ def test_order_on_real_pictures(data_root: Path, tmp_path: Path) -> None:
 def test_columns_of_two_extractors_never_meet(
     samples: Tensor, reference: Images, tmp_path: Path
 ) -> None:
-    keys = ("fid", "is", "is_std", "kid", "kid_std", "precision", "recall", "density", "coverage")
+    keys = (
+        "fid",
+        "fid_std",
+        "is",
+        "is_std",
+        "kid",
+        "kid_std",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    )
     ours, theirs = ({e.column(key) for key in keys} for e in (EMBEDDED, INCEPTION))
     assert {"fid", "is", "kid", "precision", "recall"} < theirs
     assert not ours & theirs

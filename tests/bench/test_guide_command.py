@@ -14,14 +14,15 @@ import torch
 
 from bench.checkpoints import Checkpoint
 from bench.guide.drawn import DrawnScores
-from bench.guide.scores import Ledger, ScoredThresholds, Scorer
-from bench.guide.search import Findings, Search, grid_values
+from bench.guide.findings import Findings
+from bench.guide.scores import Ledger, ScoredSetting, Scorer, Setting
+from bench.guide.search import Search, grid_values
 from bench.guide.tables import costs, headings, to_csv, to_markdown
 from bench.quality.extractors import EMBEDDED
 from bench.quality.fidelity import Statistics, compute, summarise
 from bench.run.drawing import DrawOptions, open_to_draw
 from sddpm.denoising import Denoiser
-from sddpm.guidance import GUIDANCE, HeldOut, read_guidance, read_thresholds, simplify
+from sddpm.guidance import GUIDANCE, Guided, HeldOut, read_guidance, read_thresholds, simplify
 from sddpm.protocol import ImageShape
 from sddpm.system import Config, build
 from tests.support.calling import call
@@ -54,11 +55,11 @@ def test_guide_is_killed_goes_on_and_sample_uses_what_it_chose(
     scored: list[tuple[Any, int]] = []
 
     class Interrupted(DrawnScores):
-        def score(self, thresholds: Any, first: int) -> dict[str, Any]:
+        def score(self, setting: Setting, first: int) -> dict[str, Any]:
             if len(scored) == 2 and stop:
                 raise KeyboardInterrupt
-            scored.append((thresholds, first))
-            return super().score(thresholds, first)
+            scored.append((setting.thresholds, first))
+            return super().score(setting, first)
 
     stop = True
     monkeypatch.setattr("bench.guide.run.DrawnScores", Interrupted)
@@ -110,7 +111,7 @@ def test_guide_is_killed_goes_on_and_sample_uses_what_it_chose(
 def test_what_cannot_be_guided_is_refused_in_one_line(tmp_path: Path) -> None:
     checkpoint = trained(tmp_path, "pixel_gaussian")
     for arguments, words in (
-        ([checkpoint], ["pixel_gaussian", "no firing threshold"]),
+        ([checkpoint], ["pixel_gaussian", "does not denoise"]),
         ([checkpoint, "--values", "0.9,-1"], ["--values", "above 0", "0.9,-1"]),
         ([tmp_path / "absent"], ["absent", "not a checkpoint folder"]),
     ):
@@ -160,8 +161,9 @@ def network() -> Denoiser:
 def test_search_compares_pairs_and_shares_rows(network: Denoiser) -> None:
     calls: list[Any] = []
 
-    def score(thresholds: Any, first: int) -> dict[str, Any]:
+    def score(setting: Setting, first: int) -> dict[str, Any]:
         """A distance that is least at 0.9, with noise that every threshold shares."""
+        thresholds = setting.thresholds
         calls.append((thresholds, first))
         level = thresholds if isinstance(thresholds, float) else 1.1
         noise = [0.0, 5.0, -3.0, 1.0]
@@ -176,11 +178,11 @@ def test_search_compares_pairs_and_shares_rows(network: Denoiser) -> None:
     assert search.values == [0.9, 1.2], "the trained threshold is a row of its own"
     assert [row.method for row in found.rows] == ["trained", "grid", "grid", "loss", "gradient"]
     assert len(calls) == len({json.dumps(item) for item in calls}) <= search.settings
-    assert found.chosen == 0.9
+    assert found.chosen.thresholds == 0.9
     assert found.judged.confirmation
     assert found.judged.verdict == "better", "noise that is shared must cancel"
     assert found.judged.difference == pytest.approx(-1)
-    grid = next(line for line in costs(found) if line.startswith("grid"))
+    grid = next(line for line in costs(found) if line.startswith("grid of thresholds"))
     assert f"{3 * 12 * 2:,} evaluations" in grid
     # 16 images: the trained network and three candidates; a forward and a backward pass, then
     # the trained network and nine steps.
@@ -193,8 +195,8 @@ def test_search_compares_pairs_and_shares_rows(network: Denoiser) -> None:
 def test_intervals_come_from_paired_resamples(network: Denoiser) -> None:
     values = {1.0: [10.0, 11.0, 9.0, 10.0], 0.9: [9.0, 10.5, 8.5, 8.0]}
 
-    def score(thresholds: Any, first: int) -> dict[str, Any]:
-        return {"distances": values[thresholds], "kid": 0.0, "firing_rate": 0.1}
+    def score(setting: Setting, first: int) -> dict[str, Any]:
+        return {"distances": values[setting.thresholds], "kid": 0.0, "firing_rate": 0.1}
 
     scorer = Scorer(network, score, steps=2, samples=12)
     row = scorer.row("grid", 0.9, 0)
@@ -210,12 +212,12 @@ def test_intervals_come_from_paired_resamples(network: Denoiser) -> None:
 
 
 def findings(low: float, high: float, picked: float = 0.9) -> Findings:
-    base = ScoredThresholds("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
+    base = ScoredSetting("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
     row = replace(
         base, method="grid", thresholds=picked, distance=49.0, difference=-1.0, low=low, high=high
     )
     pick = row if picked != 1.0 else base
-    return Findings(1.0, [base, row], [], [], pick, pick)
+    return Findings([base, row], [], [], pick, pick)
 
 
 @pytest.mark.parametrize(
@@ -229,18 +231,20 @@ def findings(low: float, high: float, picked: float = 0.9) -> Findings:
 def test_a_result_is_called_what_it_is(low: float, high: float, words: str, chosen: float) -> None:
     found = findings(low, high)
     assert words in found.sentence("FD")
-    assert found.chosen == chosen
+    assert found.chosen.thresholds == chosen
     report = to_markdown(found, headings("FD", "KID"), {"command": "x"})
     assert found.sentence("FD") in report
     assert f"{low:+.2f} to {high:+.2f}" in report
-    assert to_csv(found).splitlines()[0].startswith("method,threshold,distance")
+    assert to_csv(found).splitlines()[0].startswith("method,threshold,gain,distance")
 
 
 def test_a_null_result_is_used_only_if_that_is_asked_for() -> None:
     asked = replace(findings(-2.0, 0.5), keep=True)
-    assert asked.chosen == 0.9
+    assert asked.chosen.thresholds == 0.9
     assert "null result, and is used all the same" in asked.sentence("FD")
-    assert replace(findings(0.2, 0.5), keep=True).chosen == 1.0, "what is worse is never used"
+    assert replace(findings(0.2, 0.5), keep=True).chosen.thresholds == 1.0, (
+        "what is worse is never used"
+    )
 
 
 def test_nothing_better_is_said_too() -> None:
@@ -268,7 +272,7 @@ def test_the_file_that_guide_writes_is_read_by_sampling(tmp_path: Path) -> None:
     from bench.guide.search import write_guidance
 
     write_guidance(tmp_path, replace(findings(-2, 0.5), keep=True), {"command": "x"}, 4)
-    assert read_guidance(tmp_path) == 0.9
+    assert read_guidance(tmp_path) == Guided(0.9, 1.0)
     content = json.loads((tmp_path / GUIDANCE).read_text())
     assert content["time_steps"] == 4
     assert content["verdict"] == "undecided"

@@ -17,9 +17,9 @@ from PIL import Image, ImageSequence
 from torch.utils.tensorboard import SummaryWriter
 
 from bench.energy.meter import Meter
+from bench.guide.findings import Findings
 from bench.guide.plots import plot_guidance
-from bench.guide.scores import ScoredThresholds
-from bench.guide.search import Findings
+from bench.guide.scores import ScoredSetting
 from bench.look.activity import Probe, firing_rate, temporal_scales, training_log
 from bench.look.plots import (
     figure_file,
@@ -264,12 +264,10 @@ def test_the_guidance_plot_names_its_axes_and_keeps_no_global_state(tmp_path: Pa
     from matplotlib import pyplot
 
     before = dict(mpl.rcParams)
-    base = ScoredThresholds("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
+    base = ScoredSetting("trained", 1.0, 50.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.0, 0.0, 100)
     layers = {"a": 0.9, "b": 1.05}
-    row = ScoredThresholds("gradient", layers, 49.0, -1.0, -2.0, 0.5, 0.1, 0.3, -1e-4, 1e-5, 100)
-    plot_guidance(
-        Findings(1.0, [base, row], [base, row], [], row, row), "FD (x)", tmp_path / "g.svg"
-    )
+    row = ScoredSetting("gradient", layers, 49.0, -1.0, -2.0, 0.5, 0.1, 0.3, -1e-4, 1e-5, 100)
+    plot_guidance(Findings([base, row], [base, row], [], row, row), "FD (x)", tmp_path / "g.svg")
     text = (tmp_path / "g.svg").read_text()
     for words in ("FD (x)", "firing rate", "held-out loss", "firing threshold while sampling"):
         assert words in text

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, constants
 
 import sddpm
 from sddpm.checkpoint import shipped_checkpoints
+from sddpm.guidance import Guided
 from sddpm.pretrained import SDDPM
 from tests.support.hub import TOKEN, Hub, stand_in
 from tests.support.systems import model
@@ -29,14 +30,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def test_what_is_pushed_comes_back_and_draws_the_same(hub: Hub) -> None:
     original = model()
-    original.thresholds = 0.6
+    original.guided = Guided(0.6)
     address = original.push_to_hub(NAME, token=TOKEN, commit_message="The first one")
     assert address.startswith(f"{hub.address}/{NAME}/commit/")
     assert hub.messages == ["The first one"]
     assert set(hub.files[NAME]) == {"README.md", "config.json", "guidance.json",
                                     "model.safetensors"}  # fmt: skip
     opened = SDDPM.from_pretrained(NAME)
-    assert opened.thresholds == 0.6
+    assert opened.guided == Guided(0.6)
     assert torch.equal(opened.sample(4, steps=3, seed=1), original.sample(4, steps=3, seed=1))
     card = ModelCard(hub.files[NAME]["README.md"].decode())
     assert f'from_pretrained("{NAME}")' in card.text

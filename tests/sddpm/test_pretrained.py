@@ -13,7 +13,7 @@ from torch import Tensor
 import sddpm
 from sddpm import system, tsm
 from sddpm.checkpoint import shipped_checkpoints
-from sddpm.guidance import GUIDANCE
+from sddpm.guidance import GUIDANCE, Guided
 from sddpm.pretrained import SDDPM
 from tests.support.systems import model
 
@@ -58,7 +58,7 @@ def test_guided_thresholds_travel_with_the_checkpoint(tmp_path: Path) -> None:
     plain = original.sample(4, steps=3)
     guided = original.sample(4, steps=3, threshold=0.6)
     assert not torch.equal(plain, guided)
-    original.thresholds = 0.6
+    original.guided = Guided(0.6)
     original.save_pretrained(tmp_path / "m")
     opened = SDDPM.from_pretrained(tmp_path / "m")
     assert torch.equal(opened.sample(4, steps=3), guided)

@@ -11,7 +11,7 @@ import torch
 import sddpm
 from bench.run.settled import gamma_of
 from sddpm.checkpoint import shipped_checkpoints
-from sddpm.guidance import GUIDANCE, read_guided
+from sddpm.guidance import GUIDANCE, Guided, read_guided
 from sddpm.protocol import ImageShape
 from sddpm.system import Config, build
 from sddpm.user_state import state_folder
@@ -35,11 +35,11 @@ def test_a_shipped_checkpoints_state_is_the_users(home: Path) -> None:
     assert folder.parent == home / "sddpm-bench"
     assert folder.name.startswith("fashion-mnist-")
     own = 4
-    assert read_guided(SHIPPED, own, own) is None
+    assert read_guided(SHIPPED, own, own) == Guided()
     folder.mkdir(parents=True)
     (folder / GUIDANCE).write_text(json.dumps({"thresholds": 0.9, "time_steps": own}))
-    assert read_guided(SHIPPED, own, own) == 0.9
-    assert sddpm.SDDPM.from_pretrained("fashion-mnist").thresholds == 0.9
+    assert read_guided(SHIPPED, own, own) == Guided(0.9)
+    assert sddpm.SDDPM.from_pretrained("fashion-mnist").guided.thresholds == 0.9
     assert {path: path.stat().st_mtime_ns for path in SHIPPED.rglob("*")} == before
 
 

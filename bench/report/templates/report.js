@@ -29,6 +29,7 @@ for (const strip of document.querySelectorAll("button.strip")) {
     const image = strip.querySelector("img");
     dialog.querySelector("img").src = image.src;
     dialog.querySelector("img").alt = image.alt;
+    dialog.querySelector("img").style.imageRendering = getComputedStyle(image).imageRendering;
     dialog.querySelector("p").textContent = image.alt;
     dialog.showModal();
   });
