@@ -25,7 +25,7 @@ AXES: dict[AxisName, str] = {
     "parameters": "parameters (millions)",
     "time steps": "spiking time steps T",
 }
-"""What a curve goes over -> its name in tables and on axes, with its unit."""
+"""An axis -> its name in tables and on axes, with its unit."""
 NEAR = 1.1
 """Ratio of two numbers of images up to which they are one budget: calibrating or fine-tuning a
 network takes at most a tenth more than its parent's training."""
@@ -107,7 +107,7 @@ class Gap:
 
     @property
     def laws(self) -> tuple[PowerLaw, PowerLaw]:
-        """Of the spiking network and of the other one."""
+        """Laws of the spiking network and of the other one."""
         assert self.spiking.law is not None
         assert self.other.law is not None
         return self.spiking.law, self.other.law
@@ -179,7 +179,7 @@ def _readings(board: Board, metric: str) -> Iterator[Reading]:
 
 
 def _keys(axis: AxisName, reading: Reading) -> Iterator[tuple[Any, ...]]:
-    """What all networks share that lie on one curve with ``reading``: everything but the axis. Of
+    """The facts that all networks of one curve with ``reading`` share: everything but the axis. Of
     widths there is a key for each number of the Config that may be one."""
     steps, config = reading.row.time_steps, reading.config
     if axis == "images":

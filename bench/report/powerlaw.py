@@ -80,7 +80,7 @@ class PowerLaw:
     freedom: int
     """Points above parameters."""
     covariance: Any = field(repr=False, compare=False)
-    """Of the parameters."""
+    """Covariance of the parameters."""
 
     @property
     def has_floor(self) -> bool:
