@@ -21,6 +21,7 @@ TITLES = {
     "per-pixel Gaussian": "pixel_gaussian", "pixel Gaussian": "pixel_gaussian", "VAE": "vae",
     "FSVAE": "fsvae", "SGAN": "sgan", "SWGAN": "swgan", "SGAD": "sgad", "FSDDIM": "fsddim",
     "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion", "ESVAE": "esvae",
+    "SDiT": "sdit",
 }  # fmt: skip
 COLUMNS = {
     "FD (efflite0)": ("metrics", "fd_efflite0"),
@@ -86,7 +87,7 @@ def wrong(table: list[list[str]], folder: str) -> list[str]:
 
 THREE_SEEDS = {
     "Digits": ("digits", 4),
-    "Fashion-MNIST, all systems, 24,000 images each": ("fashion_mnist", 15),
+    "Fashion-MNIST, all systems, 24,000 images each": ("fashion_mnist", 16),
     "CIFAR-10, all systems, 12,000 images each": ("cifar10", 14),
 }
 
