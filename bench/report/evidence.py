@@ -2,7 +2,7 @@
 
 With two or more seeds on both sides, Welch's t-test over seeds (Welch 1947) asks whether trainings
 differ. With one seed on a side no test of the training exists. Then the metric's spread over
-resampled images, where records have it, asks whether the samples differ at all. Tests of one
+new samples, where records have it, asks whether the samples differ at all. Tests of one
 ranking's neighbours are corrected by Holm's method (Holm 1979).
 """
 
@@ -174,15 +174,18 @@ def probability(p: float) -> str:
 
 def note(found: Mapping[int, Difference]) -> str:
     """Sentences that explain the entries of a ranking's column of differences."""
-    tested = [one for one in found.values() if one.p is not None]
+    tested = [one.tested for one in found.values() if one.p is not None]
     parts = []
     if tested:
+        ways = {
+            "seeds": "Welch's t-test over seeds",
+            "samples": "the spread over new samples where a row has one seed",
+        }
+        how = " or by ".join(words for way, words in ways.items() if way in tested)
         parts.append(
-            f"Against the row above: p by Welch's t-test over seeds, corrected by Holm's method "
-            f"for {len(tested)} tested neighbours; {ALIKE}: not told apart (p of {LEVEL} or more)."
+            f"Against the row above: p by {how}, corrected by Holm's method for {len(tested)} "
+            f"tested neighbours; {ALIKE}: not told apart (p of {LEVEL} or more)."
         )
-    if any(one.tested == "samples" for one in tested):
-        parts.append("Samples: p by the spread over resampled images.")
     if any(one.tested != "seeds" for one in found.values()):
         parts.append(f"{NO_TEST.capitalize()}.")
     return " ".join(parts)
@@ -215,8 +218,7 @@ def _normal(pairs: Sequence[tuple[Row, Row]], known: Mapping[int, Stat], metric:
 
 
 def _samples_error(row: Row, metric: str) -> float | None:
-    """Standard deviation of a row's mean over resamples of its images; None where it is not
-    known."""
+    """Standard deviation of a row's mean over sets of new samples; None where it is not known."""
     stat = row.metric(spread_column(metric)) if is_resampled(metric) else None
     if stat is None:
         return None

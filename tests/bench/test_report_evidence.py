@@ -154,7 +154,7 @@ def test_a_ranking_of_one_seed_says_so() -> None:
     table = ranking(found)
     assert "95 % interval" not in [c.text for c in table.columns]
     (sentences,) = table.marks
-    assert "spread over resampled images" in sentences
+    assert "p by the spread over new samples where a row has one seed," in sentences
     assert sentences.endswith("One seed: no test of the training.")
     alone = ranking(board(rows("a", (1.0,))))
     assert HEADING not in [c.text for c in alone.columns]
