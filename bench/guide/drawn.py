@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.data.pictures import Images, cache_folder
+from bench.guide.match import MATCH_IMAGES
 from bench.guide.scores import PIXELS, Setting
 from bench.look.activity import firing_rate
 from bench.machine import Machine
@@ -65,6 +66,7 @@ class DrawnScores:
         self.reference = reference_statistics(
             references, self.network, extractor, cache_folder() / "references", 64, machine.device
         )
+        self._few: dict[str, Tensor] = {}
         self.pixels = reference_pixels(references, cache_folder() / "references", 64)
         rng = torch.Generator().manual_seed(seed)
         self._resamples = [
@@ -86,7 +88,16 @@ class DrawnScores:
             seeds = image_seeds(self.seed, start, min(start + self.batch, first + count))
             parts.append(to_uint8(self.system.sample(seeds, options)))
             self.on_images(len(seeds))
-        return torch.cat(parts)
+        images = torch.cat(parts)
+        if first == 0 and count >= MATCH_IMAGES:
+            self._few[setting.key] = images[:MATCH_IMAGES]
+        return images
+
+    def match(self, setting: Setting) -> dict[str, float]:
+        """Ratios of the first :data:`MATCH_IMAGES` images, which are drawn if they were not yet."""
+        if setting.key not in self._few:
+            self.draw(setting, 0, MATCH_IMAGES)
+        return self.ratios(self._few[setting.key])
 
     def options(self, setting: Setting) -> dict[str, Any]:
         """Solver options at ``setting``."""

@@ -129,9 +129,7 @@ def run_guide(request: GuideOptions, say: Callable[[str], None]) -> GuideResult:
             values,
             request.method,
             gains=gains,
-            ratios=lambda gain: scores.ratios(
-                scores.draw(Setting(trained_thresholds(system), gain), 0, MATCH_IMAGES)
-            ),
+            ratios=lambda gain: scores.match(Setting(trained_thresholds(system), gain)),
             confirm=request.confirm,
             keep=request.keep,
             ledger=ledger,
