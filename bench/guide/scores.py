@@ -250,9 +250,10 @@ def may_win(row: ScoredSetting, trained: ScoredSetting) -> bool:
     within a fifth of the data's, the mark of reports, or between the data's and those of
     ``trained``.
 
-    Distances of features keep falling while pictures saturate, so they cannot tell when to stop.
+    Distances of features keep falling while pictures saturate, so they cannot tell when to stop. A
+    match was found without them.
     """
-    if row.gain == trained.gain:
+    if row.gain == trained.gain or row.method == "match":
         return True
     for name in BOUNDS:
         value, before = getattr(row, name), getattr(trained, name)

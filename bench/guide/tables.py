@@ -18,7 +18,7 @@ NOTES = f"""\
 Every row draws the same noise, so differences from the trained setting are paired; intervals
 are 95 %, from a paired bootstrap over the images, and do not correct for the number of rows.
 Contrast, saturation and noise: ratios to the training images, 1 is best; {OFF} is more than a
-fifth away. The distance keeps falling while pictures saturate. A row with a gain is therefore
+fifth away. The distance keeps falling while pictures saturate. A gain that it chose is therefore
 {BARRED} if its contrast or saturation has the mark, unless that lies between the trained
 setting's and 1.
 Held-out loss: denoising loss on images that were not trained on, minus the trained threshold's,
