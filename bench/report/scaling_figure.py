@@ -53,14 +53,16 @@ def plot_scaling(board: Board, look: Mapping[str, Look]) -> Drawing | str:
             ax.set_xlabel(AXES[axis])
             if index % across == 0:
                 ax.set_ylabel(heading(board.ranked_by or ""))
-        _frame([p.stat.mean for curve in found for p in curve.points], axes.flat[0])
+        below = 4 if "images" in panels else 1.5  # room for the dashed part
+        _frame([p.stat.mean for curve in found for p in curve.points], below, axes.flat[0])
         legend(figure, [curve.row for curve in found], look)
     verdicts = " ".join(gap_sentence(gap) for gap in gaps(found))
+    dashed = f"; dashed: up to {FURTHER} times the images measured" if "images" in panels else ""
     return Drawing(
         f"scaling-{board.name}",
         "Power laws",
-        f"Lines: power laws through the means; dashed: up to {FURTHER} times the images that were "
-        f"measured. Bands: 95 % of one more training.{bars_note(c.row for c in found)}",
+        f"Lines: power laws through the means{dashed}. Bands: 95 % of one more training."
+        f"{bars_note(c.row for c in found)}",
         f"Line plots of {heading(board.ranked_by or '')} over "
         f"{', '.join(AXES[axis] for axis in panels)}. {verdicts}".strip(),
         figure,
@@ -102,8 +104,8 @@ def _draw(ax: Axes, curve: Curve, look: Mapping[str, Look]) -> None:
         line(np.geomspace(n[-1], FURTHER * n[-1], PLACES).tolist(), "--")
 
 
-def _frame(distances: Sequence[float], ax: Axes) -> None:
+def _frame(distances: Sequence[float], below: float, ax: Axes) -> None:
     """Limits that show every point, and of the bands no more than a factor beyond the points: the
     band of three points may be endless."""
-    ax.set_ylim(min(distances) / 4, max(distances) * 2)
+    ax.set_ylim(min(distances) / below, max(distances) * 1.5)
     plain_numbers(ax.yaxis, ax.get_ylim())
