@@ -137,8 +137,7 @@ class Denoiser(System):
 
     @property
     def noise_output(self) -> NoiseOutput | None:
-        """What turns the network's raw output into noise; None where the raw output is the
-        noise."""
+        """The module that turns the network's raw output into noise; None where it is the noise."""
         net = self.generator
         return net.output if isinstance(net, NoiseNetwork) else None
 

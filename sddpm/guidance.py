@@ -249,7 +249,7 @@ def check_gain(gain: float) -> float:
 
 @dataclass(frozen=True)
 class Guided:
-    """What guidance chose for a checkpoint; None for what it did not choose."""
+    """The choice of guidance for a checkpoint; None for what it did not choose."""
 
     thresholds: Thresholds | None = None
     gain: float | None = None
@@ -319,7 +319,7 @@ def guidance_files(folder: Path, own: int | None) -> dict[Any, Path]:
 
 
 def read_guided(folder: Path, own: int | None, time_steps: int | None) -> Guided:
-    """What was chosen for a checkpoint at ``time_steps``; nothing if there is no file.
+    """The choice for a checkpoint at ``time_steps``; nothing if there is no file.
 
     Args:
         folder, own: as for :func:`guidance_files`.

@@ -36,7 +36,7 @@ ratios of pixels."""
 
 @dataclass(frozen=True)
 class Setting:
-    """What guidance may change while a network samples."""
+    """The settings that guidance may change while a network samples."""
 
     thresholds: Thresholds | None
     """None: the network has none."""

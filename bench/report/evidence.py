@@ -1,4 +1,4 @@
-"""Which rows of a ranking differ by more than chance: tests over seeds, and intervals of means.
+"""The rows of a ranking that differ by more than chance: tests over seeds, and intervals of means.
 
 With two or more seeds on both sides, Welch's t-test over seeds (Welch 1947) asks whether trainings
 differ. With one seed on a side no test of the training exists. Then the metric's spread over

@@ -369,7 +369,7 @@ def _gain_is_guided(cell: Cell) -> bool:
 
 
 def _recorded_at(record: Record) -> DrawnAt:
-    """What ``record``, of a guided cell, was drawn at; None for records that do not say."""
+    """The settings that ``record``, of a guided cell, was drawn at; None where it does not say."""
     if record.gain is None:
         return record.thresholds
     gain = record.guided_gain if record.gain == GUIDED else record.gain

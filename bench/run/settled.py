@@ -73,8 +73,8 @@ def settle(
 
 
 def drawn_at(sampling: Mapping[str, Any] | None) -> DrawnAt:
-    """What guidance may decide of a settled ``sampling``: its thresholds, and the gain if it has
-    one."""
+    """The parts that guidance may decide of a settled ``sampling``: its thresholds, and the gain if
+    it has one."""
     if not sampling:
         return None
     thresholds = sampling.get("threshold")

@@ -119,7 +119,7 @@ def note_thresholds(folder: Path, thresholds: Thresholds) -> None:
 
 
 def wanted_at(plan: Plan, cell: Cell) -> DrawnAt:
-    """What the samples of a guided ``cell`` must have been drawn at.
+    """The settings that the samples of a guided ``cell`` must have been drawn at.
 
     Returns:
         None for a cell that is not guided; ``guided`` where a value is still to be chosen.

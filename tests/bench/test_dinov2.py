@@ -99,7 +99,7 @@ def test_columns_are_named_for_it_and_another_file_has_another_hash(
     few = load("digits", "train", limit=12)
     got = fidelity.score(few.__getitems__(range(10)), few, extractor=chosen, cache_dir=tmp_path)
     columns = {name for name in got if "dinov2" in name}
-    kinds = ("fd", "kid", "kid_std", "precision", "recall", "density", "coverage")
+    kinds = ("fd", "fd_std", "kid", "kid_std", "precision", "recall", "density", "coverage")
     assert columns == {f"{kind}_{NAME}" for kind in kinds}
     assert got["extractor"] == NAME
     other = tmp_path / "other.pth"

@@ -82,4 +82,4 @@ def test_a_diffusers_folder_is_sampled_scored_and_metered(
     assert scored.exit_code == 0, scored.output
     assert "40 train images of digits" in scored.stdout
     refused(call("evaluate", *how, *references), str(folder), "--dataset NAME")
-    refused(call("guide", "--ckpt", folder, "--out", tmp_path / "g"), "no firing threshold")
+    refused(call("guide", "--ckpt", folder, "--out", tmp_path / "g"), "names no data set")

@@ -230,7 +230,7 @@ def test_each_number_of_time_steps_is_guided_by_itself(suite: Path, tmp_path: Pa
         return call("sample", "--ckpt", checkpoint, *how, *more).stderr
 
     assert str(files[1]) in said("--time-steps", 3)
-    assert "as trained; the guided one was chosen at 2, 3 time steps" in said("--time-steps", 4)
+    assert "as trained; the guided ones are of 2, 3 time steps" in said("--time-steps", 4)
     # A file that does not say, of an earlier version, is of the checkpoint's own number.
     (checkpoint / GUIDANCE).write_text('{"thresholds": 0.7}')
     assert "threshold: 0.7, guided" in said()
