@@ -30,7 +30,7 @@ from bench.visible import visible
 from sddpm.version import __version__
 
 TITLE = "Spiking generative models, measured"
-PICTURE_BYTES = 1_800_000
+PICTURE_BYTES = 1_500_000
 """Size of all the page's pictures above which each shows a share of itself. The whole pictures are
 in the folders of the runs."""
 _VERBATIM = {"Command", "Configuration", "Cell's hash", "Training's hash", "Firing thresholds"}
