@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.data.pictures import Images, cache_folder
 from bench.guide.match import MATCH_IMAGES
 from bench.guide.scores import PIXELS, Setting
-from bench.look.activity import firing_rate
+from bench.look.activity import firing_rate, spiking_modules
 from bench.machine import Machine
 from bench.quality.extractors import build
 from bench.quality.fidelity import (
@@ -26,7 +26,6 @@ from bench.quality.fidelity import (
 from bench.quality.pixels import measure
 from bench.quality.registry import Extractor
 from bench.quality.resampling import resampled_distances
-from sddpm.guidance import spiking_layers
 from sddpm.protocol import System, to_uint8
 from sddpm.rng import image_seeds
 
@@ -122,16 +121,19 @@ class DrawnScores:
         features = layers[self.extractor.feature_layer]
         logits = layers.get(self.extractor.logit_layer)
         metrics = compute(summarise(features), self.reference, logits, with_spread=False)
-        rate = None
-        if spiking_layers(self.system.generator):
-            rate_seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
-            rate = firing_rate(self.system, rate_seeds, self.options(setting))
         return {
             "distances": [metrics["fid"], *self.distances(features, self._resamples)],
             "kid": metrics["kid"],
-            "firing_rate": rate,
+            "firing_rate": self.firing_rate(setting, first),
             **self.ratios(images),
         }
+
+    def firing_rate(self, setting: Setting, first: int) -> float | None:
+        """Spikes per neuron and step of a few images; None where no neuron emits single ones."""
+        if not spiking_modules(self.system.generator):
+            return None
+        seeds = image_seeds(self.seed, first, first + RATE_IMAGES)
+        return firing_rate(self.system, seeds, self.options(setting))
 
     def distances(self, features: Tensor, resamples: Sequence[Tensor]) -> list[float]:
         """Frechet distance of each resample of ``features`` ``[n, d]``: indices, with repeats."""

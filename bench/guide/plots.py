@@ -29,7 +29,8 @@ def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
     labels = {"trained": "trained", "grid": "grid", "loss": "least held-out loss",
               "gradient": "one a layer (mean, range)"}  # fmt: skip
     measured = any(row.loss_difference is not None for row in shown)
-    panels = 3 if measured else 2
+    rated = all(row.firing_rate is not None for row in shown)
+    panels = 1 + measured + rated
     again = [r for r in findings.confirmations if r.method != "trained" and r.gain == 1]
     everywhere = [_where(row) for row in shown]
     aside = 0.008 * (max(everywhere) - min(everywhere))
@@ -53,7 +54,8 @@ def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
                 label=labels[method],
                 **style,
             )
-            rates.errorbar(x, [row.firing_rate for row in rows], xerr=spread, **style)
+            if rated:
+                rates.errorbar(x, [row.firing_rate for row in rows], xerr=spread, **style)
             if measured and all(row.loss_difference is not None for row in rows):
                 axes[1, 0].errorbar(
                     x,
@@ -69,12 +71,13 @@ def plot_guidance(findings: Findings, distance: str, path: Path) -> None:
             )  # fmt: skip
         for ax in axes[:, 0]:
             ax.axvline(_where(findings.rows[0]), color=".75", linewidth=1, zorder=1)
-        for ax in axes[: panels - 1, 0]:
+        for ax in axes[: 1 + measured, 0]:
             ax.axhline(0, color=".5", linestyle="--", linewidth=1, zorder=1)
         top.set_ylabel(f"{distance}\n− trained")
         if measured:
             axes[1, 0].set_ylabel("held-out loss\n− trained (× 10⁻³)")
-        rates.set_ylabel("firing rate (spikes\nper neuron and step)")
+        if rated:
+            rates.set_ylabel("firing rate (spikes\nper neuron and step)")
         rates.set_xlabel("firing threshold while sampling (vertical bars: 95% intervals)")
         figure.legend(frameon=False, loc="outside upper center", ncols=3)
 

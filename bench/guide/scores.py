@@ -73,7 +73,7 @@ class ScoredSetting:
     None without resampling."""
     kid: float
     firing_rate: float | None
-    """None for a network without spiking neurons."""
+    """None for a network whose neurons emit no single spikes."""
     loss_difference: float | None
     """Held-out denoising loss minus the trained thresholds'; None where it was not measured."""
     loss_error: float | None

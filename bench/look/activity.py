@@ -124,10 +124,15 @@ def neurons(net: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: there are none.
     """
-    found = {n: m for n, m in net.named_modules() if getattr(m, "emits", None) == "spikes"}
+    found = spiking_modules(net)
     if not found:
         raise ValueError(f"{type(net).__name__} has no spiking neurons, so there are no spikes")
     return found
+
+
+def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
+    """The same, or none: a neuron that sends several events at once emits no single spikes."""
+    return {n: m for n, m in net.named_modules() if getattr(m, "emits", None) == "spikes"}
 
 
 def firing_rate(system: System, seeds: Sequence[int], sampling: Mapping[str, Any] | None) -> float:

@@ -25,10 +25,11 @@ from bench.run import states
 from bench.suites.schema import SamplingChoice
 from bench.tables.rows import row_of
 from sddpm.guidance import GUIDANCE, HeldOut
+from sddpm.protocol import ImageShape
 from tests.support.calling import call, call_run
 from tests.support.records import record
 from tests.support.suites import TINY_SUITE
-from tests.support.systems import tiny_system
+from tests.support.systems import make, tiny_system
 
 # The choice by matched pixels.
 
@@ -155,6 +156,22 @@ def test_the_tables_and_the_plot_show_the_gain(tmp_path: Path) -> None:
     text = (tmp_path / "g.svg").read_text()
     for words in ("gain of the output", "FD (x)", "saturation", "matched pixels"):
         assert words in text
+
+
+@pytest.mark.parametrize("name", ["sddpm_plus", "ann_twin"])
+def test_a_network_without_single_spikes_is_scored_too(name: str) -> None:
+    from bench.guide.drawn import DrawnScores
+    from bench.machine import Machine
+
+    class Few(DrawnScores):
+        """Draws, and leaves features and references out."""
+
+        def __init__(self, system: Any) -> None:
+            self.system, self.machine, self.seed, self.batch = system, Machine("cpu"), 0, 4
+            self.sampling = {"sampler": "ddim", "steps": 2}
+
+    few = Few(make(name, ImageShape(1, 8)))
+    assert few.firing_rate(Setting(None, 1.1), 0) is None
 
 
 # Suites and records.
