@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from bench.records.record import read_records
+from bench.report.curves import curves
+from bench.report.scaling import interval_text
+from bench.report.sorting import make_report
+from bench.report.sources import read_sources
 
 ROOT = Path(__file__).parents[1]
 RESULTS = (ROOT / "results/README.md").read_text(encoding="utf-8")
@@ -102,6 +106,20 @@ def test_the_tables_of_three_seeds_are_the_records(heading: str) -> None:
     # And the check sees a wrong figure.
     table[1][1] = re.sub(r"\d", lambda m: str((int(m[0]) + 1) % 10), table[1][1], count=1)
     assert len(wrong(table, folder)) == 1
+
+
+def test_the_exponents_are_those_that_a_report_fits() -> None:
+    folders = [ROOT / "results" / name for name in ("digits_curves", "digits_plus", "digits")]
+    (board,) = make_report(read_sources(folders), []).boards
+    fitted = {
+        (curve.row.system, interval_text(curve.law.exponent.interval()))
+        for curve in curves(board)
+        if curve.axis == "images" and curve.law is not None
+    }
+    heading, *rows = under("Does the gap close?")
+    assert heading[-1] == "exponent b"
+    titles = {**TITLES, "SDDPM+, T = 4": "sddpm_plus"}
+    assert {(titles[row[0]], row[-1]) for row in rows} == fitted
 
 
 def test_the_demo_of_the_readme_is_its_records() -> None:

@@ -59,10 +59,15 @@ def gap_sentence(gap: Gap) -> str:
     lead = min(gap.spiking.fewest_seeds, gap.other.fewest_seeds) < SEEDS_OF_A_RESULT
     return (
         f"{gap.spiking.label} against {gap.other.label}: its distance {_VERDICTS[gap.verdict]} "
-        f"(exponents {_between(ours)} and {_between(theirs)}; difference "
-        f"{_between(gap.closing.interval())})."
+        f"(exponents {interval_text(ours)} and {interval_text(theirs)}; difference "
+        f"{interval_text(gap.closing.interval())})."
         + (f" A lead: some points have fewer than {SEEDS_OF_A_RESULT} seeds." if lead else "")
     )
+
+
+def interval_text(interval: Interval) -> str:
+    """A figure and its interval, as ``0.40 [0.31, 0.49]``."""
+    return f"{_short(interval.value)} [{_short(interval.low)}, {_short(interval.high)}]"
 
 
 def _laws(board: Board, found: list[Curve]) -> TableText:
@@ -83,8 +88,8 @@ def _laws(board: Board, found: list[Curve]) -> TableText:
                 Entry(_number(first), first),
                 Entry(_number(last), last),
                 Entry(ends, seeds[0]),
-                Entry(_between(exponent), exponent.value) if exponent else Entry(DASH),
-                Entry(_between(floor), floor.value) if floor else Entry("0" if law else DASH),
+                Entry(interval_text(exponent), exponent.value) if exponent else Entry(DASH),
+                Entry(interval_text(floor), floor.value) if floor else Entry("0" if law else DASH),
             ]
         )
 
@@ -115,11 +120,11 @@ def _gaps(board: Board, pairs: list[Gap]) -> TableText:
             Entry(gap.other.label, gap.other.label.casefold()),
             Entry(_number(gap.n), gap.n),
             Entry(f"{gap.ratio:.2f}", gap.ratio),
-            Entry(_between(closing), closing.value),
+            Entry(interval_text(closing), closing.value),
         ]
         for n in further:
             ratio = gap.log_ratio(n).interval(_exp)
-            entries.append(Entry(_between(ratio), ratio.value))
+            entries.append(Entry(interval_text(ratio), ratio.value))
         return Line(entries)
 
     notes = [gap_sentence(gap) for gap in pairs]
@@ -141,10 +146,6 @@ def _gaps(board: Board, pairs: list[Gap]) -> TableText:
 
 def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
-
-
-def _between(interval: Interval) -> str:
-    return f"{_short(interval.value)} [{_short(interval.low)}, {_short(interval.high)}]"
 
 
 def _short(value: float) -> str:
