@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 
 from bench.claims.schema import Cell
-from bench.claims.verdict import SEEDS_OF_A_RESULT
 from bench.energy.accountings import ACCOUNTINGS
 from bench.energy.integer import integer_mj, quantised_mj
 from bench.quality.metrics import (
@@ -20,7 +19,7 @@ from bench.quality.metrics import (
     spread_column,
 )
 from bench.records.conversions import times_of
-from bench.records.identity import across_seeds, comparable
+from bench.records.identity import SEEDS_OF_A_RESULT, across_seeds, comparable
 from bench.records.record import Record, read_records
 from bench.report.boards import Row
 from bench.report.sorting import make_report

@@ -7,7 +7,8 @@ from itertools import groupby
 
 from bench.claims import texts
 from bench.claims.answers import Answer, Line
-from bench.claims.verdict import RULES, SEEDS_OF_A_RESULT
+from bench.claims.verdict import RULES
+from bench.records.identity import SEEDS_OF_A_RESULT
 from bench.report.markdown import escape, table_text
 from bench.report.tables import Column, Entry, TableText
 from bench.report.tables import Line as TableLine

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bench.claims.effects import LARGER_IS_BETTER, NOTHING, Compare
+from bench.records.identity import SEEDS_OF_A_RESULT
 
 Verdict = Literal[
     "holds", "holds in direction", "not seen", "contradicted", "not tested here"
@@ -28,9 +29,6 @@ Verdict = Literal[
 Expects = Literal["better", "comparable"]
 Bound = Literal["cheaper", "dearer"]
 """Rival that is not at the same energy: all are cheaper than the network, or all are dearer."""
-
-SEEDS_OF_A_RESULT = 3
-"""Fewer seeds are a lead."""
 
 RULES: dict[Verdict, str] = {
     "holds": "the claimed figure is reached within the spread of the seeds, and the effect has the "

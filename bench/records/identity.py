@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.records.record import Record
 
+SEEDS_OF_A_RESULT = 3
+"""Trainings of one cell; fewer are a lead."""
 SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine", "gain")
 """Fields that state how a system drew its samples."""
 LATER = ("gain",)

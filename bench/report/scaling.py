@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.quality.metrics import heading
+from bench.records.identity import SEEDS_OF_A_RESULT
 from bench.report.boards import Board, base_name
 from bench.report.curves import AXES, Curve, Gap, curves, gaps
 from bench.report.powerlaw import Interval
@@ -17,8 +18,6 @@ from bench.tables.text import DASH
 
 FURTHER = 10
 """Factor from the largest measured budget to the nearer of the two that ratios are predicted at."""
-SEEDS_OF_A_RESULT = 3
-"""Trainings of a point; a point of fewer is a lead."""
 LAW_NOTE = (
     "Laws: distance = a n^-b + c by least squares of the log distance, through the means over "
     "seeds. c is 0 unless the points determine it. Brackets: 95 % by Student's t from the "
