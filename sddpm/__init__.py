@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sddpm.allocation import keep
 from sddpm.threads import settle
 from sddpm.version import __version__
 
@@ -27,6 +28,7 @@ _HOMES = {
 
 
 settle()  # torch reads it when it is loaded
+keep()
 
 
 def __getattr__(name: str) -> Any:

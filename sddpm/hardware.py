@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sddpm import threads
+from sddpm import allocation, threads
 from sddpm.engine.convolutions import bfloat16_runs, int8_runs
 from sddpm.kernels import library, processor
 
@@ -29,6 +29,7 @@ def describe() -> list[tuple[str, str, str]]:
         ("processor", processor.name(), processor.kind()),
         ("cores", str(threads.cores()), "affinity" if most is None else f"quota of {most:g}"),
         ("threads", str(torch.get_num_threads()), threads.why()),
+        ("freed memory", *allocation.describe()),
         ("kernels", kernels, choice.why),
         ("fast types", ", ".join(wide) or "none", f"{processor.SWITCH} is {limit}"),
         *(
