@@ -147,6 +147,10 @@ def _row(records: Sequence[Record], sources: Sources) -> Row:
     )
 
 
+_OF_BUDGET = {"steps", "batch", "precision", "learning_rate", "warmup_steps", "decay", "ema_decay"}
+"""Settings that go with the length of a training: where no other differs, its images say enough."""
+
+
 def _told_apart(rows: list[Row]) -> list[Row]:
     """The rows, those of one name with the settings that they differ in; the row of the suite that
     most rows are of keeps the plain name."""
@@ -169,6 +173,9 @@ def _told_apart(rows: list[Row]) -> list[Row]:
         # Suites are named only where nothing else tells two rows apart.
         names = [k for k in differ if k != "suite"] or differ
         variant = ", ".join(_setting(k.replace("_", " "), mine[k]) for k in names)
+        budgets = [other.train_images for other in alike[key]]
+        if set(names) <= _OF_BUDGET and len(set(budgets)) == len(budgets):
+            variant = f"{row.train_images:,} images"
         told.append(replace(row, variant=variant))
     return told
 

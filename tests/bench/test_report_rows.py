@@ -106,6 +106,16 @@ def test_rows_of_one_name_are_told_apart() -> None:
         Sources(records=[cell(0, train_steps=60), cell(1, train_steps=61)]), []
     ).boards
     assert sorted(row.label for row in board.rows) == [f"{title}: steps 60", f"{title}: steps 61"]
+    longer: dict[str, Any] = {
+        "train_steps": 600, "train_images": 19_200, "precision": "bf16-mixed",
+    }  # fmt: skip
+    others: list[tuple[dict[str, Any], str]] = [({}, "19,200 images"), ({"config": eps}, "steps")]
+    # A longer training is named by its images, which no setting of a network hides.
+    for other, label in others:
+        records = [cell(0, train_steps=60, train_images=1_920), cell(1, **longer, **other)]
+        (board,) = make_report(Sources(records=records), []).boards
+        found = {row.records[0].train_steps: row.label for row in board.rows}
+        assert found[600].startswith(f"{title}: {label}")
     (board,) = make_report(Sources(records=[cell(0, suite="a"), cell(1, suite="b")]), []).boards
     assert sorted(row.label for row in board.rows) == [f"{title}: suite a", f"{title}: suite b"]
 
