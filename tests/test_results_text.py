@@ -25,7 +25,7 @@ TITLES = {
     "per-pixel Gaussian": "pixel_gaussian", "pixel Gaussian": "pixel_gaussian", "VAE": "vae",
     "FSVAE": "fsvae", "SGAN": "sgan", "SWGAN": "swgan", "SGAD": "sgad", "FSDDIM": "fsddim",
     "Hybrid GAN": "hybrid_gan", "Spiking-Diffusion": "spiking_diffusion", "ESVAE": "esvae",
-    "SDiT": "sdit",
+    "SDiT": "sdit", "SDDPM+": "sddpm_plus",
 }  # fmt: skip
 COLUMNS = {
     "FD (efflite0)": ("metrics", "fd_efflite0"),
@@ -127,3 +127,22 @@ def test_the_demo_of_the_readme_is_its_records() -> None:
     table = tables(demo)[0]
     assert len(table) == 5
     assert not wrong(table, "demo")
+
+
+def test_the_solvers_of_cifar10_are_the_records() -> None:
+    drawn = {
+        (record["system"], record["sampler"], record["sampler_steps"]): record["metrics"]
+        for folder in ("cifar10_long", "cifar10_plus")
+        for record in records(folder)
+    }
+    _, *rows = under("CIFAR-10, 384,000 images")
+    found = 0
+    for title, *cells in rows:
+        system = TITLES[title.partition(" ([")[0]]
+        for (sampler, steps), shown in zip(
+            (("ddim", 20), ("ddim", 50), ("dpm_solver++", 20)), cells[:3], strict=True
+        ):
+            if (system, sampler, steps) in drawn:
+                assert says(shown, [drawn[system, sampler, steps]["fd_efflite0"]]), (title, shown)
+                found += 1
+    assert found == 15  # five systems, three solvers
