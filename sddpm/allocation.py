@@ -49,7 +49,7 @@ def chosen(environment: Mapping[str, str]) -> str | None:
 
 
 def describe() -> tuple[str, str]:
-    """What becomes of freed memory, and why."""
+    """Fate of freed memory, and why."""
     variable = chosen(os.environ)
     if variable is not None:
         return "by your limits", f"{variable} is set"

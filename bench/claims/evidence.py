@@ -79,8 +79,8 @@ class Evidence:
         best = [row for row in found if len(row.seeds) == most]
         if len({across_seeds(row.records[0]) for row in best}) > 1:
             raise UnansweredError(
-                f"{cell} in {cell.folder}: describes {len(best)} cells; state time_steps, sampler "
-                "or variant too"
+                f"{cell} in {cell.folder}: describes {len(best)} cells; state time_steps, sampler, "
+                "train_steps or variant too"
             )
         return best[0]
 
@@ -199,6 +199,7 @@ def _is_it(cell: Cell, record: Record) -> bool:
         "dataset": record.dataset,
         "time_steps": times_of(record),
         "sampler": _sampler(record),
+        "train_steps": record.train_steps,
     }
     return (
         record.system == cell.system

@@ -44,6 +44,8 @@ class Cell(_Part):
     """``NAME:STEPS`` or ``NAME:STEPS:ETA``, as ``--sampler`` takes it."""
     threshold: FiniteFloat | Literal["guided"] | None = None
     """Firing threshold; not given: as trained."""
+    train_steps: int | None = None
+    """Steps of its training, where a folder holds several budgets."""
 
     def __str__(self) -> str:
         given = {

@@ -181,6 +181,17 @@ def test_an_optional_line_says_that_it_was_not_tested(tmp_path: Path) -> None:
     assert "| 1 | As good | better | 0.50 (ratio) | holds | 1 of 1 |" in page
 
 
+def test_a_line_may_name_one_budget_of_several(tmp_path: Path) -> None:
+    short = seeds(sddpm, 8.0, train_steps=60, train_images=1920)
+    long = seeds(sddpm, 2.0, train_steps=600, train_images=19200)
+    folders = {"digits": [*short, *long, *seeds(twin, 4.0)]}
+    lines = [{"of": {**OF, "train_steps": steps}} for steps in (60, 600)]
+    done, page = run(tmp_path, folders, *lines)
+    assert done.exit_code == 0, done.output
+    assert [line[3].split()[0] for line in cells(page)] == ["2.00", "0.50"]
+    assert [line[7] for line in cells(page)] == ["1,920", "19,200"]
+
+
 @pytest.mark.parametrize(
     ("comparison", "message"),
     [
