@@ -174,7 +174,7 @@ def _told_apart(rows: list[Row]) -> list[Row]:
         names = [k for k in differ if k != "suite"] or differ
         variant = ", ".join(_setting(k.replace("_", " "), mine[k]) for k in names)
         budgets = [other.train_images for other in alike[key]]
-        if set(names) <= _OF_BUDGET and len(set(budgets)) == len(budgets):
+        if names and set(names) <= _OF_BUDGET and len(set(budgets)) == len(budgets):
             variant = f"{row.train_images:,} images"
         told.append(replace(row, variant=variant))
     return told
