@@ -1,7 +1,7 @@
 """Large blocks of memory, which this process keeps for the next tensor instead of giving them back.
 
 glibc maps every block above 32 MiB anew and unmaps it when it is freed; it also gives the end of
-its heap back as soon as it is free. The kernel then clears each new block page by page, though a
+its heap back once that is free. The kernel then clears each new block page by page, though a
 network asks for the same sizes in every layer of every batch. So :func:`keep` raises both limits.
 """
 
@@ -24,7 +24,8 @@ _TUNABLES = "GLIBC_TUNABLES"
 
 
 def keep(environment: Mapping[str, str] = os.environ) -> bool:
-    """Let glibc keep up to 1 GiB of freed memory for this process.
+    """Let glibc keep freed memory for this process: blocks of up to 1 GiB inside its heap, and up to
+    1 GiB at the heap's end.
 
     Nothing happens where the user set one of glibc's own limits, and without glibc.
 
@@ -55,7 +56,7 @@ def describe() -> tuple[str, str]:
         return "by your limits", f"{variable} is set"
     if _mallopt() is None:
         return "by the system", "the C library is not glibc"
-    return f"up to {KEPT >> 30} GiB kept", "blocks are asked for again in every layer"
+    return "kept", f"up to {MAPPED_ABOVE >> 30} GiB a block: layers ask for the same sizes"
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
