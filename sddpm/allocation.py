@@ -24,8 +24,8 @@ _TUNABLES = "GLIBC_TUNABLES"
 
 
 def keep(environment: Mapping[str, str] = os.environ) -> bool:
-    """Let glibc keep freed memory for this process: blocks of up to 1 GiB inside its heap, and up to
-    1 GiB at the heap's end.
+    """Let glibc keep freed memory for this process: blocks of up to 1 GiB inside its heap, and up
+    to 1 GiB at the end of it.
 
     Nothing happens where the user set one of glibc's own limits, and without glibc.
 
