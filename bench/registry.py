@@ -71,6 +71,15 @@ SYSTEMS: dict[str, SystemEntry] = {
         samplers=True,
         guidable=True,
     ),
+    "sddpm_plus_taught": SystemEntry(
+        "sddpm.taught",
+        "SDDPM+ (taught)",
+        "none: SDDPM+ from the weights and the predictions of its ANN twin",
+        "trained",
+        parent="ann_twin",
+        samplers=True,
+        guidable=True,
+    ),
     "ann_twin": SystemEntry(
         "baselines.ann_twin", "ANN twin (ReLU)", "the U-Net of arXiv 2306.17046", samplers=True
     ),

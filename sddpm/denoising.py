@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.averaging import Average
-from sddpm.diffusion import Diffusion, DiffusionConfig, NoiseNetwork, NoiseOutput, noise_loss
+from sddpm.diffusion import (
+    Diffusion,
+    DiffusionConfig,
+    NoiseLoss,
+    NoiseNetwork,
+    NoiseOutput,
+    noise_loss,
+)
 from sddpm.layers import each_step
 from sddpm.prepared import PreparedNetwork
 from sddpm.protocol import ImageShape, Step, System
@@ -47,6 +54,7 @@ class Denoiser(System):
         shape: of the images.
         training: optimisation settings.
         diffusion: noise schedule.
+        loss: of a training step.
     """
 
     graphable = frozenset({"net"})
@@ -58,6 +66,7 @@ class Denoiser(System):
         shape: ImageShape,
         training: DenoiserTraining,
         diffusion: DiffusionConfig | None = None,
+        loss: NoiseLoss = noise_loss,
     ) -> None:
         super().__init__()
         if training.decay not in ("constant", "linear"):
@@ -68,6 +77,7 @@ class Denoiser(System):
         self.net = net.float()
         self.shape = shape
         self.training_config = training
+        self.loss = loss
         self.diffusion = Diffusion(diffusion or DiffusionConfig())
         self.averaged = Average(self.net, training.ema_decay) if training.ema_decay else None
         self.gamma: Tensor | None = None
@@ -85,7 +95,7 @@ class Denoiser(System):
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
         predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
-        loss = self.loss(predicted, noise, t)
+        loss = self.loss(self.net, predicted, noise, t)
         self.update(loss, step)
         return {"loss": loss.detach()}
 
@@ -95,11 +105,6 @@ class Denoiser(System):
         step.update("net", loss, lr=rate, clip=self.training_config.gradient_clip)
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
-
-    def loss(self, predicted: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Loss of a training step: ``predicted`` against the noise ``[batch, C, H, W]`` at steps
-        ``t``."""
-        return noise_loss(self.net, predicted, noise, t)
 
     def sample(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -145,6 +146,39 @@ def noise_loss(net: nn.Module, predicted: Tensor, wanted: Tensor, t: Tensor) -> 
     if isinstance(net, NoiseNetwork):
         squared = squared * net.output.weight(t)
     return squared.mean()
+
+
+NoiseLoss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""The loss of a training step, with the arguments of :func:`noise_loss`."""
+
+
+class MinSNRLoss:
+    """Squared error of the noise that weights each diffusion step by its signal-to-noise ratio
+    ``SNR = abar / (1 - abar)`` (Min-SNR, Hang et al. 2023, arXiv 2303.09556, equation 6).
+
+    Args:
+        gamma: largest ratio that counts in full, above 0: a step's weight is
+            ``min(SNR, gamma) / SNR``.
+        diffusion: the schedule that the ratios are of.
+
+    Raises:
+        ValueError: ``gamma`` is not above 0.
+    """
+
+    def __init__(self, gamma: float, diffusion: DiffusionConfig) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma={gamma}: expected a number above 0")
+        self.gamma = gamma
+        abar = Diffusion(diffusion).alphas_cumprod
+        self._ratios = abar / (1 - abar)
+
+    def __call__(self, net: nn.Module, predicted: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
+        """Weighted mean of the squared error of the noise, with the arguments of
+        :func:`noise_loss`."""
+        squared = (predicted.float() - wanted.float()).square().mean((1, 2, 3))
+        ratio = self._ratios.to(t.device)[t]
+        # The image's error is the noise's over the ratio; clipped at gamma.
+        return (squared * ratio.clamp(max=self.gamma) / ratio).mean()
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

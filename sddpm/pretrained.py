@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
-from sddpm import plus, system, tsm
+from sddpm import plus, system, taught, tsm
 from sddpm.card import LIBRARY, PAPER, TAGS, TASK, model_card
 from sddpm.checkpoint import CONFIG, MODEL, TRAINER, count_parameters, read_config, save_checkpoint
 from sddpm.denoising import Denoiser
@@ -33,7 +33,12 @@ from sddpm.published import load_published
 from sddpm.rng import image_seeds
 from sddpm.samplers import OnStep
 
-KINDS: dict[str, ModuleType] = {"sddpm": system, "sddpm_tsm": tsm, "sddpm_plus": plus}
+KINDS: dict[str, ModuleType] = {
+    "sddpm": system,
+    "sddpm_tsm": tsm,
+    "sddpm_plus": plus,
+    "sddpm_plus_taught": taught,
+}
 FINDERS = "sddpm.systems"
 """Entry points of installed packages that add systems. Each is a function from a system's name to
 its module (``Config``, ``build``), and raises ValueError for an unknown name."""

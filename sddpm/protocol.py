@@ -146,7 +146,7 @@ class System(nn.Module, ABC):
     optimizers: dict[str, Optimizer]
     """Optimisers by the attribute names of the trained modules. Empty if no weights are trained by
     gradients."""
-    graphable: ClassVar[frozenset[str]] = frozenset()
+    graphable: frozenset[str] = frozenset()
     """Trained modules that a step calls once, on tensors only, and that read no value back: a GPU
     replays them (:class:`sddpm.graphed.GraphedModule`)."""
     channels_last: ClassVar[frozenset[str]] = frozenset()

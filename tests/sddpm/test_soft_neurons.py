@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.energy.meter import Meter
 from sddpm.activations import ACTIVATIONS, make_activation, reads_after
 from sddpm.layers import conv3x3
-from sddpm.plus import Config, WeightedDenoiser, build
+from sddpm.plus import Config, build
 from sddpm.protocol import ImageShape
 from sddpm.soft_neurons import IntegerIF, ParallelIF, SoftIF, TernaryIF, ThresholdStepsIF
 from sddpm.unrolled import unroll
@@ -193,12 +193,11 @@ def test_mean_shortcuts_give_the_mean_of_the_steps() -> None:
 def test_min_snr_weighs_the_images_error() -> None:
     """At a signal-to-noise ratio of r a squared noise error of 1 counts min(r, 5) / r."""
     model = build(Config(channels=8, multipliers=(1,), blocks=1, min_snr=5.0), ImageShape(1, 8))
-    assert isinstance(model, WeightedDenoiser)
     abar = model.diffusion.alphas_cumprod
     for t in (0, 400, 999):
         ratio = float(abar[t] / (1 - abar[t]))
         ones = torch.ones(2, 1, 8, 8)
-        loss = model.loss(ones, torch.zeros_like(ones), torch.tensor([t, t]))
+        loss = model.loss(model.net, ones, torch.zeros_like(ones), torch.tensor([t, t]))
         assert float(loss) == pytest.approx(min(ratio, 5) / ratio, rel=1e-5)
 
 
