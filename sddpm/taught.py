@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sddpm import plus
-from sddpm.diffusion import DiffusionConfig
+from sddpm.diffusion import DiffusionConfig, Prediction
 from sddpm.neurons import SpikingNeuron
 from sddpm.protocol import ImageShape, System
 from sddpm.teaching import TaughtDenoiser, teacher_of
@@ -25,6 +25,9 @@ from sddpm.unet import UNet
 class Config(plus.Config):
     """SDDPM+ and what it takes from its twin."""
 
+    prediction: Prediction = "epsilon"
+    """Quantity that the last layer predicts, the twin's if it starts from it; by default that of
+    the twin's default."""
     start_from_twin: bool = True
     """Start from the twin's weights, for which it needs this network's widths."""
     teacher_share: float = 1.0

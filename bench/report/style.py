@@ -147,7 +147,8 @@ def place_labels(
     marks = ax.transData.transform(np.array(points))
     taken: list[Any] = []
     reach = 6.5 * figure.dpi / 72
-    frame = ax.get_window_extent()
+    # A label that touches the frame is read as a tick's.
+    frame = ax.get_window_extent().padded(-2 * figure.dpi / 72)
     for index, text in list(texts.items())[:LABELS]:
         x, y = np.delete(marks, index, axis=0).T
         for dx, dy in ((7, 5), (7, -5), (-7, 5), (-7, -5), (0, 10), (0, -10)):
