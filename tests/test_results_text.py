@@ -131,18 +131,24 @@ def test_the_demo_of_the_readme_is_its_records() -> None:
 
 def test_the_solvers_of_cifar10_are_the_records() -> None:
     drawn = {
-        (record["system"], record["sampler"], record["sampler_steps"]): record["metrics"]
+        (
+            record["system"],
+            record.get("variant", ""),
+            record["sampler"],
+            record["sampler_steps"],
+        ): record["metrics"]
         for folder in ("cifar10_long", "cifar10_plus")
         for record in records(folder)
     }
     _, *rows = under("CIFAR-10, 384,000 images")
     found = 0
     for title, *cells in rows:
-        system = TITLES[title.partition(" ([")[0]]
+        name, _, stem = title.partition(" ([")[0].partition(" with the ")
+        row = TITLES[name], stem  # the variant is called by its stem
         for (sampler, steps), shown in zip(
             (("ddim", 20), ("ddim", 50), ("dpm_solver++", 20)), cells[:3], strict=True
         ):
-            if (system, sampler, steps) in drawn:
-                assert says(shown, [drawn[system, sampler, steps]["fd_efflite0"]]), (title, shown)
+            if (*row, sampler, steps) in drawn:
+                assert says(shown, [drawn[*row, sampler, steps]["fd_efflite0"]]), (title, shown)
                 found += 1
-    assert found == 15  # five systems, three solvers
+    assert found == 18  # six networks, three solvers
