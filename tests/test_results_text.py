@@ -152,3 +152,49 @@ def test_the_solvers_of_cifar10_are_the_records() -> None:
                 assert says(shown, [drawn[*row, sampler, steps]["fd_efflite0"]]), (title, shown)
                 found += 1
     assert found == 18  # six networks, three solvers
+
+
+def of_variant(folder: str, system: str, variant: str, **facts: Any) -> list[float]:
+    """Distances of a row of one suite's variant, by seed."""
+    wanted = {"system": system, "variant": variant, **facts}
+    found = [r for r in records(folder) if all(r[key] == value for key, value in wanted.items())]
+    return [r["metrics"]["fd_efflite0"] for r in sorted(found, key=lambda r: int(r["seed"]))]
+
+
+RATES = {"0.004": "twice the rate", "0.008": "4 times the rate", "0.016": "8 times the rate"}
+
+
+def test_the_step_sizes_are_the_records() -> None:
+    heading, *rows = under("The step size")
+    assert heading == ["peak rate", "ANN twin", "SDDPM+", "SDDPM"]
+    found = 0
+    for rate, *cells in rows:
+        for system, shown in zip(("ann_twin", "sddpm_plus", "sddpm"), cells, strict=True):
+            if values := of_variant("digits_rates", system, RATES.get(rate, "none")):
+                assert says(shown, values), (rate, shown)
+                found += 1
+    assert found == 8
+
+
+PARTS = {
+    "with every part": "",
+    "without the stem's gain": "no stem gain",
+    "without the stem's shortcut and gain: the integer neuron alone": "no stem shortcut",
+    "with the published head": "published head",
+    "with noise prediction": "noise prediction",
+    "with SDDPM's neuron (IF, hard reset): the stem alone": "IF",
+    "with soft reset": "soft IF",
+    "with the parallel neuron": "parallel IF",
+    "threshold 0.5": "threshold 0.5",
+    "threshold 2": "threshold 2",
+    "Min-SNR, gamma 5": "Min-SNR 5",
+    "average over 100 steps (decay 0.99)": "EMA 0.99",
+}
+
+
+def test_the_parts_of_sddpm_plus_are_the_records() -> None:
+    _, *rows = under("The parts of SDDPM+")
+    shown = {title: distance for title, distance, _ in rows}
+    assert PARTS.keys() == shown.keys() - {"SDDPM: none of these parts but head and prediction"}
+    for title, variant in PARTS.items():
+        assert says(shown[title], of_variant("digits_ablation", "sddpm_plus", variant)), title
