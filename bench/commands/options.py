@@ -170,9 +170,17 @@ suite = together(
                  help="Name of a shipped suite, or a YAML file.",
                  shell_complete=complete.suites),
     click.option("--preset", default="small", metavar="PRESET",
-                 help="Size of the trainings: smoke, small, medium or paper.",
+                 help="Size of the trainings: smoke, small, converged, medium or paper, as "
+                 "the suite has them.",
                  shell_complete=complete.presets),
 )  # fmt: skip
+budget = click.option(
+    "--budget",
+    type=Positive(),
+    metavar="X",
+    help="Factor of the length of every training: with 2, each takes twice the suite's steps. "
+    "[default: 1]",
+)
 data_root = click.option(
     "--data-root",
     envvar="SDDPM_DATA_ROOT",

@@ -37,6 +37,7 @@ from bench.commands import complete, options, terminal
 @click.option("--seed", "seeds", type=options.numbers(0), default="0",
               help="Seeds, each a training and a row of its own. With several, e.g. 0,1,2, the "
               "table shows mean and standard deviation.")  # fmt: skip
+@options.budget
 @click.option(
     "--precision",
     type=click.Choice(["auto", "32-true", "bf16-mixed"]),
@@ -84,6 +85,7 @@ def run(
       sddpm-bench run --suite cifar10 --preset smoke --data-root DATA
       sddpm-bench run --suite cifar10 --preset medium --device cuda --time-steps 4,8
       sddpm-bench run --suite fashion_mnist --system sddpm --sampler ddim:20 --seed 0,1,2
+      sddpm-bench run --suite digits --preset converged --system ann_twin --budget 2
       sddpm-bench run --suite my_suite.yaml --dry-run
       sddpm-bench run --suite cifar10 --preset medium --dry-run --estimate
       sddpm-bench run --suite cifar10 --preset medium --device cuda --workers ray

@@ -17,6 +17,7 @@ from bench.commands import complete, options
 @click.option(
     "--time-steps", type=options.COUNT, help="Spiking time steps. [default: the suite's first]"
 )
+@options.budget
 @options.data_root
 @click.option(
     "--out", required=True, type=options.PATH, metavar="DIR", help="Folder for checkpoint/."
@@ -61,6 +62,8 @@ def train(
     from bench.run import stages
 
     chosen = () if time_steps is None else (time_steps,)
+    # An option that was not given keeps the default that Options states.
+    given = {name: value for name, value in given.items() if value is not None}
     plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
     images = load_split(plan, "train")
     machine = Machine(device, devices, nodes)

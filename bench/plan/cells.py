@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.plan.sampling import replace_samplings, sampling_label
 from bench.registry import SYSTEMS, DataKind, choose, find, load_module
 from bench.suites.schema import (
+    BASES,
     DEFAULT_BATCH,
     DEFAULT_PRECISION,
     OWN_ROW,
@@ -323,7 +324,8 @@ def resolve_config(
             choose("field", name, legal)
         except ValueError as error:
             raise ValueError(f"{where(name)}: {error}") from error
-    given = {**module.PRESETS.get(preset_name, {}), **overrides}
+    own = module.PRESETS.get(BASES.get(preset_name, preset_name), {})
+    given = {**own, **overrides}
     try:
         config = TypeAdapter(module.Config).validate_python(given)
     except ValidationError as error:

@@ -37,6 +37,8 @@ class Options:
     """Samplers, in place of the suite's: NAME, NAME:STEPS or NAME:STEPS:ETA."""
     seeds: tuple[int, ...] = (0,)
     """One cell a seed, of training and of sampling."""
+    budget: float = 1.0
+    """Factor of the length of every training, above 0."""
     precision: str | None = None
     """Precision, in place of every budget's: 32-true, bf16-mixed or auto."""
     data_root: str | None = None
@@ -124,6 +126,9 @@ def make_plan(options: Options, *, read_data: bool = True) -> Plan:
     """
     suite = load_suite(options.suite)
     preset = find_preset(suite, options.preset)
+    if options.budget != 1:
+        suite = suite.scaled(options.preset, options.budget)  # type: ignore[arg-type]
+        preset = find_preset(suite, options.preset)
     choose("energy table", options.energy_table, TABLES)
     root = options.out or Path("runs") / f"{suite.name}-{options.preset}"
     if root.exists() and not root.is_dir():

@@ -113,6 +113,21 @@ def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
     return yaml.MappingNode(own.tag, list(fields.values()), own.start_mark, own.end_mark)
 
 
+def child(root: yaml.Node | None, name: str) -> yaml.Node | None:
+    """Value of the field ``name`` of a mapping; None if there is none."""
+    if not isinstance(root, yaml.MappingNode):
+        return None
+    return next((value for key, value in root.value if key.value == name), None)
+
+
+def lay_over(root: yaml.Node | None, base: str, name: str) -> None:
+    """Merge the field ``name`` of a mapping over its field ``base``, if it has both."""
+    below, own = child(root, base), child(root, name)
+    if isinstance(root, yaml.MappingNode) and below is not None and own is not None:
+        whole = merged(below, own)
+        root.value = [(key, whole if key.value == name else value) for key, value in root.value]
+
+
 def place_of(root: yaml.Node | None, path: Sequence[str | int], file: str) -> str:
     """ "FILE, line N" of the deepest node on ``path`` that is there; ``file`` if none is."""
     node, mark = root, root.start_mark if root is not None else None

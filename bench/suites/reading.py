@@ -1,7 +1,8 @@
 """Suites from YAML: the shipped ones by name, others by path, each of which may extend another.
 
 ``extends: NAME`` lays a suite over a shipped one, or over a file relative to its own: mappings
-are merged, lists and single values replaced, and null takes away. Every message names the file
+are merged, lists and single values replaced, and null takes away. In the same way the preset
+``converged`` is laid over the preset ``small`` of its suite. Every message names the file
 and the line where the value stands.
 """
 
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from bench.registry import SYSTEMS, choose
 from bench.suites import nodes
-from bench.suites.schema import Budget, Preset, SamplingChoice, Suite
+from bench.suites.schema import BASES, Budget, Preset, SamplingChoice, Suite
 
 LONGEST_LIST = 100
 LARGEST_NUMBER = 10**9
@@ -74,12 +75,12 @@ def parse_suite(text: str, file: str) -> Suite:
 def read_outline(name: str) -> dict[str, Any]:
     """The content of a shipped suite, unchecked: checking its names would import torch."""
     text = _find(name, None)
-    content: dict[str, Any] = nodes.content_of(_read(text), text.file)
+    content: dict[str, Any] = nodes.content_of(_read_whole(text), text.file)
     return content
 
 
 def _suite(text: _Text) -> Suite:
-    root = _read(text)
+    root = _read_whole(text)
     try:
         suite = Suite.model_validate(nodes.content_of(root, text.file))
     except ValidationError as error:
@@ -113,6 +114,15 @@ def _find(name: str, folder: Path | None) -> _Text:
         return _Text(str(path), content.decode("utf-8"), path.parent)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+
+
+def _read_whole(text: _Text) -> yaml.Node | None:
+    """The nodes of a suite, with those of the suites that it extends and of the presets that its
+    presets are laid over."""
+    root = _read(text)
+    for name, base in BASES.items():
+        nodes.lay_over(nodes.child(root, "presets"), base, name)
+    return root
 
 
 def _read(text: _Text, above: tuple[str, ...] = ()) -> yaml.Node | None:

@@ -1,6 +1,6 @@
 """Suites: the fields of a comparison, validated by pydantic.
 
-A suite names one data set, the systems, their time steps and samplers, and up to four
+A suite names one data set, the systems, their time steps and samplers, and up to five
 presets, which fix the budget. :mod:`bench.suites.reading` reads one from YAML. Nothing here
 imports torch.
 """
@@ -29,7 +29,10 @@ from pydantic import (
 from bench.registry import SYSTEMS, choose
 from bench.suites.nodes import place_of
 
-PresetName = Literal["smoke", "small", "medium", "paper"]
+PresetName = Literal["smoke", "small", "converged", "medium", "paper"]
+BASES = {"converged": "small"}
+"""Presets that are another one of the same suite but for the fields that they state. A system has
+no fields of its own for them: its network and its training are the other preset's."""
 FEWEST_IMAGES = 10
 """Images that can be scored, of either kind (:data:`bench.quality.fidelity.MIN_IMAGES`)."""
 MOST_SAMPLES = 1_000_000
@@ -174,6 +177,17 @@ class Budget(_Strict):
             raise ValueError(f"expected one of {', '.join(lengths[:-1])} and {lengths[-1]}")
         return self
 
+    def scaled(self, factor: float) -> Budget:
+        """The budget ``factor`` times as long, in whole steps or images, at least one. A share of
+        the parent's stays: its parent is longer already."""
+        times = _exact(factor)
+        lengths: dict[str, float | None] = {
+            "train_steps": self.train_steps and max(1, round(self.train_steps * times)),
+            "train_images": self.train_images and max(1, round(self.train_images * times)),
+            "epochs": self.epochs and float(_exact(self.epochs) * times),
+        }
+        return self.model_copy(update=lengths)
+
     def steps(self, batch_size: int, *, train_images: int | None, parent_images: int) -> int:
         """Optimiser steps.
 
@@ -252,6 +266,15 @@ class Preset(_Strict):
         """The system whose checkpoint ``system`` is built from; None if it needs none."""
         return self.parents.get(system, SYSTEMS[system].parent)
 
+    def scaled(self, factor: float) -> Preset:
+        """The preset with every training ``factor`` times as long. What a conversion reads to be
+        calibrated is no training, and stays."""
+        own = {
+            system: budget if SYSTEMS[system].time_axis == "free" else budget.scaled(factor)
+            for system, budget in self.budgets.items()
+        }
+        return self.model_copy(update={"budget": self.budget.scaled(factor), "budgets": own})
+
     @model_validator(mode="after")
     def _own_length(self) -> Preset:
         if self.budget.of_parent is not None:
@@ -285,6 +308,11 @@ class Suite(_Strict):
         if dataset is not None and find_spec(dataset).manifold is None and size < LEAST_PIXELS:
             raise ValueError(f"Input should be greater than or equal to {LEAST_PIXELS}")
         return size
+
+    def scaled(self, preset: PresetName, factor: float) -> Suite:
+        """The suite with every training of ``preset`` ``factor`` times as long."""
+        scaled = self.presets[preset].scaled(factor)
+        return self.model_copy(update={"presets": {**self.presets, preset: scaled}})
 
     def where(self, *path: str | int) -> str:
         """File, line and field of the value at ``path``, for error messages."""

@@ -84,6 +84,54 @@ def test_budgets_follow_what_is_extended(tmp_path: Path) -> None:
     assert (vae.steps, vae.batch_size, vae.precision) == (30, 100, "bf16-mixed")
 
 
+def test_converged_is_small_but_for_what_it_states(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "  small:\n    budget: {train_steps: 100}\n",
+        "  converged:\n    budget: {train_steps: 900}\n    config: {ddpm: {blocks: 2}}\n"
+        "  small:\n    budget: {train_steps: 100, batch_size: 20}\n"
+        "    config: {ddpm: {channels: 8}}\n",
+    )
+    child = (
+        "extends: base.yaml\nname: child\ntitle: The child\n"
+        "presets: {small: {samples: 15, config: {ddpm: {channels: 24}}}}\n"
+    )
+    base = parse_suite(text, "f").presets["converged"]
+    assert (base.budget.train_steps, base.budget.batch_size, base.samples) == (900, 20, 10)
+    assert base.config == {"ddpm": {"channels": 8, "blocks": 2}}
+    # A suite that changes `small` changes the preset that is laid over it.
+    suite = load_suite(str(write(tmp_path, base=text, child=child)))
+    converged = suite.presets["converged"]
+    assert (converged.budget.train_steps, converged.samples) == (900, 15)
+    assert converged.config == {"ddpm": {"channels": 24, "blocks": 2}}
+    small, long = (
+        next(cell.training for cell in expand(suite, preset, DATA, systems=["ddpm"]))
+        for preset in ("small", "converged")
+    )
+    # The system's own fields are those of its preset `small`.
+    assert {**small.config, "blocks": 2} == long.config
+
+
+def test_a_factor_lengthens_every_training_of_a_preset() -> None:
+    text = BASE.replace(
+        "      vae: {epochs: 2, batch_size: 100}\n",
+        "      vae: {epochs: 2, batch_size: 100}\n      converted: {train_steps: 2}\n"
+        "      ddpm: {train_images: 1000}\n",
+    ).replace("vae, ddpm]", "vae, ddpm, ann_twin, converted]")
+    steps = {
+        factor: {
+            cell.system: cell.training.steps
+            for cell in expand(parse_suite(text, "f").scaled("smoke", factor), "smoke", DATA)
+        }
+        for factor in (1, 2, 0.1, 1e-6)
+    }
+    # TSM: less than a tenth of its parent's; ddpm: 1,000 images in batches of 16; the vae: 2 epochs
+    # of 1,500 images in batches of 100. The conversion is calibrated on its 2 batches.
+    assert steps[1] == dict(sddpm=30, sddpm_tsm=2, vae=30, ddpm=63, ann_twin=30, converted=2)
+    assert steps[2] == dict(sddpm=60, sddpm_tsm=5, vae=60, ddpm=125, ann_twin=60, converted=2)
+    assert steps[0.1] == dict(sddpm=3, sddpm_tsm=0, vae=3, ddpm=7, ann_twin=3, converted=2)
+    assert steps[1e-6]["sddpm"] == steps[1e-6]["vae"] == 1
+
+
 def test_a_system_has_time_steps_and_samplers_of_its_own(tmp_path: Path) -> None:
     text = BASE.replace(
         "    samples: 10\n",
