@@ -79,6 +79,16 @@ class Curve:
         return self.row.time_steps is not None
 
     @property
+    def last_doubling(self) -> float | None:
+        """Relative change of the mean distance from half the most images on; None: the curve is
+        over another axis, or has no point at half of them."""
+        last = self.points[-1]
+        for point in self.points:
+            if self.axis == "images" and 1 / NEAR <= last.n / 2 / point.n <= NEAR:
+                return last.stat.mean / point.stat.mean - 1
+        return None
+
+    @property
     def fewest_seeds(self) -> int:
         return min(len(point.stat.values) for point in self.points)
 

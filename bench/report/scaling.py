@@ -18,12 +18,18 @@ from bench.tables.text import DASH
 
 FURTHER = 10
 """Factor from the largest measured budget to the nearer of the two that ratios are predicted at."""
+CONVERGED = 0.03
+"""Relative change of a distance by twice the training, below which a budget has converged."""
 LAW_NOTE = (
     "Laws: distance = a n^-b + c by least squares of the log distance, through the means over "
     "seeds. c is 0 unless the points determine it. Brackets: 95 % by Student's t from the "
     "covariance of the fit. They hold the scatter of the points about the law, and not a floor "
     "that these points do not show."
 )
+DOUBLING_NOTE = (
+    "Last doubling: change of the mean distance from half the most images on. A budget has "
+    f"converged if twice the training changes the distance by less than {CONVERGED:.0%}."
+).replace("%", " %")
 _VERDICTS = {
     "closes": "falls faster with training: the gap closes",
     "widens": "falls more slowly with training: the gap widens",
@@ -71,6 +77,7 @@ def interval_text(interval: Interval) -> str:
 
 def _laws(board: Board, found: list[Curve]) -> TableText:
     headings = ["Over", "System", "Points", "From", "To", "Seeds a point", "Exponent b", "Floor c"]
+    headings.append("Last doubling (%)")
 
     def line(curve: Curve) -> Line:
         first, last = curve.points[0].n, curve.points[-1].n
@@ -79,6 +86,7 @@ def _laws(board: Board, found: list[Curve]) -> TableText:
         law = curve.law
         exponent = law.exponent.interval() if law else None
         floor = law.floor.interval() if law and law.floor else None
+        moved = curve.last_doubling
         return Line(
             [
                 Entry(AXES[curve.axis], curve.axis),
@@ -89,16 +97,21 @@ def _laws(board: Board, found: list[Curve]) -> TableText:
                 Entry(ends, seeds[0]),
                 Entry(interval_text(exponent), exponent.value) if exponent else Entry(DASH),
                 Entry(interval_text(floor), floor.value) if floor else Entry("0" if law else DASH),
+                Entry(DASH) if moved is None else Entry(f"{100 * moved:+.1f}", moved),
             ]
         )
 
+    notes = [LAW_NOTE]
+    if any(curve.last_doubling is not None for curve in found):
+        notes.append(DOUBLING_NOTE)
+    notes += [f"{c.label}, {AXES[c.axis]}: {c.reason}." for c in found if c.reason]
     return TableText(
         name=f"laws-{board.name}",
         caption=f"Power laws of {heading(board.ranked_by or '')}: {board.protocol}. The larger b, "
         "the faster the distance falls.",
         columns=[Column(text, text not in ("Over", "System")) for text in headings],
         lines=[line(curve) for curve in found],
-        notes=[LAW_NOTE, *(f"{c.label}, {AXES[c.axis]}: {c.reason}." for c in found if c.reason)],
+        notes=notes,
     )
 
 

@@ -131,7 +131,7 @@ def test_two_points_are_shown_and_have_no_law() -> None:
     lines = [[entry.text for entry in line.entries] for line in laws.lines]
     (twin,) = [line for line in lines if line[1].startswith("ANN_TWIN")]
     assert twin[2:5] == ["2", "8,000", "16,000"]
-    assert twin[-2:] == ["-", "-"]
+    assert twin[-3:-1] == ["-", "-"]
     assert any("no law through 2 points: at least 3 are needed" in note for note in laws.notes)
     # Alone, they are no curve: the report says what is missing.
     alone = make_report(Sources(records=numbered(tuple(short))), [])
@@ -139,6 +139,18 @@ def test_two_points_are_shown_and_have_no_law() -> None:
     assert any(
         "power laws: no system was measured at 3" in why for why in reasons[alone.boards[0].name]
     )
+
+
+def test_the_last_doubling_says_whether_a_budget_has_converged() -> None:
+    exact = [trained("sddpm", 0.5, steps, noise=0) for steps in (250, 1000, 2000, 3000)]
+    still = [trained("ann_twin", 0.02, steps, noise=0) for steps in (500, 1000, 2000)]
+    (laws, *_) = scaling_tables(board(*exact, *still))
+    moved = {line.entries[1].text.split(",")[0]: line.entries[-1] for line in laws.lines}
+    assert moved["SDDPM"].text == "-"  # 3,000 steps have no half among the points
+    assert moved["ANN_TWIN"].text == "-1.4"  # 2 ** -0.02 = 0.986
+    found = curves(board(*exact[:3]))
+    assert [curve.last_doubling for curve in found] == [pytest.approx(2**-0.5 - 1)]
+    assert any("by less than 3 %" in note for note in laws.notes)
 
 
 def test_the_paper_trains_on_sixty_four_million_images() -> None:
