@@ -1,4 +1,4 @@
-"""The figures that results/README.md and README.md print are those of the committed records."""
+"""The figures that the pages of results/ and README.md print are those of the committed records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bench.report.sorting import make_report
 from bench.report.sources import read_sources
 
 ROOT = Path(__file__).parents[1]
-RESULTS = (ROOT / "results/README.md").read_text(encoding="utf-8")
+RESULTS = "\n".join(
+    page.read_text(encoding="utf-8") for page in sorted((ROOT / "results").rglob("README.md"))
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 TITLES = {
@@ -69,7 +71,7 @@ def says(shown: str, values: list[float]) -> bool:
 
 
 def under(heading: str) -> list[list[str]]:
-    """The first table below a heading of results/README.md."""
+    """The first table below a heading of a page of results/."""
     _, found, below = RESULTS.partition(f"\n## {heading}\n")
     assert found, f"no heading {heading}"
     return tables(below)[0]
