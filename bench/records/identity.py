@@ -26,10 +26,10 @@ SEEDS_OF_A_RESULT = 3
 """Trainings of one cell; fewer are a lead."""
 SAMPLED = ("time_steps", "sampler", "sampler_steps", "eta", "threshold", "engine", "gain")
 """Fields that state how a system drew its samples."""
-LATER = ("gain",)
+LATER = ("gain", "budget")
 """Fields that records gained later. No key holds one that is None, so that no earlier key
 changed."""
-PLANNED = ("suite", "preset", "system", *SAMPLED)
+PLANNED = ("suite", "preset", "budget", "system", *SAMPLED)
 """Fields that state a cell of a run, except its seed."""
 TRAINED = ("train_steps", "batch_size", "precision")
 """Fields that state the training, beside its configuration."""
@@ -38,7 +38,7 @@ SCORED = ("samples", "extractor")
 REFERENCES = ("reference_images", "reference_split", "reference_hash")
 """Fields that state the references of a figure."""
 
-MATCHED = ("dataset", "system", "variant", *SAMPLED, "seed", *SCORED)
+MATCHED = ("dataset", "budget", "system", "variant", *SAMPLED, "seed", *SCORED)
 """Columns of a table that make two rows one cell for ``check``, where both tables have them."""
 MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
 """Columns that two rows must share for their figures to be comparable, where both state them."""

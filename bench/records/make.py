@@ -27,7 +27,7 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **made_by,
         "system": cell.system,
-        "title": find(cell.system).title + (f" ({cell.variant})" if cell.variant else ""),
+        "title": title_of(cell),
         "variant": cell.variant,
         "time_steps": cell.time_steps,
         **sampling_facts(cell.sampling or {}),
@@ -44,6 +44,11 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
         "precision": training.precision,
         "samples": cell.samples,
     }
+
+
+def title_of(cell: Cell) -> str:
+    """Name of a cell's system and, in brackets, of its variant."""
+    return find(cell.system).title + (f" ({cell.variant})" if cell.variant else "")
 
 
 def sampling_facts(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class Record(_Part):
     suite: str
     preset: str
     command: str
+    budget: Amount | None = None
+    """Factor of the suite's length of training that was requested; None: 1."""
     system: str
     title: str
     """Name of the system and, in brackets, of its variant."""

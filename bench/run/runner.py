@@ -24,9 +24,8 @@ from bench.plan.sampling import solver
 from bench.quality.extractors import choose_extractor
 from bench.quality.fidelity import reference_hash
 from bench.quality.registry import AUTO, EXTRACTORS, Extractor
-from bench.records.make import cell_facts, make_record
+from bench.records.make import cell_facts, make_record, title_of
 from bench.records.record import Record, merge, read_records, write_records
-from bench.registry import find
 from bench.run import stages, states
 from bench.run.kinds import kind_of
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, DrawnAt, settle
@@ -142,6 +141,7 @@ class Runner:
         return {
             "suite": self.plan.suite.name,
             "preset": self.plan.options.preset,
+            "budget": None if self.plan.options.budget == 1 else self.plan.options.budget,
             "command": self.plan.options.command,
             "device": self.machine.name,
             "cores": self.machine.cores,
@@ -384,7 +384,7 @@ def _row_of(cell: Cell) -> dict[str, Any]:
     return {
         "dataset": cell.training.data.label,
         "system": cell.system,
-        "title": find(cell.system).title,
+        "title": title_of(cell),
         "time_steps": cell.time_steps,
         **asked,
         "solver": solver(asked),

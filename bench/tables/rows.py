@@ -44,6 +44,7 @@ def row_of(record: Record) -> dict[str, str | float | None]:
         "threshold": record.threshold,
         **({"gain": record.gain} if record.gain is not None else {}),
         "engine": record.engine,
+        **({"budget": record.budget} if record.budget is not None else {}),
         "solver": solver(vars(record)),
         "seed": record.seed,
         "status": record.status,

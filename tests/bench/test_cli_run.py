@@ -87,6 +87,22 @@ def test_rescoring_does_not_sample_again(suite: Path, tmp_path: Path) -> None:
     assert len(list(out.glob("cells/*"))) == 1
 
 
+def test_two_budgets_stand_beside_each_other_in_one_folder(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for budget in ([], ["--budget", "2"], ["--budget", "0.5"], ["--budget", "2"]):
+        result = call_run(suite, out, "--system", "pixel_gaussian", *budget)
+        assert result.exit_code == 0, result.output
+    found = {record["budget"]: record["train_steps"] for record in records(out)}
+    assert found == {None: 4, 2.0: 8, 0.5: 2}
+    table = (out / "table.md").read_text()
+    assert "Training steps" in table
+    assert "--budget 2.0" in table or "--budget 2" in table
+    for wrong in ("0", "-1", "nan", "twice"):
+        output = refused(call_run(suite, out, "--budget", wrong))
+        assert "--budget" in output
+        assert "above 0" in output
+
+
 def test_a_failed_cell_has_a_reason_and_no_number_and_others_go_on(
     suite: Path, tmp_path: Path
 ) -> None:
