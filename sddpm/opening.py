@@ -78,12 +78,21 @@ def open_checkpoint(
         if str(error).startswith(str(folder)):
             raise
         raise ValueError(f"{folder / CONFIG}: {_line(error)}") from error
-    check_generator(planned, folder)
+    trained, asked = facts["config"].get("time_steps"), (changed or {}).get("time_steps")
+    other = isinstance(trained, int) and asked not in (None, trained)
+    try:
+        check_generator(planned, folder)
+    except ValueError as error:
+        if not other:
+            raise
+        raise ValueError(
+            f"time_steps={asked}: the weights are of {trained} spiking time steps, and a network "
+            f"with weights for each step runs at those only ({error})"
+        ) from error
     system: System = module.build(config, shape)
     load_generator(system, folder)
     check_numbers(system, folder)
-    trained = facts["config"].get("time_steps")
-    if changed and changed.get("time_steps") not in (None, trained) and isinstance(trained, int):
+    if other:
         trained_with(system, trained)
     return system.to(device).eval()
 

@@ -98,7 +98,11 @@ def compare(
         ValueError: a tolerance for a metric that neither table has, no extractor in common, no
             figure to compare with, or two rows of one cell.
     """
-    keys = [name for name in MATCHED if _has(baseline, name) and _has(candidate, name)]
+    keys = [
+        name
+        for name in MATCHED
+        if _has(baseline, name) and (_has(candidate, name) or not candidate)
+    ]
     _check_extractors(baseline, candidate)
     promised = [row for row in baseline if _finished(row)]
     if not promised:

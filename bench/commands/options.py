@@ -40,15 +40,21 @@ class Values(click.ParamType):
             self.fail(f"{value!r}: expected {self.wanted}", param, ctx)
 
 
-def numbers(least: int) -> Values:
-    """Whole numbers of at least ``least``, separated by commas."""
+MOST_SEED = 10**12
+"""Largest seed of a run: each image has a seed of its own, a million times as large, below 2^63."""
+
+
+def numbers(least: int, most: int | None = None) -> Values:
+    """Whole numbers from ``least`` to ``most``, separated by commas."""
 
     def read(text: str) -> int:
-        if (number := int(text)) < least:
+        number = int(text)
+        if number < least or (most is not None and number > most):
             raise ValueError(text)
         return number
 
-    return Values("N,N,...", f"whole numbers of at least {least}, separated by commas", read)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+    return Values("N,N,...", f"whole numbers {bounds}, separated by commas", read)
 
 
 class Whole(click.IntRange):
@@ -223,7 +229,7 @@ energy_table = click.option(
 )
 seed = click.option(
     "--seed",
-    type=Whole(0),
+    type=Whole(0, MOST_SEED),
     default=0,
     help="Seed of every random number. The same seed gives the same result.",
 )

@@ -34,7 +34,7 @@ from bench.commands import complete, options, terminal
     metavar="DIR",
     help="Folder of the run. The same folder continues it. [default: runs/SUITE-PRESET]",
 )
-@click.option("--seed", "seeds", type=options.numbers(0), default="0",
+@click.option("--seed", "seeds", type=options.numbers(0, options.MOST_SEED), default="0",
               help="Seeds, each a training and a row of its own. With several, e.g. 0,1,2, the "
               "table shows mean and standard deviation.")  # fmt: skip
 @options.budget
@@ -110,6 +110,9 @@ def run(
 
     check_ready(plan)
     if dry_run:
+        from bench.run.buildable import check_plan
+
+        check_plan(plan)
         terminal.print_configuration(plan)
         if estimate:
             from bench.machine import Machine

@@ -41,7 +41,7 @@ def print_summary(plan: Plan) -> None:
     from bench.run.runner import RUN
 
     suite, preset, data, cells = plan.suite, plan.preset, plan.data, plan.cells
-    trainings = {cell.training.hash: cell.training for cell in cells}.values()
+    trainings = plan.trainings
     samplings = [cell.sampling for cell in cells if cell.sampling]
     solvers = [solver({**sampling, "sampler_steps": sampling["steps"]}) for sampling in samplings]
     axes: dict[str, Sequence[object]] = {

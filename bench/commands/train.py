@@ -60,11 +60,13 @@ def train(
     from bench.machine import Machine
     from bench.plan.plan import Options, load_split, make_plan
     from bench.run import stages
+    from bench.run.buildable import check_plan
 
     chosen = () if time_steps is None else (time_steps,)
     # An option that was not given keeps the default that Options states.
     given = {name: value for name, value in given.items() if value is not None}
     plan = make_plan(Options(systems=(system,), time_steps=chosen, seeds=(seed,), out=out, **given))
+    check_plan(plan)
     images = load_split(plan, "train")
     machine = Machine(device, devices, nodes)
     out.mkdir(parents=True, exist_ok=True)

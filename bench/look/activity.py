@@ -100,7 +100,7 @@ class Probe:
 
     def _watch(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            steps = output.unflatten(0, (int(getattr(module, "time_steps", 1)), -1))
+            steps = spikes_of(module, output)
             spikes = steps.flatten(1).count_nonzero(1).double().cpu()
             layer = self.layers.get(name)
             if layer is None:
@@ -118,8 +118,17 @@ class Probe:
         return hook
 
 
+def spikes_of(module: nn.Module, output: Tensor) -> Tensor:
+    """Spikes of a neuron layer by spiking step, ``[time_steps, batch, ...]``; not 0 is a spike. A
+    count of ``n`` is a spike in each of the first ``n`` steps, as :mod:`sddpm.unrolled` sends it.
+    """
+    if getattr(module, "emits", None) == "counts":
+        return torch.stack([output >= count for count in range(1, int(module.levels) + 1)])  # type: ignore[arg-type]
+    return output.unflatten(0, (int(getattr(module, "time_steps", 1)), -1))
+
+
 def neurons(net: nn.Module) -> dict[str, nn.Module]:
-    """The modules of ``net`` that emit spikes, by name.
+    """The modules of ``net`` that emit spikes or events, by name.
 
     Raises:
         ValueError: there are none.
@@ -131,8 +140,9 @@ def neurons(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
-    """The same, or none: a neuron that sends several events at once emits no single spikes."""
-    return {n: m for n, m in net.named_modules() if getattr(m, "emits", None) == "spikes"}
+    """The same, or none."""
+    emitting = ("spikes", "counts")
+    return {n: m for n, m in net.named_modules() if getattr(m, "emits", None) in emitting}
 
 
 def firing_rate(system: System, seeds: Sequence[int], sampling: Mapping[str, Any] | None) -> float:

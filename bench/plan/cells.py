@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
@@ -99,6 +99,13 @@ class Training:
         facts["parent"] = self.parent.hash if self.parent else None
         facts["data"] = self.data.facts()
         return digest({"kind": "training", **facts})
+
+    def line(self) -> Iterator[Training]:
+        """It and its parents' trainings, itself first."""
+        training: Training | None = self
+        while training is not None:
+            yield training
+            training = training.parent
 
     @property
     def name(self) -> str:
@@ -231,7 +238,14 @@ def expand(
                         continue  # no threshold that may move
                     sampling = choice.model_dump() if choice else None
                     cells.append(Cell(training, count, config, sampling, preset.samples, variant))
-    return list({cell.hash: cell for cell in cells}.values())
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        same = found.setdefault(cell.hash, cell)
+        if same.variant != cell.variant:
+            place = suite.where("presets", preset_name, "variants", cell.system, cell.variant)
+            row = f"variant {same.variant!r}" if same.variant else "the system's own row"
+            raise ValueError(f"{place}: has the same settings as {row}; leave one out")
+    return list(found.values())
 
 
 def plan_training(

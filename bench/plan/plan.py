@@ -87,9 +87,14 @@ class Plan:
     def cell_folder(self, cell: Cell) -> Path:
         return self.root / "cells" / cell.name
 
+    @property
+    def trainings(self) -> list[Training]:
+        """Every training of the cells once, each after its parents."""
+        lines = [line for cell in self.cells for line in reversed(list(cell.training.line()))]
+        return list({training.hash: training for training in lines}.values())
+
     def facts(self) -> dict[str, Any]:
         """The resolved configuration, JSON-ready."""
-        trainings = {cell.training.hash: cell.training for cell in self.cells}
         return {
             "suite": self.suite.name,
             "preset": self.options.preset,
@@ -107,7 +112,7 @@ class Plan:
                     "seed": training.seed,
                     "config": dict(training.config),
                 }
-                for training in trainings.values()
+                for training in self.trainings
             },
             "cells": [cell.name for cell in self.cells],
         }

@@ -41,6 +41,7 @@ def cell_facts(cell: Cell, made_by: Mapping[str, Any]) -> dict[str, Any]:
         "train_steps": training.steps,
         "batch_size": training.batch_size,
         "train_images": training.steps * training.batch_size,
+        "parent_images": tuple(t.steps * t.batch_size for t in reversed([*training.line()][1:])),
         "precision": training.precision,
         "samples": cell.samples,
     }

@@ -148,6 +148,9 @@ class Record(_Part):
     batch_size: Size
     train_images: Count
     """Images seen in training, repeats counted."""
+    parent_images: tuple[Count, ...] = ()
+    """The same of each of its parents' trainings, the first one first; earlier records of a system
+    with a parent do not say it."""
     precision: str
     samples: Count
     """0: none were drawn."""

@@ -12,7 +12,7 @@ from bench.records.record import Record
 from bench.registry import SYSTEMS
 from bench.report.boards import Row, Stat
 
-SHARED = ("suite", "preset", "dataset", "image_size", "seed")
+SHARED = ("suite", "preset", "budget", "dataset", "image_size", "seed")
 """Fields that the trainings of a parent and of its child share in a suite; and time steps, if the
 parent has any."""
 
@@ -36,9 +36,12 @@ class Trainings:
         return [Stat(tuple(map(float, images))) for images in zip(*chains, strict=True)]
 
     def _chain(self, record: Record) -> tuple[int, ...]:
-        """Images that a record's network and its parents were trained on, its own last. The parents
-        are left out if no record states them, or if several differ."""
+        """Images that a record's network and its parents were trained on, its own last. Of a record
+        that does not state its parents', they are those of the parents' records; left out if there
+        is none, or if several differ."""
         own = (record.train_images,)
+        if record.parent_images:
+            return (*record.parent_images, *own)
         entry = SYSTEMS.get(record.system)
         if entry is None or entry.parent is None:
             return own

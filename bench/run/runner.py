@@ -27,6 +27,7 @@ from bench.quality.registry import AUTO, EXTRACTORS, Extractor
 from bench.records.make import cell_facts, make_record, title_of
 from bench.records.record import Record, merge, read_records, write_records
 from bench.run import stages, states
+from bench.run.buildable import check_buildable
 from bench.run.kinds import kind_of
 from bench.run.settled import GUIDED, HELD_OUT_IMAGES, DrawnAt, settle
 from bench.tables import table as tables
@@ -226,6 +227,8 @@ class Runner:
 
     def _measure(self, cell: Cell) -> Record:
         plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
+        if not states.is_trained(plan.training_folder(cell.training)):
+            check_buildable(cell.training)  # before its parents are trained for nothing
         self.train(cell.training)
         checkpoint = Checkpoint.read(plan.checkpoint(cell.training))
         loaded: list[Any] = []

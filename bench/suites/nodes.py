@@ -8,7 +8,7 @@ fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -88,9 +88,14 @@ def pop(root: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None
     return None
 
 
-def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
+def merged(
+    base: yaml.Node | None, own: yaml.Node | None, one_of: Collection[str] = ()
+) -> yaml.Node | None:
     """Merge ``own`` over ``base``: mappings are merged at any depth, any other value replaces that
     of the base, and null removes it.
+
+    Args:
+        one_of: fields of which a mapping has one: that of ``own`` replaces another one of the base.
 
     Raises:
         ValueError: a null where the base has nothing to take away.
@@ -98,8 +103,11 @@ def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
     if not isinstance(base, yaml.MappingNode) or not isinstance(own, yaml.MappingNode):
         return own
     fields = {key.value: (key, value) for key, value in base.value}
+    stated = {key.value: is_null(value) for key, value in own.value}
+    if any(name in one_of and not null for name, null in stated.items()):
+        fields = {n: pair for n, pair in fields.items() if n not in one_of or n in stated}
     for key, value in own.value:
-        if value.tag == "tag:yaml.org,2002:null":
+        if is_null(value):
             if fields.pop(key.value, None) is None:
                 refuse(
                     key,
@@ -107,7 +115,7 @@ def merged(base: yaml.Node | None, own: yaml.Node | None) -> yaml.Node | None:
                     "says nothing here",
                 )
         elif key.value in fields:
-            fields[key.value] = (key, merged(fields[key.value][1], value))
+            fields[key.value] = (key, merged(fields[key.value][1], value, one_of))
         else:
             fields[key.value] = (key, value)
     return yaml.MappingNode(own.tag, list(fields.values()), own.start_mark, own.end_mark)
@@ -120,11 +128,16 @@ def child(root: yaml.Node | None, name: str) -> yaml.Node | None:
     return next((value for key, value in root.value if key.value == name), None)
 
 
-def lay_over(root: yaml.Node | None, base: str, name: str) -> None:
+def is_null(node: yaml.Node | None) -> bool:
+    """Whether a value is null; False for none."""
+    return node is not None and node.tag == "tag:yaml.org,2002:null"
+
+
+def lay_over(root: yaml.Node | None, base: str, name: str, one_of: Collection[str] = ()) -> None:
     """Merge the field ``name`` of a mapping over its field ``base``, if it has both."""
     below, own = child(root, base), child(root, name)
     if isinstance(root, yaml.MappingNode) and below is not None and own is not None:
-        whole = merged(below, own)
+        whole = merged(below, own, one_of)
         root.value = [(key, whole if key.value == name else value) for key, value in root.value]
 
 

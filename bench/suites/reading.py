@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from bench.registry import SYSTEMS, choose
 from bench.suites import nodes
-from bench.suites.schema import BASES, Budget, Preset, SamplingChoice, Suite
+from bench.suites.schema import BASES, LENGTHS, Budget, Preset, SamplingChoice, Suite
 
 LONGEST_LIST = 100
 LARGEST_NUMBER = 10**9
@@ -121,7 +121,7 @@ def _read_whole(text: _Text) -> yaml.Node | None:
     presets are laid over."""
     root = _read(text)
     for name, base in BASES.items():
-        nodes.lay_over(nodes.child(root, "presets"), base, name)
+        nodes.lay_over(nodes.child(root, "presets"), base, name, LENGTHS)
     return root
 
 
@@ -152,7 +152,12 @@ def _read(text: _Text, above: tuple[str, ...] = ()) -> yaml.Node | None:
     below = _read(base, chain)
     for name in NOT_INHERITED:
         nodes.pop(below, name)
-    return nodes.merged(below, root)
+    presets = nodes.child(root, "presets")
+    for name, base_preset in BASES.items():
+        # A preset that is taken away takes those away that are laid over it.
+        if nodes.is_null(nodes.child(presets, base_preset)) and not nodes.child(presets, name):
+            nodes.pop(nodes.child(below, "presets"), name)
+    return nodes.merged(below, root, LENGTHS)
 
 
 def _identity(text: _Text) -> str:

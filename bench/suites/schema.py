@@ -37,6 +37,8 @@ FEWEST_IMAGES = 10
 """Images that can be scored, of either kind (:data:`bench.quality.fidelity.MIN_IMAGES`)."""
 MOST_SAMPLES = 1_000_000
 """Image seeds that belong to one run's seed (:data:`sddpm.rng.SEEDS_PER_RUN`)."""
+LENGTHS = ("train_steps", "train_images", "epochs", "of_parent")
+"""Fields of a budget of which it has one. One that is stated replaces another that is inherited."""
 DEFAULT_BATCH = 32
 DEFAULT_PRECISION = "32-true"
 """Precision of a preset whose budgets state none."""
@@ -172,9 +174,8 @@ class Budget(_Strict):
 
     @model_validator(mode="after")
     def _one_length(self) -> Budget:
-        lengths = ("train_steps", "train_images", "epochs", "of_parent")
-        if sum(getattr(self, length) is not None for length in lengths) != 1:
-            raise ValueError(f"expected one of {', '.join(lengths[:-1])} and {lengths[-1]}")
+        if sum(getattr(self, length) is not None for length in LENGTHS) != 1:
+            raise ValueError(f"expected one of {', '.join(LENGTHS[:-1])} and {LENGTHS[-1]}")
         return self
 
     def scaled(self, factor: float) -> Budget:
@@ -193,7 +194,7 @@ class Budget(_Strict):
 
         Batches run on from one epoch into the next, so images and epochs are rounded up once, at
         the end: a last partial batch counts as one. A share of the parent's is the largest number
-        of steps whose images are fewer than that share.
+        of steps whose images are fewer than that share, and at least 1.
 
         Args:
             batch_size: images of a step.
@@ -206,7 +207,7 @@ class Budget(_Strict):
         if self.train_steps is not None:
             return self.train_steps
         if self.of_parent is not None:
-            return math.ceil(_exact(self.of_parent) * parent_images / batch_size) - 1
+            return max(1, math.ceil(_exact(self.of_parent) * parent_images / batch_size) - 1)
         seen: int | Fraction | None = self.train_images
         if self.epochs is not None:
             if train_images is None:

@@ -221,6 +221,13 @@ def test_a_cell_without_comparable_figures_fails(check, change, words: str) -> N
     assert "REGRESSION: 4 figures of 2 cells: 0 regressed, 1 of 2 cells missing" in result.stdout
 
 
+def test_a_candidate_without_rows_lacks_every_cell(check) -> None:
+    both = table({}, {"system": "b", "title": "B"})
+    result = check(both, both.splitlines()[0] + "\n")
+    assert result.exit_code == 1, result.output
+    assert result.stdout.count("not in the candidate") == 2, result.stdout
+
+
 def test_new_cells_other_orders_and_other_number_formats_pass(check) -> None:
     other = {"system": "b", "title": "B"}
     candidate = table({**other, "time_steps": "4", "eta": "1"}, {"system": "new"}, {})

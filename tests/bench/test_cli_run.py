@@ -103,6 +103,30 @@ def test_two_budgets_stand_beside_each_other_in_one_folder(suite: Path, tmp_path
         assert "above 0" in output
 
 
+def test_a_value_that_no_network_has_is_found_before_its_parent_is_trained(
+    suite: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    text = TINY_SUITE.replace("[pixel_gaussian, sddpm]", "[sddpm_plus_taught]")
+    suite.write_text(
+        text + "      ann_twin: {channels: 8, multipliers: [1, 2], blocks: 1}\n"
+        "      sddpm_plus_taught: {channels: 8, multipliers: [1, 2], blocks: 1, neuron: foo}\n"
+    )
+    for more in (["--dry-run"], []):
+        result = call_run(suite, out, *more)
+        assert result.exit_code != 0
+        assert "neuron='foo': expected one of" in result.output
+    assert not list((out / "trainings").glob("ann_twin-*")), "the parent was trained for nothing"
+    suite.write_text(suite.read_text().replace(", neuron: foo", ""))
+    result = call_run(suite, out, "--budget", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "work: 2 trainings of 2 steps" in result.stdout
+    trainings = json.loads((out / "run.json").read_text())["trainings"]
+    assert [name.partition("-")[0] for name in trainings] == ["ann_twin", "sddpm_plus_taught"]
+    (record,) = [record for record in records(out) if record["status"] == "ok"]
+    assert (record["parent_images"], record["train_images"]) == ([16], 16)
+
+
 def test_a_failed_cell_has_a_reason_and_no_number_and_others_go_on(
     suite: Path, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ from bench.look.plots import (
     plot_training,
 )
 from bench.look.trace import LAST_FRAME_MS, Recorder, moments, save_animation, save_strip
-from sddpm import system, tsm
+from sddpm import plus, system, tsm
 from sddpm.checkpoint import save_checkpoint
 from sddpm.protocol import ImageShape, to_uint8
 from sddpm.rng import image_seeds
@@ -71,6 +71,21 @@ def test_firing_rates_are_the_meters() -> None:
         assert np.mean(layer.rates) == pytest.approx(layer.rate)
     # A prepared network calls no neuron modules, so the rate is of the plain one.
     assert firing_rate(net, seeds, {**PLAIN, "engine": "exact"}) == pytest.approx(probe.rate)
+
+
+def test_events_of_integer_neurons_are_the_spikes_that_they_unroll_to() -> None:
+    net, seeds = denoiser(plus), image_seeds(0, 0, 3)
+    with Meter(net.generator) as meter:
+        net.sample(seeds, PLAIN)
+    with Probe(net.generator) as probe:
+        net.sample(seeds, PLAIN)
+    # The meter divides events by neurons and by the most events of one.
+    assert {name: layer.rate for name, layer in probe.layers.items()} == pytest.approx(
+        meter.firing_rates
+    )
+    for layer in probe.layers.values():
+        assert len(layer.rates) == WIDTHS["time_steps"]
+        assert layer.rates == sorted(layer.rates, reverse=True)  # a count of 2 has no third spike
 
 
 def test_a_raster_is_the_layers_output() -> None:

@@ -50,6 +50,12 @@ def test_the_images_of_the_parent_s_training_are_shown_too() -> None:
     assert shown(parent, parent.model_copy(update=again), child(1))["child"] == "1,920 + 96"
     longer = parent.model_copy(update={**again, "train_images": 4000})
     assert shown(parent, longer, child(1))["child"] == "96"
+    # Other budgets of one suite have their own parents; a child may say what its parents saw.
+    twice = parent.model_copy(update={**again, "train_images": 3840, "budget": 2.0})
+    assert shown(parent, twice, child(1))["child"] == "1,920 + 96"
+    assert shown(parent, twice, child(1, budget=2.0))["child"] == "3,840 + 96"
+    stated = child(1, suite="b", parent_images=(640, 320))
+    assert shown(parent, stated)["child"] == "640 + 320 + 96"
     # Of several seeds, the same at each; with one parent missing, no sum.
     both = [cell(3, seed=1, title="parent"), child(1), child(4, seed=1)]
     assert shown(parent, *both)["child"] == "1,920 + 96"

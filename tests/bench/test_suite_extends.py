@@ -111,6 +111,41 @@ def test_converged_is_small_but_for_what_it_states(tmp_path: Path) -> None:
     assert {**small.config, "blocks": 2} == long.config
 
 
+def test_two_rows_of_the_same_settings_are_refused() -> None:
+    text = BASE.replace("[sddpm, sddpm_tsm, vae, ddpm]", "[ddpm]")
+    for variants, words in (
+        ("{wide: {channels: 24}, same: {channels: 24}}", "variants.ddpm.same.*variant 'wide'"),
+        ("{as it is: {channels: 8}}", "variants.ddpm.as it is.*the system's own row"),
+    ):
+        wrong = parse_suite(
+            text.replace("    config:\n", f"    variants: {{ddpm: {variants}}}\n    config:\n"), "f"
+        )
+        with pytest.raises(ValueError, match=f"f, line .*{words}"):
+            expand(wrong, "smoke", DATA)
+
+
+def test_one_length_of_a_budget_replaces_another(tmp_path: Path) -> None:
+    text = BASE.replace("  small:\n", "  converged: {budget: {train_steps: 900}}\n  small:\n")
+    child = (
+        "extends: base.yaml\nname: child\ntitle: The child\npresets:\n"
+        "  smoke: {budget: {epochs: 2}, budgets: {vae: {train_steps: 7}}}\n"
+        "  small: {budget: {train_steps: null, train_images: 640}}\n"
+    )
+    suite = load_suite(str(write(tmp_path, base=text, child=child)))
+    smoke, small, converged = (suite.presets[name] for name in ("smoke", "small", "converged"))
+    assert (smoke.budget.epochs, smoke.budget.train_steps, smoke.budget.batch_size) == (2, None, 16)
+    vae = smoke.budgets["vae"]
+    assert (vae.train_steps, vae.epochs, vae.batch_size) == (7, None, 100)
+    assert (small.budget.train_images, small.budget.train_steps) == (640, None)
+    assert (converged.budget.train_steps, converged.budget.train_images) == (900, None)
+
+
+def test_converged_goes_with_the_preset_that_it_is_laid_over(tmp_path: Path) -> None:
+    text = BASE.replace("  small:\n", "  converged: {budget: {train_steps: 900}}\n  small:\n")
+    suite = load_suite(str(write(tmp_path, base=text, child=CHILD)))  # whose small is null
+    assert set(suite.presets) == {"smoke"}
+
+
 def test_a_factor_lengthens_every_training_of_a_preset() -> None:
     text = BASE.replace(
         "      vae: {epochs: 2, batch_size: 100}\n",
@@ -128,7 +163,7 @@ def test_a_factor_lengthens_every_training_of_a_preset() -> None:
     # of 1,500 images in batches of 100. The conversion is calibrated on its 2 batches.
     assert steps[1] == dict(sddpm=30, sddpm_tsm=2, vae=30, ddpm=63, ann_twin=30, converted=2)
     assert steps[2] == dict(sddpm=60, sddpm_tsm=5, vae=60, ddpm=125, ann_twin=60, converted=2)
-    assert steps[0.1] == dict(sddpm=3, sddpm_tsm=0, vae=3, ddpm=7, ann_twin=3, converted=2)
+    assert steps[0.1] == dict(sddpm=3, sddpm_tsm=1, vae=3, ddpm=7, ann_twin=3, converted=2)
     assert steps[1e-6]["sddpm"] == steps[1e-6]["vae"] == 1
 
 

@@ -21,7 +21,7 @@ from bench.checkpoints import Checkpoint
 from bench.machine import Machine
 from bench.registry import SYSTEMS, load_module
 from conversion.methods import METHODS
-from sddpm import system
+from sddpm import plus, system
 from sddpm.checkpoint import save_checkpoint
 from sddpm.engine.network import optimize
 from sddpm.neurons import MembraneReadout, trained_with
@@ -117,6 +117,18 @@ def test_other_time_steps_do_not_multiply_the_output(time_steps: int, tmp_path: 
     opened.save_pretrained(tmp_path / "again")
     again = json.loads((tmp_path / "again" / "config.json").read_text())
     assert again["config"]["time_steps"] == 4
+
+
+def test_neurons_with_weights_for_each_step_have_only_the_trained_ones(tmp_path: Path) -> None:
+    config = plus.Config(
+        time_steps=2, channels=4, multipliers=(1, 2), blocks=1, neuron="parallel_if"
+    )
+    shape = ImageShape(1, 8)
+    facts = {"system": "sddpm_plus", "config": vars(config), "shape": vars(shape)}
+    save_checkpoint(tmp_path / "m", plus.build(config, shape), facts)
+    with pytest.raises(ValueError, match=r"time_steps=4: the weights are of 2 spiking time steps"):
+        SDDPM.from_pretrained(tmp_path / "m", time_steps=4)
+    assert SDDPM.from_pretrained(tmp_path / "m", time_steps=2) is not None
 
 
 @pytest.mark.usefixtures("installed")
