@@ -170,6 +170,11 @@ def _figures(record: Record) -> Iterator[Finding]:
     told = [
         n for n in record.metrics if (m := metric_of(n.replace("_std", ""))) and m.reads == "system"
     ]
+    for name, value in record.metrics.items():
+        # An estimate of KID without bias may be just below 0, a norm or a share may not.
+        metric = metric_of(name)
+        if metric and not metric.signed and metric.key != "kid" and value < 0:
+            yield f"metrics.{name}", value, "0 or a number above it"
     for name in sorted(record.metrics.keys() - {*columns, *told}):
         named = ", ".join(map(extractor.column, own))
         yield f"metrics.{name}", record.metrics[name], f"a column of {extractor.key}: {named}"

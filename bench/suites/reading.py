@@ -9,6 +9,7 @@ and the line where the value stands.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -236,11 +237,13 @@ _EXPECTED = {
     "string_type": "expected text",
 }
 """Pydantic's error types in the words of YAML."""
+_BRANCH = re.compile(r"\[key\]$|constrained-|literal\[|function-|nullable")
 
 
 def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
     """One pydantic problem as "file, line N: field: what is wrong"."""
-    path = [part for part in problem["loc"] if part != "[key]"]
+    # Pydantic names the branch of a union beside the fields.
+    path = [part for part in problem["loc"] if not _BRANCH.match(str(part))]
     field = ".".join(map(str, path)) or "the file"
     message = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":

@@ -54,6 +54,7 @@ def test_a_sound_file_has_no_problem(tmp_path: Path) -> None:
         ({"metrics": {"fd_efflite0": None}}, "metrics.fd_efflite0", "null", "a valid number"),
         ({"metrics": {"fid": 3.2}}, "metrics.fid", "3.2", "fd_efflite0, kid_efflite0"),
         ({"metrics": {"fd": 3.2}}, "metrics.fd", "3.2", "a column of efficientnet-lite0"),
+        ({"metrics": {"fd_efflite0": -3}}, "metrics.fd_efflite0", "-3.0", "0 or a number above it"),
         ({"metrics": {}}, "metrics", "no figure", "the figures of a scored cell"),
         ({"extractor": "vgg"}, "extractor", '"vgg"', "inception-v3-compat, efficientnet-lite0"),
         ({"config_hash": "ab"}, "config_hash", '"ab"', "64 hex digits"),

@@ -121,6 +121,7 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
         ("dataset: digits", "dataset: digit", 3, ["dataset", "digit", "mnist"]),
         ("sddpm, pixel", "sdpm, pixel", 5, ["systems.0", "'sdpm'", "did you mean", "ann_twin"]),
         ("time_steps: [4]", "time_steps: [0]", 6, ["time_steps.0", "greater than"]),
+        ("eta: 1", "eta: 1, gain: 0", 8, ["line 8: sampling.0.gain: ", "greater than 0"]),
         ("sampler: ddim", "sampler: ddmi", 8, ["sampling.0.sampler", "'ddim'"]),
         ("sampler: ddim", "sampler: ddpm", 8, ["eta=1", "takes no eta"]),
         ("  smoke:", "  smok:", 10, ["presets", "smoke"]),
