@@ -178,6 +178,27 @@ def test_the_step_sizes_are_the_records() -> None:
     assert found == 8
 
 
+def test_the_doublings_are_the_records() -> None:
+    held_out, training = (
+        {record["train_steps"]: record["metrics"]["fd_efflite0"] for record in records(folder)
+         if record["system"] == "ann_twin" and record["seed"] == 0}
+        for folder in ("digits_held_out", "digits_converged")
+    )  # fmt: skip
+    training[2000] = next(
+        record["metrics"]["fd_efflite0"]
+        for record in records("digits")
+        if record["system"] == "ann_twin" and record["seed"] == 0
+    )
+    _, *rows = under("How long is long enough?")
+    assert len(rows) == len(held_out) == 4
+    for words, *cells in rows:
+        steps = int(words.replace(",", ""))
+        for found, shown, moved in ((held_out, *cells[:2]), (training, *cells[2:])):
+            assert says(shown, [found[steps]]), (words, shown)
+            if moved:
+                assert says(moved.rstrip(" %"), [100 * (found[steps] / found[steps // 2] - 1)])
+
+
 PARTS = {
     "with every part": "",
     "without the stem's gain": "no stem gain",
