@@ -178,6 +178,23 @@ def test_the_step_sizes_are_the_records() -> None:
     assert found == 8
 
 
+def test_clothes_at_the_larger_rate_are_the_records() -> None:
+    rate = "4 times the rate"
+    rows = {
+        "SDDPM+, T = 4": ("sddpm_plus", rate),
+        "ANN twin": ("ann_twin", rate),
+        "ANN twin with the stem of SDDPM+": ("ann_twin", f"stem of SDDPM+, {rate}"),
+    }
+    twin = of_variant("fashion_mnist_rates", *rows["ANN twin"])
+    found = [row for row in under("SDDPM+ on clothes") if row[0] == "32x32, 64,000 images"]
+    assert len(found) == len(rows)
+    for _, title, _, distance, share, *_, seeds in found:
+        values = of_variant("fashion_mnist_rates", *rows[title])
+        assert says(distance, values)
+        assert says(share, [statistics.fmean(v / t for v, t in zip(values, twin, strict=True))])
+        assert seeds == "0, 1, 2"
+
+
 def test_the_doublings_are_the_records() -> None:
     held_out, training = (
         {record["train_steps"]: record["metrics"]["fd_efflite0"] for record in records(folder)
