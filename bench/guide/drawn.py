@@ -129,7 +129,7 @@ class DrawnScores:
         }
 
     def firing_rate(self, setting: Setting, first: int) -> float | None:
-        """Spikes per neuron and step of a few images; None where no neuron emits single ones."""
+        """Spikes per neuron and step of a few images; None where no neuron emits any."""
         if not spiking_modules(self.system.generator):
             return None
         seeds = image_seeds(self.seed, first, first + RATE_IMAGES)

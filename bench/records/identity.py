@@ -70,7 +70,8 @@ def settings(record: Record) -> str:
 
 def measurement(record: Record) -> tuple[Any, ...]:
     """Key that records of the same measurement share, in any folder."""
-    return (record.config_hash, record.extractor, record.energy_table, record.submitted_by)
+    scored = _values(record, REFERENCES)
+    return (record.config_hash, *scored, record.extractor, record.energy_table, record.submitted_by)
 
 
 def comparable(record: Record) -> dict[str, Any]:

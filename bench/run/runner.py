@@ -227,8 +227,6 @@ class Runner:
 
     def _measure(self, cell: Cell) -> Record:
         plan, preset, folder = self.plan, self.plan.preset, self.plan.cell_folder(cell)
-        if not states.is_trained(plan.training_folder(cell.training)):
-            check_buildable(cell.training)  # before its parents are trained for nothing
         self.train(cell.training)
         checkpoint = Checkpoint.read(plan.checkpoint(cell.training))
         loaded: list[Any] = []
@@ -293,6 +291,12 @@ class Runner:
         folder = self.plan.training_folder(training)
         if training.hash in self._failed_trainings:
             raise ValueError(f"{TRAINING_FAILED}: {self._failed_trainings[training.hash]}")
+        if not states.is_trained(folder):
+            try:
+                check_buildable(training)  # before its parents are trained for nothing
+            except ValueError as error:
+                self._failed_trainings[training.hash] = str(error)
+                raise
         parent = None
         if training.parent is not None:
             self.train(training.parent)

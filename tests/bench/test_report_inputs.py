@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from bench.records.record import write_records
+from bench.report.sorting import make_report
+from bench.report.sources import read_sources
 from tests.support.calling import report as call
 from tests.support.records import CONVERSION_ROWS, HASHES, cell, conversion
 
@@ -78,3 +80,12 @@ def test_bad_input_is_one_sentence(case: str, tmp_path: Path) -> None:
     assert line.startswith("Error: ")
     assert words in line
     assert (tmp_path / "used" / "thesis.tex").read_text() == "years of work"
+
+
+def test_one_cell_scored_against_two_splits_is_in_both_rankings(tmp_path: Path) -> None:
+    train = cell(0)
+    test = train.model_copy(update={"reference_split": "test", "reference_hash": "0" * 16})
+    for name, one in (("train", train), ("test", test), ("again", test)):
+        write_records(tmp_path / name / "records.jsonl", [one])
+    report = make_report(read_sources([tmp_path / n for n in ("train", "test", "again")]), [])
+    assert [len(board.done) for board in report.boards] == [1, 1]
