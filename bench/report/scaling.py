@@ -28,8 +28,8 @@ LAW_NOTE = (
 )
 DOUBLING_NOTE = (
     "Last doubling: change of the mean distance from half the most images on. A budget has "
-    f"converged if twice the training changes the distance by less than {CONVERGED:.0%}."
-).replace("%", " %")
+    f"converged if twice the training changes the distance by less than {100 * CONVERGED:.0f} %."
+)
 _VERDICTS = {
     "closes": "falls faster with training: the gap closes",
     "widens": "falls more slowly with training: the gap widens",

@@ -57,35 +57,25 @@ def saved(folder: Path, module: Any = system, name: str = "sddpm") -> Path:
 # Numbers.
 
 
-def test_firing_rates_are_the_meters() -> None:
-    net, seeds = denoiser(), image_seeds(0, 0, 3)
+@pytest.mark.parametrize("module", [system, plus])
+def test_firing_rates_are_the_meters(module: Any) -> None:
+    net, seeds = denoiser(module), image_seeds(0, 0, 3)
     with Meter(net.generator) as meter:
         net.sample(seeds, PLAIN)
     with Probe(net.generator) as probe:
         net.sample(seeds, PLAIN)
+    # Of integer neurons the meter divides events by neurons and by the most events of one.
     assert {name: layer.rate for name, layer in probe.layers.items()} == pytest.approx(
         meter.firing_rates
     )
     assert probe.rate == pytest.approx(meter.firing_rate)
     for layer in probe.layers.values():
+        assert len(layer.rates) == WIDTHS["time_steps"]
         assert np.mean(layer.rates) == pytest.approx(layer.rate)
+        if module is plus:  # a count of 2 has no third spike
+            assert layer.rates == sorted(layer.rates, reverse=True)
     # A prepared network calls no neuron modules, so the rate is of the plain one.
     assert firing_rate(net, seeds, {**PLAIN, "engine": "exact"}) == pytest.approx(probe.rate)
-
-
-def test_events_of_integer_neurons_are_the_spikes_that_they_unroll_to() -> None:
-    net, seeds = denoiser(plus), image_seeds(0, 0, 3)
-    with Meter(net.generator) as meter:
-        net.sample(seeds, PLAIN)
-    with Probe(net.generator) as probe:
-        net.sample(seeds, PLAIN)
-    # The meter divides events by neurons and by the most events of one.
-    assert {name: layer.rate for name, layer in probe.layers.items()} == pytest.approx(
-        meter.firing_rates
-    )
-    for layer in probe.layers.values():
-        assert len(layer.rates) == WIDTHS["time_steps"]
-        assert layer.rates == sorted(layer.rates, reverse=True)  # a count of 2 has no third spike
 
 
 def test_a_raster_is_the_layers_output() -> None:
