@@ -35,17 +35,12 @@ class Machine:
         nodes: machines, on each of which this command was started.
 
     Raises:
-        ValueError: CUDA is asked for and absent, fewer devices are there than asked for, or
-            nothing tells which of several machines this is.
+        ValueError: :func:`check_devices` refuses them, or nothing tells which of several machines
+            this is.
     """
 
     def __init__(self, device: DeviceName = "auto", devices: int = 1, nodes: int = 1) -> None:
-        available = torch.cuda.device_count()
-        if device == "cuda" and not available:
-            raise ValueError("--device cuda: no CUDA device is visible; use --device cpu or auto")
-        self.kind = "cuda" if device != "cpu" and available else "cpu"
-        if self.kind == "cuda" and devices > available:
-            raise ValueError(f"--devices {devices}: {available} CUDA devices are visible")
+        self.kind = check_devices(device, devices)
         if nodes > 1 and not any(name in os.environ for name in _NODE_NUMBERS):
             raise ValueError(
                 f"--nodes {nodes}: which machine is this? set NODE_RANK (from 0), MASTER_ADDR and "
@@ -116,6 +111,22 @@ class Machine:
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def check_devices(device: DeviceName, devices: int = 1) -> Literal["cpu", "cuda"]:
+    """Kind of device that ``device`` means here; starts nothing.
+
+    Raises:
+        ValueError: CUDA is asked for and absent, or fewer devices are there than asked for.
+    """
+    available = torch.cuda.device_count()
+    if device == "cuda" and not available:
+        raise ValueError("--device cuda: no CUDA device is visible; use --device cpu or auto")
+    if device == "cpu" or not available:
+        return "cpu"
+    if devices > available:
+        raise ValueError(f"--devices {devices}: {available} CUDA devices are visible")
+    return "cuda"
 
 
 def versions() -> dict[str, str]:

@@ -99,6 +99,16 @@ def run(
         raise click.UsageError("--estimate: give it with --dry-run")
     if workers is None:
         options.refuse(ctx, ("worker_cpus", "worker_gpus", "ray_folder"), "give it with --workers")
+    else:
+        from bench.run.workers import parse_workers
+
+        if devices * nodes > 1:
+            raise click.UsageError(
+                "--workers: a task takes one device; leave out --devices, --nodes"
+            )
+        address = parse_workers(workers)
+        if address != "local":
+            options.refuse(ctx, ("ray_folder",), f"the cluster at {address} has its own")
     plan = make_plan(Options(**given, command=options.command_line(ctx)), read_data=not dry_run)
     for note in plan.notes:
         terminal.say(note)
@@ -121,6 +131,8 @@ def run(
             terminal.print_estimate(estimate_plan(plan, Machine(device)))
         else:
             terminal.print_states(plan)
+            if workers is None:  # a cluster has its own devices
+                _tell_absent(device, devices)
         return
 
     from bench.machine import Machine
@@ -128,16 +140,9 @@ def run(
 
     spread = None
     if workers is not None:
-        from bench.run.workers import Needs, on_ray, parse_workers
+        from bench.run.workers import Needs, on_ray
 
-        if devices * nodes > 1:
-            raise click.UsageError(
-                "--workers: a task takes one device; leave out --devices, --nodes"
-            )
         needs = Needs(worker_cpus, worker_gpus)
-        address = parse_workers(workers)
-        if address != "local":
-            options.refuse(ctx, ("ray_folder",), f"the cluster at {address} has its own")
         spread = on_ray(address, device, needs, folder=ray_folder)
         device = "cpu"  # the driver trains nothing
 
@@ -156,3 +161,13 @@ def run(
         terminal.print_result(result)
     if result.failed:
         ctx.exit(terminal.FAILURE)
+
+
+def _tell_absent(device: Any, devices: int) -> None:
+    """Say that this machine lacks the devices of a plan, which another machine may run."""
+    from bench.machine import check_devices
+
+    try:
+        check_devices(device, devices)
+    except ValueError as error:
+        terminal.say(f"on this machine the run would stop: {error}")

@@ -103,6 +103,19 @@ def test_two_budgets_stand_beside_each_other_in_one_folder(suite: Path, tmp_path
         assert "above 0" in output
 
 
+def test_a_plan_for_a_gpu_is_shown_where_there_is_none(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    arguments = ["run", "--suite", str(suite), "--preset", "smoke", "--out", str(tmp_path / "out")]
+    for device, told in (("cuda", True), ("auto", False), ("cpu", False)):
+        result = call(*arguments, "--device", device, "--dry-run")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("missing") == 8
+        assert ("the run would stop: --device cuda" in result.stderr) == told
+    refused(call(*arguments, "--device", "cuda"), "--device cuda", "no CUDA device is visible")
+
+
 def test_a_value_that_no_network_has_is_found_before_its_parent_is_trained(
     suite: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_workers_that_cannot_be_had(
 
     refused(run("--workers", "rya"), "--workers rya", "did you mean 'ray'")
     refused(run("--workers", "ray:"), "--workers ray:", "ray:ADDRESS")
+    refused(run("--workers", "rya", "--dry-run"), "--workers rya", "did you mean 'ray'")
     refused(run("--workers", "ray", "--devices", "2"), "--devices")
     monkeypatch.setitem(sys.modules, "ray", None)
     refused(run("--workers", "ray"), "pip install 'ray>=2.50'")
