@@ -52,10 +52,11 @@ def normalise_and_fire(
             normalised = add_per_image(normalised, per_image)
         return activation(normalised)
     assert isinstance(norm, nn.BatchNorm2d)
-    return _NormaliseAndFire.apply(
+    events = _NormaliseAndFire.apply(
         y, norm.weight, norm.bias, per_image, neuron.theta, neuron.leak(),
         *_statistics(y, norm), neuron.time_steps, dynamics,
     )  # fmt: skip
+    return neuron.charged(events)
 
 
 def _unwatched(module: nn.Module) -> bool:

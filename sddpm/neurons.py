@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from sddpm.kernels import neurons as kernels
 from sddpm.kernels.fused_neuron import fire, fire_cuda
@@ -71,11 +72,16 @@ class SpikingNeuron(nn.Module):
     """
 
     emits: ClassVar[str] = "spikes"
+    signed: ClassVar[bool] = False
+    """Whether there are spikes below 0."""
     theta: Tensor
+    event_cost: float
+    """What one event of one image adds to the loss (:mod:`sddpm.event_costs`)."""
 
     def __init__(self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0) -> None:
         super().__init__()
         check_threshold(threshold)
+        self.event_cost = 0.0
         self.time_steps = check_time_steps(time_steps)
         self.register_buffer("theta", torch.tensor(float(threshold)))
         self.surrogate = surrogate.ATan(alpha=alpha)
@@ -120,7 +126,15 @@ class SpikingNeuron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Spikes (0 or 1) of currents ``[time_steps * batch, ...]``, in the same shape."""
         fused = self._fused(x)
-        return self.integrate(x) if fused is None else fused
+        return self.charged(self.integrate(x) if fused is None else fused)
+
+    def charged(self, events: Tensor) -> Tensor:
+        """``events``, unchanged, whose gradient is that of a loss with their cost in it."""
+        if not (self.event_cost and self.training and torch.is_grad_enabled()):
+            return events
+        cost = self.event_cost * self.time_steps / len(events)
+        charged: Tensor = _Charged.apply(events, cost, self.signed)
+        return charged
 
     def _fused(self, x: Tensor) -> Tensor | None:
         """The forward pass on a kernel, or None where there is no kernel for it."""
@@ -145,6 +159,20 @@ class SpikingNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         return f"time_steps={self.time_steps}"
+
+
+class _Charged(Function):
+    @staticmethod
+    def forward(ctx: Any, events: Tensor, cost: float, signed: bool) -> Tensor:
+        ctx.cost = cost
+        ctx.save_for_backward(*([events] if signed else []))
+        return events.view_as(events)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.saved_tensors:  # an event below 0 costs as much
+            return grad + ctx.cost * ctx.saved_tensors[0].sign().to(grad.dtype), None, None
+        return grad + ctx.cost, None, None
 
 
 class IF(SpikingNeuron):
@@ -199,7 +227,6 @@ class RateIF(SpikingNeuron):
     """
 
     code: ClassVar[str] = "rate"
-    signed: ClassVar[bool] = False
 
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         return v + x

@@ -5,18 +5,19 @@ train in one pass and run as binary spikes (arXiv 2407.20708, 2411.16061); the o
 :mod:`sddpm.soft_neurons` may replace them. A real-valued shortcut bypasses the stem. The
 1x1 shortcuts read the mean over spiking time, once. The network predicts v (arXiv 2202.00512) from
 a head that starts linear. The loss may be weighted by the signal-to-noise ratio (Min-SNR, arXiv
-2303.09556). The training starts from fresh weights, without a parent.
+2303.09556), and may charge for events (arXiv 1912.01268). The training starts from fresh weights,
+without a parent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import nn
+from dataclasses import dataclass, field
 
 from sddpm.activations import reads_after
+from sddpm.configuration import before
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, MinSNRLoss, NoiseLoss, Prediction, noise_loss
+from sddpm.event_costs import charge_for_events
 from sddpm.protocol import ImageShape, System
 from sddpm.unet import UNet, UNetConfig, unet_config
 from sddpm.widths import TRAINED, FreshUNet, over
@@ -40,6 +41,9 @@ class Config(FreshUNet, DenoiserTraining):
     min_snr: float = 0.0
     """Largest signal-to-noise ratio that the loss weights in full (Min-SNR's gamma). 0: the plain
     squared error of the network's output."""
+    event_weight: float = field(default=0.0, metadata=before(0.0))
+    """What the loss adds for an accumulate of each product
+    (:func:`sddpm.event_costs.charge_for_events`). 0: events are free."""
     threshold: float = 1.0
     """Firing threshold of every neuron, which is also the current of one event."""
     prediction: Prediction = "v_prediction"
@@ -76,13 +80,24 @@ _NEURONS = (
 )  # fmt: skip
 
 
+def network(config: Config, shape: ImageShape) -> UNet:
+    """The U-Net of ``config`` with fresh weights, ready to be trained.
+
+    Raises:
+        ValueError: a value of the configuration is out of its range.
+    """
+    net = UNet(spiking_unet(config, shape))
+    charge_for_events(net, shape, config.event_weight)
+    return net
+
+
 def build(config: Config, shape: ImageShape, parent: System | None = None) -> Denoiser:
     """SDDPM+ for images of ``shape``; it has no parent.
 
     Raises:
         ValueError: a value of the configuration is out of its range.
     """
-    net: nn.Module = UNet(spiking_unet(config, shape))
+    net = network(config, shape)
     return Denoiser(net, shape, config, DiffusionConfig(config.diffusion_steps), loss_of(config))
 
 

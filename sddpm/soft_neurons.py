@@ -57,6 +57,8 @@ class TernaryIF(SpikingNeuron):
     ``-h >= theta``; ``v[s] = h[s] - theta spike[s]``.
     """
 
+    signed: ClassVar[bool] = True
+
     def charge(self, v: Tensor, x: Tensor) -> Tensor:
         return v + x
 

@@ -47,7 +47,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Ta
             that this one cannot learn from.
     """
     diffusion = DiffusionConfig(config.diffusion_steps)
-    net = UNet(plus.spiking_unet(config, shape))
+    net = plus.network(config, shape)
     teacher = None if parent is None else teacher_of(parent, shape, diffusion)
     if teacher is not None and config.start_from_twin:
         load_twin(net, teacher)

@@ -1,0 +1,92 @@
+"""Training that pays for events: synaptic operations as a part of the loss.
+
+An event of a neuron causes an accumulate for each weight behind it, so a network that sends fewer
+events where more weights read them needs less energy. Sorbaro et al. 2020 (arXiv 1912.01268) add
+the synaptic operations to the loss. Here they are a share, so that one weight suits networks of
+all sizes::
+
+    loss + weight * accumulates / products
+
+``accumulates`` are those of an image, over all spiking steps; ``products`` are the multiply-
+accumulates that the same layers would need for real numbers, once. The second summand has no value
+in the network: each neuron adds its derivative to the gradient of its events, which CUDA graphs and
+the fused kernels replay as any other gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sddpm.attention import SpikingAttention
+from sddpm.neurons import SpikingNeuron
+from sddpm.protocol import ImageShape
+from sddpm.unet import Downsample, ResidualBlock, Stem, UNet, Upsample
+
+
+def charge_for_events(net: UNet, shape: ImageShape, weight: float) -> None:
+    """Let the training of ``net`` on images of ``shape`` pay ``weight`` for every accumulate of a
+    product.
+
+    The products of spikes with spikes inside an attention are free.
+
+    Args:
+        net: a spiking network; its neurons' ``event_cost`` is set.
+        weight: at least 0, which sets no cost.
+
+    Raises:
+        ValueError: the weight is below 0.
+    """
+    if not weight >= 0:
+        raise ValueError(f"event_weight={weight}: expected 0 or a number above it")
+    if not weight:
+        return
+    products = _products(net, shape)
+    total = sum(each for row in products.values() for _, each in row)
+    for neuron, row in products.items():
+        # At a border and behind a stride an event has fewer products: the mean over the layer.
+        neuron.event_cost = weight * sum(each for _, each in row) / (total * row[0][0])
+
+
+def _products(net: UNet, shape: ImageShape) -> dict[SpikingNeuron, list[tuple[int, int]]]:
+    """For every layer of neurons its size, and the products of each convolution that reads it, of
+    one image and one spiking step."""
+    probe = deepcopy(net).to("meta").eval()
+    sizes: dict[nn.Module, int] = {}
+
+    def keep(module: nn.Module, given: Any, output: Tensor, each: int = 1) -> None:
+        sizes[module] = output[0].numel() * each
+
+    for neuron, conv in _readers(probe):
+        neuron.register_forward_hook(keep)
+        taps = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        conv.register_forward_hook(partial(keep, each=taps))
+    with torch.no_grad():
+        image = torch.zeros(1, shape.channels, shape.size, shape.size, device="meta")
+        probe(image, torch.zeros(1, dtype=torch.long, device="meta"))
+    found: dict[SpikingNeuron, list[tuple[int, int]]] = {}
+    for (neuron, _), probed in zip(_readers(net), _readers(probe), strict=True):
+        found.setdefault(neuron, []).append((sizes[probed[0]], sizes[probed[1]]))
+    return found
+
+
+def _readers(net: UNet) -> Iterator[tuple[SpikingNeuron, nn.Conv2d]]:
+    """Layers of neurons, each with a convolution that reads its events."""
+    for part in net.modules():
+        match part:
+            case ResidualBlock():
+                yield part.act1, part.conv1
+                yield part.act2, part.conv2
+            case Stem():
+                yield part.act, part.conv2
+            case Downsample() | Upsample():
+                yield part.act, part.conv
+            case SpikingAttention():
+                for layer in (part.query, part.key, part.value):
+                    yield part.act, layer[0]
+                yield part.mixed_act, part.project
