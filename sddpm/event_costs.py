@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import torch
@@ -59,23 +58,26 @@ def _products(net: UNet, shape: ImageShape) -> dict[SpikingNeuron, list[tuple[in
     probe = deepcopy(net).to("meta").eval()
     sizes: dict[nn.Module, int] = {}
 
-    def keep(module: nn.Module, given: Any, output: Tensor, each: int = 1) -> None:
-        sizes[module] = output[0].numel() * each
+    def keep(module: nn.Module, given: Any, output: Tensor) -> None:
+        taps = 1
+        if isinstance(module, nn.Conv2d):
+            taps = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+        sizes[module] = output[0].numel() * taps
 
-    for neuron, conv in _readers(probe):
-        neuron.register_forward_hook(keep)
-        taps = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-        conv.register_forward_hook(partial(keep, each=taps))
+    for pair in _readers(probe):
+        for module in pair:
+            module.register_forward_hook(keep)
     with torch.no_grad():
         image = torch.zeros(1, shape.channels, shape.size, shape.size, device="meta")
         probe(image, torch.zeros(1, dtype=torch.long, device="meta"))
     found: dict[SpikingNeuron, list[tuple[int, int]]] = {}
     for (neuron, _), probed in zip(_readers(net), _readers(probe), strict=True):
+        assert isinstance(neuron, SpikingNeuron)
         found.setdefault(neuron, []).append((sizes[probed[0]], sizes[probed[1]]))
     return found
 
 
-def _readers(net: UNet) -> Iterator[tuple[SpikingNeuron, nn.Conv2d]]:
+def _readers(net: UNet) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Layers of neurons, each with a convolution that reads its events."""
     for part in net.modules():
         match part:
