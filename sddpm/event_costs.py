@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sddpm.attention import SpikingAttention
 from sddpm.neurons import SpikingNeuron
 from sddpm.protocol import ImageShape
 from sddpm.unet import Downsample, ResidualBlock, Stem, UNet, Upsample
@@ -32,10 +31,8 @@ def charge_for_events(net: UNet, shape: ImageShape, weight: float) -> None:
     """Let the training of ``net`` on images of ``shape`` pay ``weight`` for every accumulate of a
     product.
 
-    The products of spikes with spikes inside an attention are free.
-
     Args:
-        net: a spiking network; its neurons' ``event_cost`` is set.
+        net: a spiking network without attention; its neurons' ``event_cost`` is set.
         weight: at least 0, which sets no cost.
 
     Raises:
@@ -45,16 +42,16 @@ def charge_for_events(net: UNet, shape: ImageShape, weight: float) -> None:
         raise ValueError(f"event_weight={weight}: expected 0 or a number above it")
     if not weight:
         return
-    products = _products(net, shape)
-    total = sum(each for row in products.values() for _, each in row)
-    for neuron, row in products.items():
+    neurons = _products(net, shape)
+    total = sum(products for _, _, products in neurons)
+    for neuron, size, products in neurons:
         # At a border and behind a stride an event has fewer products: the mean over the layer.
-        neuron.event_cost = weight * sum(each for _, each in row) / (total * row[0][0])
+        neuron.event_cost = weight * products / (total * size)
 
 
-def _products(net: UNet, shape: ImageShape) -> dict[SpikingNeuron, list[tuple[int, int]]]:
-    """For every layer of neurons its size, and the products of each convolution that reads it, of
-    one image and one spiking step."""
+def _products(net: UNet, shape: ImageShape) -> list[tuple[SpikingNeuron, int, int]]:
+    """Every layer of neurons, its size, and the products of the convolution that reads it, of one
+    image and one spiking step."""
     probe = deepcopy(net).to("meta").eval()
     sizes: dict[nn.Module, int] = {}
 
@@ -70,15 +67,15 @@ def _products(net: UNet, shape: ImageShape) -> dict[SpikingNeuron, list[tuple[in
     with torch.no_grad():
         image = torch.zeros(1, shape.channels, shape.size, shape.size, device="meta")
         probe(image, torch.zeros(1, dtype=torch.long, device="meta"))
-    found: dict[SpikingNeuron, list[tuple[int, int]]] = {}
+    found = []
     for (neuron, _), probed in zip(_readers(net), _readers(probe), strict=True):
         assert isinstance(neuron, SpikingNeuron)
-        found.setdefault(neuron, []).append((sizes[probed[0]], sizes[probed[1]]))
+        found.append((neuron, sizes[probed[0]], sizes[probed[1]]))
     return found
 
 
 def _readers(net: UNet) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Layers of neurons, each with a convolution that reads its events."""
+    """Every layer of neurons, with the convolution that reads its events."""
     for part in net.modules():
         match part:
             case ResidualBlock():
@@ -88,7 +85,3 @@ def _readers(net: UNet) -> Iterator[tuple[nn.Module, nn.Module]]:
                 yield part.act, part.conv2
             case Downsample() | Upsample():
                 yield part.act, part.conv
-            case SpikingAttention():
-                for layer in (part.query, part.key, part.value):
-                    yield part.act, layer[0]
-                yield part.mixed_act, part.project
