@@ -41,7 +41,7 @@ class DenoiserTraining:
     decay: Literal["constant", "linear"] = "constant"
     """Schedule of the step size after the warm-up: ``constant``, or ``linear`` to 0 at the end."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient, above 0."""
     ema_decay: float = 0.0
     """Decay a step of the averaged weights that sample; 0 samples with the last weights."""
 
@@ -69,10 +69,7 @@ class Denoiser(System):
         loss: NoiseLoss = noise_loss,
     ) -> None:
         super().__init__()
-        if training.decay not in ("constant", "linear"):
-            raise ValueError(f"decay={training.decay!r}: expected 'constant' or 'linear'")
-        if not 0 <= training.ema_decay < 1:
-            raise ValueError(f"ema_decay={training.ema_decay}: expected a number in [0, 1)")
+        check_training(training)
         # Whatever torch's default type is: precision is the business of autocast.
         self.net = net.float()
         self.shape = shape
@@ -177,6 +174,19 @@ def check_label(label: int | None, classes: int) -> None:
     if label is not None and not 0 <= label < classes:
         expected = f"a class from 0 to {classes - 1}" if classes else "none: it knows no classes"
         raise ValueError(f"label={label}: expected {expected}")
+
+
+def check_training(training: DenoiserTraining) -> None:
+    """Raise ValueError, naming the option, if one of ``training`` is out of its range."""
+    if training.decay not in ("constant", "linear"):
+        raise ValueError(f"decay={training.decay!r}: expected 'constant' or 'linear'")
+    if not 0 <= training.ema_decay < 1:
+        raise ValueError(f"ema_decay={training.ema_decay}: expected a number in [0, 1)")
+    if not training.gradient_clip > 0:  # a gradient of norm 0 learns nothing
+        raise ValueError(
+            f"gradient_clip={training.gradient_clip}: expected a number above 0, such as 1e9 for "
+            "gradients of every size"
+        )
 
 
 def learning_rate(training: DenoiserTraining, number: int, total: int) -> float:

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.averaging import Average
-from sddpm.denoising import DenoiserTraining, learning_rate
+from sddpm.denoising import DenoiserTraining, check_training, learning_rate
 from sddpm.layers import evaluating, solver_arithmetic
 from sddpm.point_nets import TIMES, PointNet, PointNetConfig
 from sddpm.protocol import PointShape, Step, System
@@ -120,8 +120,7 @@ class RiemannianDiffusion(System):
     ) -> None:
         super().__init__()
         _check(config)
-        if not 0 <= training.ema_decay < 1:
-            raise ValueError(f"ema_decay={training.ema_decay}: expected a number in [0, 1)")
+        check_training(training)
         self.net, self.shape = net.float(), shape
         self.config, self.training_config = config, training
         # Size, length of the walk so far, and the two times of every step.

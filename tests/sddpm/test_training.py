@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from baselines import pixel_gaussian
+from baselines import ann_twin, pixel_gaussian
+from baselines.fsddim import system as fsddim
 from sddpm import checkpoint, precision
 from sddpm import system as sddpm_system
 from sddpm.checkpoint import load_generator, read_config, save_checkpoint
@@ -293,3 +296,21 @@ def test_automatic_precision_follows_the_processor(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "bfloat16_runs", lambda: native)
     assert precision.fast_precision() == expected
+
+
+@pytest.mark.parametrize("module", [sddpm_system, ann_twin, fsddim])
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("gradient_clip", 0.0, "a number above 0"),
+        ("gradient_clip", float("nan"), "a number above 0"),
+        ("ema_decay", 1.0, r"a number in \[0, 1\)"),
+        ("decay", "cosine", "'constant' or 'linear'"),
+    ],
+)
+def test_an_option_of_the_training_out_of_its_range_is_refused(
+    module: Any, option: str, value: Any, expected: str
+) -> None:
+    config = replace(module.Config(**module.PRESETS["smoke"]), **{option: value})
+    with pytest.raises(ValueError, match=f"{option}=.*: expected {expected}"):
+        module.build(config, ImageShape(1, 8))
