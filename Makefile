@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --editable '.[dev]'
 	touch $@
 
-demo: venv ## train SDDPM+, SDDPM and their ANN twin on 8x8 digits and print the table (6 minutes on 2 idle cores)
+demo: venv ## train SDDPM+, SDDPM and their ANN twin on 8x8 digits and print the table (5 minutes on 2 idle cores)
 	$(BIN)/sddpm-bench run --suite demo --out runs/demo
 
 test: venv ## run the tests

@@ -131,6 +131,50 @@ def test_the_demo_of_the_readme_is_its_records() -> None:
     assert not wrong(table, "demo")
 
 
+RATE = "4 times the rate"
+RATIOS = {
+    ("digits, 8x8", "48 channels, twin 32"): ("digits_plus", "", "digits", ""),
+    ("digits, 8x8", "the same, pays for events"): ("digits_plus", "event weight 0.1", "digits", ""),
+    ("digits, 8x8", "32 channels, twin 32"): ("digits_plus", "32 channels", "digits", ""),
+    ("clothes, 16x16", "24 channels, twin 16"): (
+        "fashion_mnist16_plus", "", "fashion_mnist16_plus", "",
+    ),
+    ("clothes, 32x32", "24 channels, twin 16"): (
+        "fashion_mnist_rates", RATE, "fashion_mnist_rates", RATE,
+    ),
+    ("clothes, 32x32", "the same, pays for events"): (
+        "fashion_mnist_rates", f"event weight 0.1, {RATE}", "fashion_mnist_rates", RATE,
+    ),
+    ("photographs, 32x32", "24 channels, twin 16 with the stem of SDDPM+"): (
+        "cifar10_plus", "", "cifar10_plus", "stem of SDDPM+",
+    ),
+}  # fmt: skip
+
+
+def test_the_ratios_of_the_readme_are_the_records() -> None:
+    heading, *rows = tables(README.partition("<!-- plus:begin -->")[2])[0]
+    assert heading[2:5] == ["FD", "strict energy", "with memory"]
+    assert len(rows) == len(RATIOS)
+    for data, network, *cells, seeds in rows:
+        folder, variant, twins, twin = RATIOS[data, network]
+        solver = ("dpm_solver++", 20) if folder == "cifar10_plus" else ("ddim", None)
+        pair = []
+        for where, system, name in ((folder, "sddpm_plus", variant), (twins, "ann_twin", twin)):
+            found = [
+                r for r in records(where)
+                if (r["system"], r["variant"], r["sampler"]) == (system, name, solver[0])
+                and solver[1] in (None, r["sampler_steps"])
+            ]  # fmt: skip
+            assert ", ".join(str(r["seed"]) for r in found) == seeds, (where, system, name)
+            pair.append([
+                statistics.fmean(r["metrics"]["fd_efflite0"] for r in found),
+                *(statistics.fmean(r["energies"][key] for r in found)
+                  for key in ("strict", "lemaire")),
+            ])  # fmt: skip
+        for shown, ours, theirs in zip(cells, *pair, strict=True):
+            assert says(shown, [ours / theirs]), (data, network, shown, ours / theirs)
+
+
 def test_the_solvers_of_cifar10_are_the_records() -> None:
     drawn = {
         (
@@ -182,6 +226,8 @@ def test_clothes_at_the_larger_rate_are_the_records() -> None:
     rate = "4 times the rate"
     rows = {
         "SDDPM+, T = 4": ("sddpm_plus", rate),
+        "SDDPM+, T = 4, pays for events": ("sddpm_plus", f"event weight 0.1, {rate}"),
+        "SDDPM+, T = 4, pays 0.03 for events": ("sddpm_plus", f"event weight 0.03, {rate}"),
         "ANN twin": ("ann_twin", rate),
         "ANN twin with the stem of SDDPM+": ("ann_twin", f"stem of SDDPM+, {rate}"),
     }
@@ -191,8 +237,9 @@ def test_clothes_at_the_larger_rate_are_the_records() -> None:
     for _, title, _, distance, share, *_, seeds in found:
         values = of_variant("fashion_mnist_rates", *rows[title])
         assert says(distance, values)
-        assert says(share, [statistics.fmean(v / t for v, t in zip(values, twin, strict=True))])
-        assert seeds == "0, 1, 2"
+        pairs = zip(values, twin[: len(values)], strict=True)
+        assert says(share, [statistics.fmean(value / other for value, other in pairs)])
+        assert seeds == ", ".join(map(str, range(len(values))))
 
 
 def test_the_doublings_are_the_records() -> None:
@@ -225,6 +272,9 @@ PARTS = {
     "with SDDPM's neuron (IF, hard reset): the stem alone": "IF",
     "with soft reset": "soft IF",
     "with the parallel neuron": "parallel IF",
+    "event weight 0.03": "event weight 0.03",
+    "event weight 0.1": "event weight 0.1",
+    "event weight 0.3": "event weight 0.3",
     "threshold 0.5": "threshold 0.5",
     "threshold 2": "threshold 2",
     "Min-SNR, gamma 5": "Min-SNR 5",
