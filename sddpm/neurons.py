@@ -76,7 +76,7 @@ class SpikingNeuron(nn.Module):
     """Whether there are spikes below 0."""
     theta: Tensor
     event_cost: float
-    """What one event of one image adds to the loss (:mod:`sddpm.event_costs`)."""
+    """Amount that one event of one image adds to the loss (:mod:`sddpm.event_costs`)."""
 
     def __init__(self, time_steps: int, threshold: float = 1.0, alpha: float = 2.0) -> None:
         super().__init__()

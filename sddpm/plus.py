@@ -42,7 +42,7 @@ class Config(FreshUNet, DenoiserTraining):
     """Largest signal-to-noise ratio that the loss weights in full (Min-SNR's gamma). 0: the plain
     squared error of the network's output."""
     event_weight: float = field(default=0.0, metadata=before(0.0))
-    """What the loss adds for an accumulate of each product
+    """Weight of the accumulates in the loss, as a share of the products
     (:func:`sddpm.event_costs.charge_for_events`). 0: events are free."""
     threshold: float = 1.0
     """Firing threshold of every neuron, which is also the current of one event."""
