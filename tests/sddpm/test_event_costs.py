@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sddpm import taught
 from sddpm.denoising import Denoiser
 from sddpm.neurons import SpikingNeuron
 from sddpm.plus import Config, build
@@ -86,8 +87,8 @@ def test_the_gradient_is_that_of_a_loss_with_the_accumulates(neuron: str) -> Non
             continue  # a normalisation follows: its gradient is rounding
         size = float(expected.abs().max())
         torch.testing.assert_close(paying[name], expected, rtol=0, atol=2e-3 * size, msg=name)
-        if name.endswith("act1.conv1.weight"):
-            assert (plain[name] - expected).abs().max() > 0.05 * size
+        if name.startswith("down") and name.endswith("conv1.weight"):
+            assert (plain[name] - expected).abs().max() > 0.05 * size, f"{name} pays nothing"
 
 
 def test_the_weight_is_the_price_of_one_event_of_every_neuron() -> None:
@@ -151,6 +152,15 @@ def test_a_spike_below_zero_costs_what_one_above_does() -> None:
     neuron.charged(events).backward(torch.zeros(2, 3))
     assert events.grad is not None
     assert events.grad.tolist() == [[-0.25, 0.0, 0.25], [0.25, -0.25, 0.0]]
+
+
+def test_a_network_that_is_taught_pays_too() -> None:
+    widths: Any = dict(channels=16, multipliers=(1, 2), blocks=1)
+    net = taught.build(taught.Config(event_weight=WEIGHT, **widths), SHAPE).net
+    costs = [m.event_cost for m in made(event_weight=WEIGHT).net.modules()
+             if isinstance(m, SpikingNeuron)]  # fmt: skip
+    assert [m.event_cost for m in net.modules() if isinstance(m, SpikingNeuron)] == costs
+    assert min(costs) > 0
 
 
 def test_a_negative_weight_is_refused() -> None:
