@@ -33,4 +33,9 @@ def storable(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Drop from ``values``, which has every field of the dataclass ``kind``, the later fields with
     their ``before`` value: the inverse of :func:`complete`."""
     gained = {f.name: f.metadata[_BEFORE] for f in fields(kind) if _BEFORE in f.metadata}
-    return {k: v for k, v in values.items() if k not in gained or v != gained[k]}
+    return {k: v for k, v in values.items() if k not in gained or _plain(v) != _plain(gained[k])}
+
+
+def _plain(value: Any) -> Any:
+    """A tuple as the list that JSON makes of it."""
+    return list(value) if isinstance(value, tuple) else value

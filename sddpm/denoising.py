@@ -7,6 +7,7 @@ read-out stay inside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from sddpm.diffusion import (
     noise_loss,
 )
 from sddpm.layers import each_step
+from sddpm.mixed_time import drawn, running_at
 from sddpm.prepared import PreparedNetwork
 from sddpm.protocol import ImageShape, Step, System
 from sddpm.samplers import Denoise, OnStep, Sampling, sample
@@ -55,6 +57,8 @@ class Denoiser(System):
         training: optimisation settings.
         diffusion: noise schedule.
         loss: of a training step.
+        mixed_time_steps: numbers of spiking time steps of which a training step draws one; none:
+            those of ``net``.
     """
 
     graphable = frozenset({"net"})
@@ -67,6 +71,7 @@ class Denoiser(System):
         training: DenoiserTraining,
         diffusion: DiffusionConfig | None = None,
         loss: NoiseLoss = noise_loss,
+        mixed_time_steps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_training(training)
@@ -75,6 +80,9 @@ class Denoiser(System):
         self.shape = shape
         self.training_config = training
         self.loss = loss
+        self.mixed_time_steps = mixed_time_steps
+        if mixed_time_steps:  # a CUDA graph has one number of them
+            self.graphable = frozenset()
         self.diffusion = Diffusion(diffusion or DiffusionConfig())
         self.averaged = Average(self.net, training.ema_decay) if training.ema_decay else None
         self.gamma: Tensor | None = None
@@ -91,10 +99,18 @@ class Denoiser(System):
     def train_step(self, images: Tensor, step: Step) -> dict[str, Tensor]:
         t = step.randint(self.diffusion.config.diffusion_steps, len(images))
         noise = step.randn(*images.shape)
-        predicted = step.module("net")(self.diffusion.add_noise(images, noise, t), t)
+        noisy = self.diffusion.add_noise(images, noise, t)
+        with self.drawn_time_steps(step):
+            predicted = step.module("net")(noisy, t)
         loss = self.loss(self.net, predicted, noise, t)
         self.update(loss, step)
         return {"loss": loss.detach()}
+
+    def drawn_time_steps(self, step: Step) -> AbstractContextManager[None]:
+        """The network of a training step, at its own number of time steps inside this context."""
+        if not self.mixed_time_steps:
+            return nullcontext()
+        return running_at(self.net, drawn(self.mixed_time_steps, step))
 
     def update(self, loss: Tensor, step: Step) -> None:
         """Step the optimiser on ``loss`` at the step size of the schedule, then the average."""

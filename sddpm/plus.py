@@ -5,8 +5,9 @@ train in one pass and run as binary spikes (arXiv 2407.20708, 2411.16061); the o
 :mod:`sddpm.soft_neurons` may replace them. A real-valued shortcut bypasses the stem. The
 1x1 shortcuts read the mean over spiking time, once. The network predicts v (arXiv 2202.00512) from
 a head that starts linear. The loss may be weighted by the signal-to-noise ratio (Min-SNR, arXiv
-2303.09556), and may charge for events (arXiv 1912.01268). The training starts from fresh weights,
-without a parent.
+2303.09556), and may charge for events (arXiv 1912.01268). The number of time steps may change from
+training step to training step (arXiv 2503.17394). The training starts from fresh weights, without
+a parent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sddpm.configuration import before
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, MinSNRLoss, NoiseLoss, Prediction, noise_loss
 from sddpm.event_costs import charge_for_events
+from sddpm.mixed_time import check_mixed
 from sddpm.protocol import ImageShape, System
 from sddpm.unet import UNet, UNetConfig, unet_config
 from sddpm.widths import TRAINED, FreshUNet, over
@@ -44,6 +46,9 @@ class Config(FreshUNet, DenoiserTraining):
     event_weight: float = field(default=0.0, metadata=before(0.0))
     """Weight of the accumulates in the loss, as a share of the products
     (:func:`sddpm.event_costs.charge_for_events`). 0: events are free."""
+    mixed_time_steps: tuple[int, ...] = field(default=(), metadata=before(()))
+    """Numbers of time steps of which every training step draws one (:mod:`sddpm.mixed_time`), so
+    that the network runs at each of them. Empty: all training steps have ``time_steps``."""
     threshold: float = 1.0
     """Firing threshold of every neuron, which is also the current of one event."""
     prediction: Prediction = "v_prediction"
@@ -87,6 +92,7 @@ def network(config: Config, shape: ImageShape) -> UNet:
         ValueError: a value of the configuration is out of its range.
     """
     net = UNet(spiking_unet(config, shape))
+    check_mixed(net, config.mixed_time_steps)
     charge_for_events(net, shape, config.event_weight)
     return net
 
@@ -97,8 +103,14 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> De
     Raises:
         ValueError: a value of the configuration is out of its range.
     """
-    net = network(config, shape)
-    return Denoiser(net, shape, config, DiffusionConfig(config.diffusion_steps), loss_of(config))
+    return Denoiser(
+        network(config, shape),
+        shape,
+        config,
+        DiffusionConfig(config.diffusion_steps),
+        loss_of(config),
+        config.mixed_time_steps,
+    )
 
 
 def loss_of(config: Config) -> NoiseLoss:

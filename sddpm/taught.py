@@ -57,6 +57,7 @@ def build(config: Config, shape: ImageShape, parent: System | None = None) -> Ta
         config,
         diffusion,
         plus.loss_of(config),
+        config.mixed_time_steps,
         teacher=teacher,
         share=config.teacher_share,
         feature_weight=config.feature_weight,

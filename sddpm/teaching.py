@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sddpm.denoising import Denoiser
 from sddpm.diffusion import DiffusionConfig
 from sddpm.protocol import ImageShape, Step, System
-from sddpm.unet import ResidualBlock, UNet
+from sddpm.unet import ResidualBlock
 
 
 class TaughtDenoiser(Denoiser):
@@ -75,7 +75,7 @@ class TaughtDenoiser(Denoiser):
         wish = self._feature_weight > 0
         with torch.no_grad(), block_outputs(teacher, wish) as wanted_features:
             wanted = teacher(noisy, t)
-        with block_outputs(self.net, wish) as features:
+        with block_outputs(self.net, wish) as features, self.drawn_time_steps(step):
             predicted = step.module("net")(noisy, t)
         loss = self.loss(self.net, predicted, torch.lerp(noise, wanted, self._share), t)
         losses = {"loss": loss.detach()}
@@ -98,10 +98,10 @@ def block_outputs(net: nn.Module, wish: bool = True) -> Iterator[list[Tensor]]:
         wish: whether to record; otherwise the list stays empty.
     """
     outputs: list[Tensor] = []
-    steps = net.config.time_steps if isinstance(net, UNet) else 1
 
-    def keep(module: nn.Module, given: Any, output: Tensor) -> None:
-        outputs.append(output.unflatten(0, (steps, -1)).float().mean(0))
+    def keep(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        _, embedding = given  # one row an image
+        outputs.append(output.unflatten(0, (-1, len(embedding))).float().mean(0))
 
     blocks = [m for m in net.modules() if isinstance(m, ResidualBlock)] if wish else []
     hooks = [block.register_forward_hook(keep) for block in blocks]

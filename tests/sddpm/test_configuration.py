@@ -41,6 +41,20 @@ def test_storing_and_opening_are_inverse(colour: str) -> None:
     assert complete(Example, stored) == values
 
 
+def test_a_list_that_json_made_of_a_tuple_is_the_value_of_before() -> None:
+    values = json.loads(json.dumps(asdict(Pair())))
+    assert values == {"sizes": []}
+    assert storable(Pair, values) == {}
+    assert storable(Pair, {"sizes": [2]}) == {"sizes": [2]}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A Config that gained a field of several numbers."""
+
+    sizes: tuple[int, ...] = field(default=(), metadata=before(()))
+
+
 def where(field: str) -> str:
     return field
 
