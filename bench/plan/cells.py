@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.plan.sampling import replace_samplings, sampling_label
 from bench.registry import SYSTEMS, DataKind, choose, find, load_module
+from bench.suites.reading import in_words
 from bench.suites.schema import (
     BASES,
     DEFAULT_BATCH,
@@ -345,7 +346,7 @@ def resolve_config(
     except ValidationError as error:
         problem = error.errors()[0]
         field = str(problem["loc"][0]) if problem["loc"] else "config"
-        message = f"{problem['msg']}, not {problem['input']!r}"
+        message = f"{in_words(problem)}, not {problem['input']!r}"
         raise ValueError(f"{where(field)}: {message}") from error
     # Through JSON, so that a configuration equals the one read back from a checkpoint.
     resolved: dict[str, Any] = json.loads(json.dumps(asdict(config)))

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from bench.registry import SYSTEMS, choose
 from bench.suites import nodes
@@ -232,11 +233,24 @@ _EXPECTED = {
     "model_type": "expected a mapping",
     "dict_type": "expected a mapping",
     "list_type": "expected a list",
+    "tuple_type": "expected a list",
     "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
     "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
     "string_type": "expected text",
 }
 """Pydantic's error types in the words of YAML."""
+
+
+def in_words(problem: ErrorDetails) -> str:
+    """A problem that pydantic found, as an author of YAML would say it."""
+    return _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+
+
 _BRANCH = re.compile(r"\[key\]$|constrained-|literal\[|function-|nullable")
 
 
@@ -245,7 +259,7 @@ def _explain(problem: Any, root: yaml.Node | None, file: str) -> str:
     # Pydantic names the branch of a union beside the fields.
     path = [part for part in problem["loc"] if not _BRANCH.match(str(part))]
     field = ".".join(map(str, path)) or "the file"
-    message = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    message = in_words(problem)
     if problem["type"] == "extra_forbidden":
         message = "unknown field"
         legal = _fields_at(path[:-1])

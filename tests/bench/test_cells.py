@@ -319,7 +319,10 @@ def test_an_unknown_preset_names_the_legal_ones(suite: Suite) -> None:
     ("old", "new", "words"),
     [
         ("{widths: [1, 2]}", "{width: [1, 2]}", "line 19: .*width: unknown field 'width': did you"),
-        ("{widths: [1, 2]}", "{widths: [1, two]}", "line 19: .*widths: .*'two'"),
+        ("{widths: [1, 2]}", "{widths: [1, two]}", "line 19: .*widths: .* whole number, not 'two'"),
+        ("{widths: [1, 2]}", "{widths: [1, 2.5]}", "line 19: .*widths: .* whole number, not 2.5"),
+        ("{widths: [1, 2]}", "{widths: 3}", "line 19: .*widths: expected a list, not 3"),
+        ("{widths: [1, 2]}", "{rate: fast}", "line 19: .*rate: expected a number, not 'fast'"),
     ],
 )
 def test_a_bad_override_names_line_and_field(suite: Suite, old: str, new: str, words: str) -> None:
