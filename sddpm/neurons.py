@@ -368,13 +368,17 @@ class MembraneReadout(nn.Module):
         return (steps * weights).sum(0)
 
 
-def trained_with(net: nn.Module, time_steps: int) -> None:
-    """Tell a network that runs with other time steps how many it was trained with: its membrane
-    read-outs keep the sum of those. Their plain sum grows with the time steps (2.95 for 4, 4.16
-    for 8), and everything that the network puts out with it."""
-    for module in net.modules():
-        if isinstance(module, MembraneReadout):
-            module.keep_sum_of(time_steps)
+def trained_as(net: nn.Module, trained: nn.Module) -> None:
+    """Let the membrane read-outs of ``net`` keep the sum of those of ``trained``, the same network
+    with the time steps that it was trained with.
+
+    Their plain sum grows with the time steps (2.95 for 4, 4.16 for 8), and everything that the
+    network puts out with it. A network of integer neurons reads one pass out, whatever its most
+    events are.
+    """
+    for module, known in zip(net.modules(), trained.modules(), strict=True):
+        if isinstance(module, MembraneReadout) and isinstance(known, MembraneReadout):
+            module.keep_sum_of(len(known.weights))
 
 
 class MeanReadout(nn.Module):

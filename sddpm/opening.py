@@ -30,7 +30,7 @@ from sddpm.configuration import complete
 from sddpm.denoising import DenoiserTraining
 from sddpm.guidance import spiking_layers
 from sddpm.layers import check_finite
-from sddpm.neurons import check_threshold, trained_with
+from sddpm.neurons import check_threshold, trained_as
 from sddpm.protocol import ImageShape, PointShape, System
 
 _CALLS_PER_TENSOR = 200
@@ -93,7 +93,9 @@ def open_checkpoint(
     load_generator(system, folder)
     check_numbers(system, folder)
     if other:
-        trained_with(system, trained)
+        with torch.device("meta"):
+            original = module.build(replace(config, time_steps=trained), shape)
+        trained_as(system, original)
     return system.to(device).eval()
 
 

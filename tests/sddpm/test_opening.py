@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from conversion.methods import METHODS
 from sddpm import plus, system
 from sddpm.checkpoint import save_checkpoint
 from sddpm.engine.network import optimize
-from sddpm.neurons import MembraneReadout, trained_with
+from sddpm.neurons import MembraneReadout, trained_as
 from sddpm.opening import open_checkpoint
 from sddpm.pretrained import SDDPM
 from sddpm.protocol import ImageShape, to_uint8
@@ -88,7 +88,7 @@ def test_the_read_out_keeps_the_sum_of_the_trained_time_steps() -> None:
     """0.8^3 + 0.8^2 + 0.8 + 1 = 2.952 for four steps; constant input reads out alike at any."""
     for steps in (1, 2, 4, 8):
         readout = MembraneReadout(steps)
-        trained_with(readout, 4)
+        trained_as(readout, MembraneReadout(4))
         read = readout(torch.ones(steps, 1, 1, 1))
         assert read.item() == pytest.approx(2.952, rel=1e-6)
         ratio = readout.weights[1:] / readout.weights[:-1]
@@ -117,6 +117,33 @@ def test_other_time_steps_do_not_multiply_the_output(time_steps: int, tmp_path: 
     opened.save_pretrained(tmp_path / "again")
     again = json.loads((tmp_path / "again" / "config.json").read_text())
     assert again["config"]["time_steps"] == 4
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 4, 8])
+def test_other_numbers_of_events_do_not_multiply_the_output(
+    time_steps: int, tmp_path: Path
+) -> None:
+    """Integer neurons run in one pass at every number of events, so the read-out's weight is 1."""
+    torch.manual_seed(0)
+    config = plus.Config(time_steps=4, channels=4, multipliers=(1, 2), blocks=1)
+    built = plus.build(config, ImageShape(1, 8))
+    for parameter in built.net.head.parameters():
+        parameter.data.normal_(std=0.3)
+    facts = {
+        "system": "sddpm_plus",
+        "config": dict(vars(config)),
+        "shape": {"channels": 1, "size": 8},
+    }
+    SDDPM(built, facts).save_pretrained(tmp_path / "m")
+    opened = SDDPM.from_pretrained(tmp_path / "m", time_steps=time_steps)
+    net = opened.denoiser.generator
+    expected = plus.build(replace(config, time_steps=time_steps), ImageShape(1, 8)).net.eval()
+    expected.load_state_dict(built.net.state_dict())
+    x, t = 3 * torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
+    with torch.no_grad():
+        wanted = expected(x, t)
+        for run in (net, optimize(net)):
+            torch.testing.assert_close(run(x, t), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_neurons_with_weights_for_each_step_have_only_the_trained_ones(tmp_path: Path) -> None:
