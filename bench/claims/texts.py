@@ -137,14 +137,20 @@ def verdict(line: Line) -> str:
 def answer(line: Line) -> str:
     """The line as the answer to a question."""
     of = line.comparison.of
-    about = _name(line, line.of) if line.of else _system(of.system, of.time_steps) if of else DASH
+    if line.comparison.table is not None:
+        about = data(line)
+    else:
+        name = (
+            _name(line, line.of) if line.of else _system(of.system, of.time_steps) if of else DASH
+        )
+        about = f"{name} on {data(line)}"
     beside = f", beside {_rivals(line)}" if line.comparison.curve and line.rivals else ""
     word = ANSWERS[line.verdict]
     if line.verdict == "holds" and line.effect is not None and line.claimed is not None:
         sign = 1 if line.comparison.compare in LARGER_IS_BETTER else -1
         word += ", within the spread" if sign * (line.effect.mean - line.claimed) < 0 else ""
     mark = f" ({line.lead})" if line.lead else ""
-    return f"{about} on {data(line)}{beside}: {word}{mark}"
+    return f"{about}{beside}: {word}{mark}"
 
 
 def _name(line: Line, row: Row) -> str:

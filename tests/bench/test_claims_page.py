@@ -223,11 +223,14 @@ def test_a_search_of_thresholds_answers_with_its_interval(tmp_path: Path) -> Non
     search = {"file": "guidance/guidance.csv", "of": {"method": "grid"}, "about": "a network",
               "against": {"method": "trained"}, "command": "sddpm-bench guide"}  # fmt: skip
     answer = {"table": search, "compare": "less", "figure": 9}
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([{**CLAIM, "comparisons": [answer]}]))
+    claim = {**CLAIM, "question": "Does a search help?", "comparisons": [answer]}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([claim]))
     done = call("claims", tmp_path / "results", "--claims", tmp_path / "claims.yaml", "--out",
                 tmp_path / "page.md")  # fmt: skip
     assert done.exit_code == 0, done.output
-    (line,) = cells((tmp_path / "page.md").read_text(encoding="utf-8"))
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "\n- a network: yes, by less (one seed: a lead)\n" in page
+    (line,) = cells(page)
     # 5 % less; half of the interval is 6 of 200, 3 %: not 9 %.
     assert line[3:6] == ["5.0 \\[± 3.0\\]", "FD, % less", "at least 9.00"]
     assert line[8] == "holds in direction; one seed: a lead"
