@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import statistics
 from pathlib import Path
@@ -70,9 +71,9 @@ def says(shown: str, values: list[float]) -> bool:
     return bool(printed)
 
 
-def under(heading: str) -> list[list[str]]:
+def under(heading: str, level: str = "##") -> list[list[str]]:
     """The first table below a heading of a page of results/."""
-    _, found, below = RESULTS.partition(f"\n## {heading}\n")
+    _, found, below = RESULTS.partition(f"\n{level} {heading}\n")
     assert found, f"no heading {heading}"
     return tables(below)[0]
 
@@ -240,6 +241,23 @@ def test_clothes_at_the_larger_rate_are_the_records() -> None:
         pairs = zip(values, twin[: len(values)], strict=True)
         assert says(share, [statistics.fmean(value / other for value, other in pairs)])
         assert seeds == ", ".join(map(str, range(len(values))))
+
+
+def test_the_gains_are_those_of_the_search() -> None:
+    with (ROOT / "results/gain/cifar10/guidance.csv").open(encoding="utf-8") as file:
+        search = [row for row in csv.DictReader(file) if row["confirmation"] == "False"]
+    heading, *rows = under("The output's gain", level="###")
+    assert heading[1:] == ["FD (efflite0)", "contrast", "saturation", "noise"]
+    assert len(rows) == 6
+    for name, *cells in rows:
+        gain, matched = float(NUMBER.findall(name)[0]), "matched" in name
+        (found,) = (
+            row for row in search
+            if abs(float(row["gain"]) - gain) < 5e-4 and row["threshold"] == "1"
+            and row["method"] == ("match" if matched else "trained" if gain == 1 else "grid")
+        )  # fmt: skip
+        for column, shown in zip(("distance", *heading[2:]), cells, strict=True):
+            assert says(shown, [float(found[column])]), (name, column, shown)
 
 
 def test_the_doublings_are_the_records() -> None:
