@@ -125,6 +125,26 @@ def test_the_exponents_are_those_that_a_report_fits() -> None:
     assert {(titles[row[0]], row[-1]) for row in rows} == fitted
 
 
+def test_the_time_steps_are_the_records() -> None:
+    heading, *rows = tables(RESULTS.partition("**More time steps.**")[2])[0]
+    assert heading == ["T", "SDDPM, FD (efflite0)", "strict", "SDDPM+, FD (efflite0)", "strict"]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "16"]
+    for steps, *cells in rows:
+        for system, shown in (("sddpm", cells[:2]), ("sddpm_plus", cells[2:])):
+            found = [
+                r for r in records("digits_curves")
+                if (r["system"], r["variant"], r["train_steps"], r["time_steps"])
+                == (system, "", 1000, int(steps))
+            ]  # fmt: skip
+            if not found:
+                assert shown == ["-", "-"]
+                continue
+            assert len(found) == 3
+            assert says(shown[0], [r["metrics"]["fd_efflite0"] for r in found]), (steps, system)
+            energy = statistics.fmean(r["energies"]["strict"] for r in found)
+            assert says(shown[1], [energy]), (steps, system)
+
+
 def test_the_demo_of_the_readme_is_its_records() -> None:
     demo = README.partition("<!-- demo:begin -->")[2].partition("<!-- demo:end -->")[0]
     table = tables(demo)[0]
@@ -146,8 +166,17 @@ RATIOS = {
     ("clothes, 32x32", "the same, pays for events"): (
         "fashion_mnist_rates", f"event weight 0.1, {RATE}", "fashion_mnist_rates", RATE,
     ),
+    ("clothes, 32x32, 256,000 images", "24 channels, twin 16"): (
+        "fashion_mnist_plus", "", "fashion_mnist_plus", "",
+    ),
+    ("clothes, 32x32, 256,000 images", "the same, pays for events (0.03)"): (
+        "fashion_mnist_plus", "event weight 0.03", "fashion_mnist_plus", "",
+    ),
     ("photographs, 32x32", "24 channels, twin 16 with the stem of SDDPM+"): (
         "cifar10_plus", "", "cifar10_plus", "stem of SDDPM+",
+    ),
+    ("photographs, 32x32", "the same, pays for events (0.03)"): (
+        "cifar10_plus", "event weight 0.03", "cifar10_plus", "stem of SDDPM+",
     ),
 }  # fmt: skip
 
@@ -287,9 +316,11 @@ PARTS = {
     "without the stem's shortcut and gain: the integer neuron alone": "no stem shortcut",
     "with the published head": "published head",
     "with noise prediction": "noise prediction",
-    "with SDDPM's neuron (IF, hard reset): the stem alone": "IF",
+    "with a threshold a step, no reset": "threshold steps",
+    "with ternary spikes": "ternary IF",
     "with soft reset": "soft IF",
     "with the parallel neuron": "parallel IF",
+    "with SDDPM's neuron (IF, hard reset): the stem alone": "IF",
     "event weight 0.03": "event weight 0.03",
     "event weight 0.1": "event weight 0.1",
     "event weight 0.3": "event weight 0.3",
@@ -297,12 +328,19 @@ PARTS = {
     "threshold 2": "threshold 2",
     "Min-SNR, gamma 5": "Min-SNR 5",
     "average over 100 steps (decay 0.99)": "EMA 0.99",
+    "T of 2, 4 and 8, drawn at each step": "T of 2, 4 and 8",
 }
 
 
 def test_the_parts_of_sddpm_plus_are_the_records() -> None:
-    _, *rows = under("The parts of SDDPM+")
-    shown = {title: distance for title, distance, _ in rows}
+    heading, *rows = under("The parts of SDDPM+")
+    assert heading[1:3] == ["FD (efflite0)", "ratio"]
+    shown = {title: cells for title, *cells, _ in rows}
     assert PARTS.keys() == shown.keys() - {"SDDPM: none of these parts but head and prediction"}
+    whole = of_variant("digits_ablation", "sddpm_plus", "")
     for title, variant in PARTS.items():
-        assert says(shown[title], of_variant("digits_ablation", "sddpm_plus", variant)), title
+        values = of_variant("digits_ablation", "sddpm_plus", variant)
+        assert len(values) == len(whole) == 3, title
+        assert says(shown[title][0], values), title
+        pairs = zip(values, whole, strict=True)
+        assert says(shown[title][1], [value / own for value, own in pairs]), title
