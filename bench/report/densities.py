@@ -41,7 +41,9 @@ class Density:
         return int(self.pixels.shape[1])
 
     def png(self, share: float = 1.0) -> bytes:
-        """The picture, without what else its file holds.
+        """The picture in at most 256 colours, without what else its file holds.
+
+        Colours make up most of a file. A map has few, and 256 of them show no difference.
 
         Args:
             share: of the pixels, above 0 and at most 1.
@@ -49,7 +51,10 @@ class Density:
         size = (max(1, round(length * share**0.5)) for length in (self.width, self.height))
         picture = Image.fromarray(self.pixels)
         file = io.BytesIO()
-        (picture if share == 1 else picture.resize(tuple(size))).save(file, "PNG", optimize=True)
+        picture = picture if share == 1 else picture.resize(tuple(size))
+        if picture.mode == "RGB":
+            picture = picture.quantize()
+        picture.save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
