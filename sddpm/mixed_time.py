@@ -33,10 +33,11 @@ def check_mixed(net: nn.Module, choices: Sequence[int]) -> None:
     name = f"mixed_time_steps={tuple(choices)}"
     if len(set(choices)) < len(choices):
         raise ValueError(f"{name}: expected different numbers")
+    counts = any(isinstance(module, IntegerIF) for module in net.modules())
     try:
         for choice in choices:
             check_time_steps(choice)
-            if any(isinstance(module, IntegerIF) for module in net.modules()):
+            if counts:
                 IntegerIF(levels=choice)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

@@ -272,6 +272,49 @@ def test_clothes_at_the_larger_rate_are_the_records() -> None:
         assert seeds == ", ".join(map(str, range(len(values))))
 
 
+PAYING = {  # data of the page -> folder of SDDPM+, and folder and variant of its twin
+    "digits, 8x8, 48 channels": ("digits_plus", "", "digits", ""),
+    "clothes, 32x32, 24 channels, 64,000 images": (
+        "fashion_mnist_rates", RATE, "fashion_mnist_rates", RATE,
+    ),
+    "clothes, 32x32, 24 channels, 256,000 images": (
+        "fashion_mnist_plus", "", "fashion_mnist_plus", "",
+    ),
+    "photographs, 32x32, 24 channels, 384,000 images, beside a twin with this stem": (
+        "cifar10_plus", "", "cifar10_plus", "stem of SDDPM+",
+    ),
+    "digits, 8x8, 16 channels, 1,000 steps": ("digits_ablation", "", "digits_curves", ""),
+}  # fmt: skip
+
+
+def test_the_event_weights_of_the_docs_are_the_records() -> None:
+    page = (ROOT / "docs/sddpm_plus.md").read_text(encoding="utf-8")
+    heading, *rows = tables(page.partition("## Paying for events")[2])[0]
+    assert heading[1] == "event weight"
+    data = ""
+    for first, weight, *cells, seeds in rows:
+        data = first or data
+        folder, own, twins, twin = PAYING[data]
+        variant = own if weight == "0" else ", ".join(filter(None, (f"event weight {weight}", own)))
+        pair = []
+        for where, system, name in ((folder, "sddpm_plus", variant), (twins, "ann_twin", twin)):
+            found = [
+                r for r in records(where)
+                if (r["system"], r["variant"]) == (system, name) and str(r["seed"]) in seeds
+                and (where != "cifar10_plus" or r["sampler"] == "dpm_solver++")
+                and (where != "digits_curves" or r["train_steps"] == 1000)
+            ]  # fmt: skip
+            assert len(found) == len(seeds.split(", ")), (data, weight, system)
+            pair.append(found)
+        distances, rivals = ([r["metrics"]["fd_efflite0"] for r in side] for side in pair)
+        assert says(cells[0], distances), (data, weight)
+        assert says(cells[1], [statistics.fmean(distances) / statistics.fmean(rivals)])
+        for key, shown in zip(("strict", "lemaire"), cells[2:], strict=True):
+            ours, theirs = (statistics.fmean(r["energies"][key] for r in side) for side in pair)
+            assert says(shown, [ours / theirs]), (data, weight, key)
+    assert len(rows) == 16
+
+
 def test_the_gains_are_those_of_the_search() -> None:
     with (ROOT / "results/gain/cifar10/guidance.csv").open(encoding="utf-8") as file:
         search = [row for row in csv.DictReader(file) if row["confirmation"] == "False"]

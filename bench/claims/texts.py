@@ -136,14 +136,11 @@ def verdict(line: Line) -> str:
 
 def answer(line: Line) -> str:
     """The line as the answer to a question."""
-    of = line.comparison.of
-    if line.comparison.table is not None:
-        about = data(line)
-    else:
-        name = (
-            _name(line, line.of) if line.of else _system(of.system, of.time_steps) if of else DASH
-        )
-        about = f"{name} on {data(line)}"
+    about = data(line)
+    if line.comparison.table is None:
+        of = line.comparison.of
+        name = _system(of.system, of.time_steps) if of else DASH
+        about = f"{_name(line, line.of) if line.of else name} on {about}"
     beside = f", beside {_rivals(line)}" if line.comparison.curve and line.rivals else ""
     word = ANSWERS[line.verdict]
     if line.verdict == "holds" and line.effect is not None and line.claimed is not None:
