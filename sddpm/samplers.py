@@ -138,6 +138,11 @@ SAMPLERS: dict[str, SamplerEntry] = {
         {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"},
         "DPM-Solver++ of order 2, multistep, deterministic",
     ),
+    "sde_dpm_solver++": SamplerEntry(
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "timestep_spacing": "trailing"},
+        "DPM-Solver++ of order 2, multistep, of the reverse equation with noise",
+    ),
     "unipc": SamplerEntry(
         UniPCMultistepScheduler,
         {"timestep_spacing": "trailing"},
