@@ -69,7 +69,7 @@ A spiking denoising diffusion model (arXiv {PAPER}).
 ```python
 import sddpm
 
-images = sddpm.SDDPM.from_pretrained("{name}").sample(64, sampler="ddim", steps=50, seed=0)
+images = sddpm.SDDPM.from_pretrained("{name}").sample(64, seed=0)
 ```
 """
 

@@ -162,8 +162,8 @@ class Model:
         ``[count, coordinates]``.
 
         Args:
-            sampler: a key of :data:`sddpm.samplers.SAMPLERS`; ddim if None. This one and the
-                next five are for systems that denoise.
+            sampler: a key of :data:`sddpm.samplers.SAMPLERS`; sde_dpm_solver++ if None. This one
+                and the next five are for systems that denoise.
             steps: network evaluations an image; 50 if None.
             eta: share of the ancestral noise, for samplers that have it; 0 if None.
             threshold: firing threshold while sampling; by default the checkpoint's guided one,

@@ -38,7 +38,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 class Sampling:
     """A solver and its number of network evaluations for an image."""
 
-    sampler: str = "ddim"
+    sampler: str = "sde_dpm_solver++"
     """A key of :data:`SAMPLERS`."""
     steps: int = 50
     """Network evaluations an image; at most the diffusion steps of the training."""
@@ -67,7 +67,11 @@ class Sampling:
         if self.engine not in ("plain", "exact", "fast"):
             raise ValueError(f"engine={self.engine!r}: expected plain, exact or fast")
         if self.eta and not SAMPLERS[self.sampler].takes_eta:
-            raise ValueError(f"eta={self.eta}: sampler {self.sampler!r} takes no eta; leave it 0")
+            others = ", ".join(name for name, entry in SAMPLERS.items() if entry.takes_eta)
+            raise ValueError(
+                f"eta={self.eta}: sampler {self.sampler!r} takes no eta; leave it 0, or choose "
+                f"{others}"
+            )
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ checkpoint = click.option(
 sampler = click.option(
     "--sampler",
     metavar="NAME[:STEPS[:ETA]]",
-    help="Sampler of a diffusion model. [default: ddim:50:1]",
+    help="Sampler of a diffusion model. [default: sde_dpm_solver++:50]",
     shell_complete=complete.samplers,
 )
 engine = click.option(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bench.registry import choose
 from bench.suites.schema import SamplingChoice
 
-DEFAULT = SamplingChoice.model_construct(sampler="ddim", steps=50, eta=1.0)
+DEFAULT = SamplingChoice.model_construct(sampler="sde_dpm_solver++", steps=50, eta=0.0)
 """Sampler of the commands on a checkpoint; its steps are those of a name given alone, too."""
 
 

@@ -20,6 +20,7 @@ from bench.registry import SystemEntry
 from bench.run.states import stage_states
 from bench.suites.reading import parse_suite
 from bench.suites.schema import Suite
+from sddpm.samplers import Sampling
 
 DATA = Data("digits", "digits", 1, 8, False)
 TEXT = """\
@@ -345,6 +346,8 @@ def test_parse_sampler() -> None:
 
 def test_a_command_on_a_checkpoint_samples_as_its_help_says() -> None:
     default = choose_sampling(None).model_dump()
-    assert default == choose_sampling("ddim:50:1").model_dump()
+    assert default == choose_sampling("sde_dpm_solver++:50").model_dump()
+    python = Sampling()
+    assert (default["sampler"], default["steps"]) == (python.sampler, python.steps)
     bare = choose_sampling("ddpm")
     assert (bare.sampler, bare.steps, bare.eta) == ("ddpm", 50, 0.0)

@@ -166,7 +166,9 @@ def test_quadratic_spacing_by_hand() -> None:
     assert len(set(scheduler.timesteps.tolist())) == 100
 
 
-@pytest.mark.parametrize("sampling", [Sampling("ddpm", 20), Sampling("ddim", 10, 0.7)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling("ddpm", 20), Sampling("ddim", 10, 0.7), Sampling("sde_dpm_solver++", 10)]
+)
 def test_an_image_depends_on_its_seed_alone(sampling: Sampling) -> None:
     """Image 17 is the same alone, in a batch of 3, in any order, and on a rerun."""
     alone = sample(exact_denoise, SHAPE, [17], PROCESS, sampling)[0]
@@ -294,7 +296,7 @@ def test_uint8_rounds_to_the_nearest_grey_and_back() -> None:
         (dict(sampler="dimm"), "dimm"),
         (dict(steps=0), "steps=0"),
         (dict(eta=2.0), "eta=2"),
-        (dict(sampler="ddpm", eta=0.5), "takes no eta"),
+        (dict(sampler="ddpm", eta=0.5), "takes no eta.*or choose ddim"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str) -> None:
