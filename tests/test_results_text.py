@@ -237,6 +237,31 @@ def of_variant(folder: str, system: str, variant: str, **facts: Any) -> list[flo
     return [r["metrics"]["fd_efflite0"] for r in sorted(found, key=lambda r: int(r["seed"]))]
 
 
+SAMPLED = {  # network of the page -> system and variant
+    "ANN twin, 32 channels": ("ann_twin", ""),
+    "SDDPM+, 48 channels": ("sddpm_plus", ""),
+    "SDDPM+, 48 channels, pays for events": ("sddpm_plus", "event weight 0.1"),
+    "SDDPM+, 32 channels": ("sddpm_plus", "32 channels"),
+    "SDDPM, 32 channels": ("sddpm", ""),
+}
+
+
+def test_the_samplers_of_the_digits_are_the_records() -> None:
+    heading, *rows = under("On the digits", level="###")
+    assert heading == ["network", "DDIM", "SDE-DPM-Solver++", "ratio", "seeds"]
+    assert len(rows) == len(SAMPLED)
+    for network, *cells, seeds in rows:
+        system, variant = SAMPLED[network]
+        ddim, sde = (
+            of_variant("digits_sampler", system, variant, sampler=sampler)
+            for sampler in ("ddim", "sde_dpm_solver++")
+        )
+        assert seeds == ", ".join(map(str, range(len(ddim))))
+        ratios = [ours / theirs for ours, theirs in zip(sde, ddim, strict=True)]
+        for shown, values in zip(cells, (ddim, sde, ratios), strict=True):
+            assert says(shown, values), (network, shown)
+
+
 RATES = {"0.004": "twice the rate", "0.008": "4 times the rate", "0.016": "8 times the rate"}
 
 
@@ -313,7 +338,7 @@ def test_the_event_weights_of_the_docs_are_the_records() -> None:
         for key, shown in zip(("strict", "lemaire"), cells[2:], strict=True):
             ours, theirs = (statistics.fmean(r["energies"][key] for r in side) for side in pair)
             assert says(shown, [ours / theirs]), (data, weight, key)
-    assert len(rows) == 16
+    assert len(rows) == 17
 
 
 def test_the_gains_are_those_of_the_search() -> None:
