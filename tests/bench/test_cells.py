@@ -348,6 +348,7 @@ def test_a_command_on_a_checkpoint_samples_as_its_help_says() -> None:
     default = choose_sampling(None).model_dump()
     assert default == choose_sampling("sde_dpm_solver++:50").model_dump()
     python = Sampling()
-    assert (default["sampler"], default["steps"]) == (python.sampler, python.steps)
+    drawn = (python.sampler, python.steps, python.eta)
+    assert (default["sampler"], default["steps"], default["eta"]) == drawn
     bare = choose_sampling("ddpm")
     assert (bare.sampler, bare.steps, bare.eta) == ("ddpm", 50, 0.0)
