@@ -255,3 +255,15 @@ def test_every_published_figure_has_a_configuration() -> None:
         setting = PUBLISHED[NAMES[row["system"]], row["dataset"]]
         if row["spiking_time_steps"]:
             assert int(row["spiking_time_steps"]) in setting.time_steps, row
+
+
+def test_earlier_systems_converge_for_their_published_epochs() -> None:
+    shorter = load_suite("digits").presets["converged"].budgets
+    published = load_suite("fashion_mnist").presets["paper"].budgets
+    of_epochs = {name: budget for name, budget in shorter.items() if budget.epochs is not None}
+    assert set(of_epochs) >= {"fsvae", "esvae", "sgan", "sgad", "spiking_diffusion"}
+    for name, budget in of_epochs.items():
+        assert (budget.epochs, budget.batch_size) == (
+            published[name].epochs,
+            published[name].batch_size,
+        ), name
