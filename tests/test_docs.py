@@ -15,6 +15,7 @@ from bench.cli import main
 from bench.data.datasets import DatasetSpec
 from bench.energy.meter import Meter
 from bench.plan.cells import Data, expand
+from bench.run.buildable import check_buildable
 from bench.suites.reading import load_suite
 from sddpm.protocol import ImageShape
 from tests.support.pages import FENCE, ROOT, blocks
@@ -125,8 +126,10 @@ def test_the_example_of_a_suite_is_legal(tmp_path: Path) -> None:
     (tmp_path / "kuzushiji.yaml").write_text(example, encoding="utf-8")
     suite = load_suite(str(tmp_path / "kuzushiji.yaml"))
     data = Data("kmnist", "kmnist", 1, suite.image_size, False, train_images=60_000)
-    labels = [cell.label for cell in expand(suite, "small", data)]
-    assert labels == [
+    cells = expand(suite, "small", data)
+    for cell in cells:
+        check_buildable(cell.training)
+    assert [cell.label for cell in cells] == [
         "sddpm-T4-ddim20-eta1", "sddpm_tsm-T4-ddim20-eta1", "fsvae-T16", "fsddim-T4-ddim100",
     ]  # fmt: skip
 

@@ -165,13 +165,12 @@ class FSDDIM(Denoiser):
         sampling: Mapping[str, Any] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """One image in [-1, 1] per seed; without ``sampling``, DDIM with every step.
+        """One image in [-1, 1] per seed.
 
         Raises:
             ValueError: a threshold was given; this system's is part of its surrogate.
         """
-        steps = self.diffusion.config.diffusion_steps
-        settings = Sampling(**(sampling or {"sampler": "ddim", "steps": steps}))
+        settings = Sampling(**(sampling or {}))
         if settings.threshold is not None:
             raise ValueError(
                 f"threshold={settings.threshold}: FSDDIM's neurons fire at 1; leave it out"

@@ -36,8 +36,8 @@ def export_references(
     """Write the real images that evaluate, score and run compare with.
 
     They are the same pixels in the same order: cropped, resized, and chosen at random where
-    --references is less than the data set. The output names the hash that records of each
-    extractor state for them (reference_hash).
+    --references is less than the data set. The output names the hashes that records of
+    Inception and of the embedded extractor state for them (reference_hash).
 
     \b
     Examples:

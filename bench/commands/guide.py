@@ -58,11 +58,14 @@ def guide(ctx: click.Context, checkpoint: str, out: Path | None, **given: Any) -
 
     The gain multiplies the network's output at every step. The search draws images from the same
     noise at every setting. It prints the difference from the trained setting with a confidence
-    interval. Settings whose images saturate cannot win, because a distance of features keeps
-    falling with them. If the interval excludes 0, or with --keep, it
-    writes guidance.json beside the weights (for a shipped checkpoint, to
-    ~/.local/state/sddpm-bench). sample and run use that file. guidance.md, guidance.csv and
-    guidance.png go to --out. The same command continues a stopped search.
+    interval. Gains whose images saturate cannot win, because a distance of features keeps falling
+    with them.
+
+    guidance.json goes beside the weights (for a shipped checkpoint, to
+    ~/.local/state/sddpm-bench). It holds the setting to use, which is the trained one if no other
+    is better. If the interval includes 0, the file is written only with --keep. sample, evaluate,
+    show, energy and export use that file; run does where a suite says `guided`. guidance.md,
+    guidance.csv and guidance.png go to --out. The same command continues a stopped search.
 
     \b
     Examples:

@@ -123,7 +123,7 @@ def test_the_chain_is_the_papers_without_decoding(system: fsddim.FSDDIM) -> None
     """s <- k1 x0 + k2 s on every spiking step by itself; only the last state is decoded."""
     system.net = Answers(system)
     seeds, steps = [5, 2], 1000
-    drawn = system.sample(seeds)  # no settings: every step, deterministic
+    drawn = system.sample(seeds, {"sampler": "ddim", "steps": steps})  # deterministic
 
     abar = system.diffusion.alphas_cumprod.double()
     s = ImageStreams(seeds).randn(1, 8, 8).repeat(4, 1, 1, 1).double()
