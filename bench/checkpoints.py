@@ -180,6 +180,9 @@ def claim(folder: Path, training: Training) -> None:
         if read_json(path, ("hash",))["hash"] != training.hash:
             raise ValueError(f"--out {folder}: holds a training with other settings")
         return
+    found = _json(folder / "checkpoint" / CONFIG)
+    if found and found.get("hash") != training.hash:
+        raise ValueError(f"--out {folder}: holds the checkpoint of another training")
     facts = {**describe(training), "steps": training.steps, "seed": training.seed}
     write_json(path, facts)
 

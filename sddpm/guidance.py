@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from sddpm.diffusion import Diffusion
-from sddpm.neurons import SpikingNeuron, check_threshold
+from sddpm.neurons import SpikingNeuron, check_threshold, check_time_steps
 from sddpm.rng import mix
 from sddpm.user_state import state_folder
 
@@ -290,6 +290,8 @@ def read_guidance(folder: str | Path) -> Guided | None:
                 check_threshold(value)
         if guided.gain is not None:
             check_gain(guided.gain)
+        if content.get("time_steps") is not None:
+            check_time_steps(content["time_steps"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return guided

@@ -99,6 +99,8 @@ class Model:
         self.guided = Guided()
         """Guided thresholds and gain that came with the checkpoint; ``sample`` uses them by
         default."""
+        self._time_steps: int | None = None
+        """Spiking time steps of a network that was opened at others than its configuration's."""
         self.records: list[dict[str, Any]] = []
         """Measurements of these weights, as lines of ``records.jsonl``; the model card shows
         them."""
@@ -121,6 +123,7 @@ class Model:
         changed = {} if time_steps is None else {"time_steps": time_steps}
         model = cls(open_checkpoint(folder, find, changed, device), facts)
         model.guided = read_guided(folder, own, own if time_steps is None else time_steps)
+        model._time_steps = time_steps
         if (folder / RECORD).is_file():
             model.records = read_lines(folder / RECORD)
         return model
@@ -317,7 +320,8 @@ class SDDPM(
         card = model_card(self.facts, parameters, self.records, **(model_card_kwargs or {}))
         extra = {CARD: card}
         if self.guided != Guided():
-            extra[GUIDANCE] = json.dumps(self.guided.stored(), indent=2) + "\n"
+            at = {} if self._time_steps is None else {"time_steps": self._time_steps}
+            extra[GUIDANCE] = json.dumps({**self.guided.stored(), **at}, indent=2) + "\n"
         if self.records:
             extra[RECORD] = "".join(json.dumps(record) + "\n" for record in self.records)
         save_checkpoint(folder, self.denoiser, facts, half=half, extra=extra)

@@ -12,6 +12,7 @@ process are never touched.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from pathlib import Path
 
 STALE_SECONDS = 86400.0
 """Age of another machine's unfinished file from which on no process is taken to work on it."""
+CLOCKS_DIFFER_SECONDS = 60.0
+"""Largest difference between the clocks of files and of processes."""
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(?:@(?P<host>.*))?\.(?P<ending>tmp|old)")
 # Names without a host are of older versions.
 
@@ -137,13 +140,15 @@ def _left(path: Path, ending: str) -> Iterator[Path]:
 
 def _is_abandoned(found: Path, match: re.Match[str]) -> bool:
     """Whether no running process works on a file or folder whose name matched."""
-    if match["host"] in (None, platform.node()):
-        return not _alive(int(match["process"]))
     inside = found.iterdir() if found.is_dir() else ()
     try:
         changed = max(place.stat().st_mtime for place in (found, *inside))
     except OSError:  # it is finished, or swept, meanwhile
         return False
+    if match["host"] in (None, platform.node()):
+        process = int(match["process"])
+        # A restarted container gives its numbers anew.
+        return not _alive(process) or changed < _began(process) - CLOCKS_DIFFER_SECONDS
     return time.time() - changed > STALE_SECONDS
 
 
@@ -160,6 +165,18 @@ def _alive(process: int) -> bool:
     except OSError:  # not Linux, or ended meanwhile
         return True
     return state.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _began(process: int) -> float:
+    """Time at which a process began, as ``time.time()``; before all times if not known."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        ticks = float(state.rpartition(")")[2].split()[19])
+        machine = Path("/proc/stat").read_text(encoding="utf-8", errors="replace")
+        booted = float(machine.partition("\nbtime ")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        return -math.inf
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _name_path(error: OSError, path: Path) -> OSError:

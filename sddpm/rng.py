@@ -51,5 +51,14 @@ SEEDS_PER_RUN = 1_000_000
 
 
 def image_seeds(seed: int, start: int, stop: int) -> range:
-    """Seeds of the images ``start`` to ``stop - 1`` of the run with ``seed``."""
+    """Seeds of the images ``start`` to ``stop - 1`` of the run with ``seed``.
+
+    Raises:
+        ValueError: the images beyond :data:`SEEDS_PER_RUN` are those of the next seed.
+    """
+    if stop > SEEDS_PER_RUN:
+        raise ValueError(
+            f"image {stop:,} of seed {seed}: one seed has {SEEDS_PER_RUN:,} images; draw the rest "
+            "with another seed"
+        )
     return range(seed * SEEDS_PER_RUN + start, seed * SEEDS_PER_RUN + stop)

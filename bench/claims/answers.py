@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -174,16 +175,20 @@ def _line(
     if not seeds:
         raise UnansweredError(f"{of.full_name}: no seed in common with {nearest and nearest.name}")
     compare = comparison.compare
-    if compare != "value" and compare != "difference" and any(theirs[s] <= 0 for s in seeds):
-        raise UnansweredError(f"compare: {compare}: a figure of the rival is not above 0")
+    divides = compare not in ("value", "difference")
+    # "Not above" is true of NaN as well.
+    if divides and not all(mine[s] > 0 and theirs[s] > 0 for s in seeds):
+        raise UnansweredError(f"compare: {compare}: a figure is not above 0")
     values = tuple(effect(compare, mine[s], theirs.get(s, 0.0)) for s in seeds)
     found = Stat(values)
+    if not isfinite(found.mean):
+        raise UnansweredError(f"{of.full_name}: compare: {compare} makes no finite number")
     spread, borrowed = found.spread, False
     if spread is None:
-        error_of = evidence.error(of, measure)
-        error_rival = evidence.error(nearest, measure) if nearest else 0.0
-        one = seeds[0]
-        spread = propagated(compare, mine[one], theirs.get(one, 1.0), error_of, error_rival)
+        a, b = mine[seeds[0]], theirs.get(seeds[0], 1.0)
+        error_of = evidence.error(of, measure, a)
+        error_rival = evidence.error(nearest, measure, b) if nearest else 0.0
+        spread = propagated(compare, a, b, error_of, error_rival)
         borrowed = True
     return replace(
         line,
@@ -254,8 +259,11 @@ def _searched(
         return found.iloc[0]
 
     of, against = pick(table.of), pick(table.against)
-    a, b = float(of["distance"]), float(against["distance"])
-    half = (float(of["high"]) - float(of["low"])) / 2
+    try:
+        a, b = float(of["distance"]), float(against["distance"])
+        half = (float(of["high"]) - float(of["low"])) / 2
+    except ValueError as error:  # a dash where the search drew no intervals
+        raise UnansweredError(f"{table.file}: {table.of}: {error}") from error
     found = effect(comparison.compare, a, b)
     spread = propagated(comparison.compare, a, b, half, 0.0)
     return Line(

@@ -113,10 +113,9 @@ class Evidence:
             with suppress(UnansweredError):
                 yield from self.rows(folder)
 
-    def error(self, row: Row, measure: str) -> float:
-        """Standard deviation that a figure of one seed is taken to have: the typical one; else the
-        one that its metric states; else 0."""
-        value = figures(row, measure)[row.seeds[0]]
+    def error(self, row: Row, measure: str, value: float) -> float:
+        """Standard deviation that ``value`` of one seed is taken to have, a figure of ``row`` or
+        between rows like it: the typical one; else the one that its metric states; else 0."""
         typical = self.typical_error(row, measure)
         column = _column(row.records[0], measure)
         if typical is not None:

@@ -154,7 +154,7 @@ def read_claims(path: Path | None = None) -> list[Claim]:
 def _parse(text: str, where: str) -> list[Claim]:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date with month 13
         raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, list) or not content:
         raise ValueError(f"{where}: expected a list of claims")
@@ -205,6 +205,8 @@ def _expanded(line: Any, defaults: Mapping[str, Any], where: str) -> list[dict[s
     against = merged.get("against")
     if isinstance(against, Mapping) and LIST in against:
         rest = {key: value for key, value in against.items() if key != LIST}
+        if not isinstance(against[LIST], list):
+            raise ValueError(f"{where}: {LIST}: expected a list, not {str(against[LIST])[:60]}")
         return [{**merged, "against": {**rest, "system": name}} for name in against[LIST]]
     return [merged]
 

@@ -252,8 +252,8 @@ class Images(Dataset[Tensor]):
             known = np.load(path)
             if known.shape == shape and known.dtype == np.uint8:
                 return known
-        except (OSError, ValueError, EOFError):
-            pass  # absent, or cut short by another program: decode again
+        except Exception:
+            pass  # absent, or damaged by another program: decode again
         pixels = np.empty(shape, np.uint8)
         for chunk in chunks(len(self), f"decoding {self.label}"):
             pixels[chunk.start : chunk.stop] = self._decode(chunk)

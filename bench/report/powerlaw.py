@@ -161,14 +161,13 @@ def fit(n: Sequence[float], distances: Sequence[float]) -> PowerLaw:
         raise ValueError("no law: all distances are equal")
     centre = float(np.exp(np.mean(np.log(n))))
     x = np.log(np.array(n, dtype=float) / centre)
-    slope, log_scale = np.polyfit(x, y, 1)
-    bare = _least_squares(x, y, centre, (float(log_scale), -float(slope)))
-    assert bare is not None
+    bare = _straight(x, y, centre)
     if len(n) < FEWEST_WITH_FLOOR:
         return bare
+    log_scale, exponent = bare.parameters
     half = min(distances) / 2
     start = (math.log(math.exp(log_scale) - half) if math.exp(log_scale) > half else log_scale,
-             max(-float(slope), 0.1), half)  # fmt: skip
+             max(exponent, 0.1), half)  # fmt: skip
     floored = _least_squares(x, y, centre, tuple(map(float, start)))
     if floored is None or not _determined(floored) or _criterion(floored) >= _criterion(bare):
         return bare
@@ -180,14 +179,23 @@ def _log_law(x: _Floats, log_scale: float, exponent: float, floor: float = 0.0) 
     return law
 
 
+def _straight(x: _Floats, y: _Floats, centre: float) -> PowerLaw:
+    """The law without a floor: a straight line of the logarithms, whose ``x`` have the mean 0."""
+    log_scale, exponent = float(y.mean()), -float(x @ y / (x @ x))
+    freedom = len(x) - 2
+    scatter = float(np.sum((y - _log_law(x, log_scale, exponent)) ** 2)) / freedom
+    covariance = np.diag([scatter / len(x), scatter / float(x @ x)])
+    return PowerLaw(centre, (log_scale, exponent), scatter, freedom, covariance)
+
+
 def _least_squares(
     x: _Floats, y: _Floats, centre: float, start: tuple[float, ...]
 ) -> PowerLaw | None:
-    """The law nearest to the points from ``start`` on; None: it is not reached, or the points do
-    not determine its parameters."""
+    """The law with a floor that is nearest to the points, from ``start`` on; None: it is not
+    reached, or the points do not determine its parameters."""
     from scipy.optimize import OptimizeWarning, curve_fit
 
-    lowest = [-np.inf, -np.inf, 0.0][: len(start)]
+    lowest = [-np.inf, -np.inf, 0.0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", OptimizeWarning)
         try:

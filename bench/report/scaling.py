@@ -149,7 +149,7 @@ def _gaps(board: Board, pairs: list[Gap]) -> TableText:
         name=f"gaps-{board.name}",
         caption="Does the gap close? Distance of a spiking network over that of the network "
         "without spikes that is nearest to it in parameters; below 1 the spiking one is better. "
-        "Brackets: 95 % of one more training of each.",
+        "Brackets: 95 % of one more point of each, which is a mean over as many seeds.",
         columns=columns,
         lines=[line(gap) for gap in pairs],
         notes=notes,

@@ -61,7 +61,7 @@ def plot_scaling(board: Board, look: Mapping[str, Look]) -> Drawing | str:
     return Drawing(
         f"scaling-{board.name}",
         "Power laws",
-        f"Lines: power laws through the means{dashed}. Bands: 95 % of one more training."
+        f"Lines: power laws through the means{dashed}. Bands: 95 % of one more point."
         f"{bars_note(c.row for c in found)}",
         f"Line plots of {heading(board.ranked_by or '')} over "
         f"{', '.join(AXES[axis] for axis in panels)}. {verdicts}".strip(),

@@ -7,9 +7,7 @@ uint8 ``[n, H, W, 3]``. A .npy file keeps this project's own form, uint8 ``[n, C
 from __future__ import annotations
 
 import re
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +91,7 @@ def read_set(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
         if isinstance(images, np.lib.npyio.NpzFile):
             with images as archive:
                 images = _from_archive(archive)
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged header or archive can raise nearly anything
         raise ValueError(f"{path}: not a complete .npy or .npz file ({error})") from error
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"{path}: expected uint8 images [n, channels, height, width]")

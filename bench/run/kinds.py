@@ -84,7 +84,7 @@ def _write_points(points: NDArray[Any], path: Path) -> None:
 def _read_points(path: Path) -> NDArray[Any]:
     try:
         points = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header can raise nearly anything
         raise ValueError(f"{path}: not a complete .npy file ({error})") from error
     if not isinstance(points, np.ndarray) or points.dtype != np.float64 or points.ndim != 2:
         raise ValueError(f"{path}: expected float64 points [n, coordinates]")

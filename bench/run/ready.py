@@ -6,6 +6,8 @@ import reprlib
 import urllib.request
 from contextlib import suppress
 
+import torch
+
 from bench.plan.plan import Plan, load_split
 from bench.quality.extractors import choose_extractor, remedy
 from bench.quality.fidelity import MIN_IMAGES
@@ -13,6 +15,8 @@ from bench.quality.registry import AUTO, EXTRACTORS
 from bench.quality.weights import FETCH_TIMEOUT_S, cached_weights
 from bench.run.kinds import kind_of
 from bench.suites.schema import MOST_TIME_STEPS
+from sddpm.diffusion import DiffusionConfig
+from sddpm.samplers import Sampling, make_scheduler
 
 
 def check_ready(plan: Plan) -> None:
@@ -20,8 +24,8 @@ def check_ready(plan: Plan) -> None:
     Nothing is written, trained or downloaded.
 
     Raises:
-        ValueError: more spiking time steps than a suite may have, a sampler with more steps than
-            it has diffusion steps, or too few references to score against.
+        ValueError: more spiking time steps than a suite may have, steps that a sampler cannot
+            take, or too few references to score against.
         FileNotFoundError: the weights of the extractor that was asked for are neither here nor to
             be had.
     """
@@ -31,6 +35,7 @@ def check_ready(plan: Plan) -> None:
 
 
 def _check_steps(plan: Plan) -> None:
+    tried = set()
     for cell in plan.cells:
         if cell.time_steps is not None and cell.time_steps > MOST_TIME_STEPS:
             raise ValueError(
@@ -46,6 +51,14 @@ def _check_steps(plan: Plan) -> None:
                 f"{cell.label}: sampler {sampler}: {steps} steps: the network is trained with "
                 f"{most} diffusion steps; give at most those"
             )
+        if (sampler, steps, most) not in tried:
+            tried.add((sampler, steps, most))
+            try:
+                # Which steps a sampler can take depends on no network.
+                gamma = torch.ones(most + 1)
+                make_scheduler(DiffusionConfig(most), Sampling(sampler, steps), gamma)
+            except ValueError as error:
+                raise ValueError(f"{cell.label}: sampler {sampler}: {error}") from error
 
 
 def _check_references(plan: Plan) -> None:

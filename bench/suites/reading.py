@@ -210,8 +210,14 @@ def _problem_of_parent(preset: Preset, system: str, parent: str) -> str | None:
 
 
 def _unusable(preset: Preset) -> Iterator[tuple[str, ...]]:
-    """``config``, system, field and problem of values that no Config can have."""
-    for system, config in preset.config.items():
+    """Fields down to a value that no Config can have, and its problem."""
+    configs: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        (("config", system), config) for system, config in preset.config.items()
+    ]
+    for system, variants in preset.variants.items():
+        configs += [(("variants", system, name), config) for name, config in variants.items()]
+    for place, config in configs:
+        system = place[1]
         for field, value in config.items():
             problem = None
             values = value if isinstance(value, list) else [value]
@@ -226,7 +232,7 @@ def _unusable(preset: Preset) -> Iterator[tuple[str, ...]]:
                 elif isinstance(number, int | float) and number > LARGEST_NUMBER:
                     problem = f"expected at most {LARGEST_NUMBER:,}, not {_brief(number)}"
             if problem:
-                yield "config", system, field, problem
+                yield *place, field, problem
 
 
 _EXPECTED = {

@@ -39,13 +39,15 @@ MOST_SAMPLES = 1_000_000
 """Image seeds that belong to one run's seed (:data:`sddpm.rng.SEEDS_PER_RUN`)."""
 LENGTHS = ("train_steps", "train_images", "epochs", "of_parent")
 """Fields of a budget of which it has one. One that is stated replaces another that is inherited."""
+MOST_STEPS, MOST_IMAGES, MOST_EPOCHS = 10**9, 10**12, 10**6
+"""The longest training, in each unit."""
 DEFAULT_BATCH = 32
 DEFAULT_PRECISION = "32-true"
 """Precision of a preset whose budgets state none."""
 MOST_CHOICES = 1_000
 """Samplings that one list may stand for."""
-MOST_TIME_STEPS = 10_000
-"""Spiking time steps that a suite or a command may ask for."""
+MOST_TIME_STEPS = 1_024
+"""Spiking time steps that a network may have (:data:`sddpm.neurons.MOST_TIME_STEPS`)."""
 LEAST_PIXELS = 4
 """Height and width of an image, at least."""
 MOST_ENTRIES = 100
@@ -160,11 +162,13 @@ class Budget(_Strict):
     and ``of_parent`` is set. A system's own budget takes a missing batch size or precision from the
     preset's budget, or from its parent's if it is a share of that."""
 
-    train_steps: int | None = Field(None, ge=0, le=10**9, description="optimiser steps")
+    train_steps: int | None = Field(None, ge=0, le=MOST_STEPS, description="optimiser steps")
     train_images: int | None = Field(
-        None, ge=1, le=10**12, description="images seen, repeats counted"
+        None, ge=1, le=MOST_IMAGES, description="images seen, repeats counted"
     )
-    epochs: float | None = Field(None, gt=0, le=10**6, description="passes over the training set")
+    epochs: float | None = Field(
+        None, gt=0, le=MOST_EPOCHS, description="passes over the training set"
+    )
     of_parent: float | None = Field(
         None, gt=0, le=1, description="less than this share of the images that its parent sees"
     )
@@ -180,14 +184,26 @@ class Budget(_Strict):
 
     def scaled(self, factor: float) -> Budget:
         """The budget ``factor`` times as long, in whole steps or images, at least one. A share of
-        the parent's stays: its parent is longer already."""
+        the parent's stays: its parent is longer already.
+
+        Raises:
+            ValueError: that is longer than a budget may be.
+        """
         times = _exact(factor)
-        lengths: dict[str, float | None] = {
+        lengths: dict[str, float | Fraction | None] = {
             "train_steps": self.train_steps and max(1, round(self.train_steps * times)),
             "train_images": self.train_images and max(1, round(self.train_images * times)),
-            "epochs": self.epochs and float(_exact(self.epochs) * times),
+            "epochs": self.epochs and _exact(self.epochs) * times,
         }
-        return self.model_copy(update=lengths)
+        most_lengths = (MOST_STEPS, MOST_IMAGES, MOST_EPOCHS)
+        for (name, length), most in zip(lengths.items(), most_lengths, strict=True):
+            if length is not None and length > most:
+                raise ValueError(
+                    f"--budget {factor:g}: {getattr(self, name):,} {name} would be more than "
+                    f"{most:,}, the most of a training"
+                )
+        epochs = lengths["epochs"]
+        return self.model_copy(update={**lengths, "epochs": epochs and float(epochs)})
 
     def steps(self, batch_size: int, *, train_images: int | None, parent_images: int) -> int:
         """Optimiser steps.

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from sddpm.activations import ACTIVATIONS
+from sddpm.attention import SpikingAttention
 from sddpm.neurons import IF, LIF, ParametricLIF, RateIF, SpikingNeuron
 from sddpm.soft_neurons import IntegerIF, ParallelIF, SoftIF, TernaryIF, ThresholdStepsIF
 from sddpm.temporal import TemporalConv2d
@@ -37,6 +38,7 @@ _TSM = (
     "TSM scales the currents of each spiking step by another number, while NIR's convolutions do "
     "not change over time"
 )
+_ATTENTION = "attention multiplies spikes by spikes, while NIR's layers have fixed weights"
 """Reasons in words that follow a colon."""
 _EXACT = (IF, LIF, ParametricLIF)
 _ACTIVATIONS = tuple(ACTIVATIONS.values())
@@ -47,6 +49,8 @@ def check_exportable(net: nn.Module) -> None:
     for name, layer in net.named_modules():
         if isinstance(layer, TemporalConv2d):
             raise ValueError(f"NIR cannot hold {name}: {_TSM}")
+        if isinstance(layer, SpikingAttention):
+            raise ValueError(f"NIR cannot hold {name}: {_ATTENTION}")
         if type(layer) in _ACTIVATIONS and type(layer) not in _EXACT:
             raise ValueError(_why_not(name, layer))
 

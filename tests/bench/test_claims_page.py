@@ -13,7 +13,7 @@ import yaml
 from bench.claims.schema import read_claims
 from bench.energy.accountings import ACCOUNTINGS
 from bench.records.record import Record, write_records
-from tests.support.calling import call, report
+from tests.support.calling import call, refused, report
 from tests.support.records import record
 
 CLAIM = {
@@ -126,6 +126,25 @@ def test_equal_energy_is_interpolated_at_each_seed(tmp_path: Path) -> None:
     assert "**Is it better?**\n\n- SDDPM, T = 4 on digits" in page
 
 
+def test_one_seed_beside_a_curve_has_the_error_of_the_distance_on_it(tmp_path: Path) -> None:
+    """The typical error is a share of a distance: of the curve's at that energy, not of its end."""
+    known = seeds(sddpm, 9.0, 10.0, 11.0, variant="known", config={"channels": 99})
+    typical = stdev([9, 10, 11]) / 10
+    widths = [
+        priced(twin, 16.0 / mj, mj, variant=f"{mj} mJ", config={"channels": mj},
+               config_hash=f"{mj}" * 64)
+        for mj in (1, 4)
+    ]  # fmt: skip
+    curve = [{"folder": "digits", "system": "ann_twin", "variant": f"{mj} mJ"} for mj in (1, 4)]
+    done, page = run(
+        tmp_path, {"digits": [*known, *widths, priced(sddpm, 4.0, 2.0)]},
+        {"of": OF, "curve": curve, "against": None},
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (line,) = cells(page)
+    assert line[3] == f"0.50 \\[± {0.5 * typical * 2**0.5:.2f}\\]"
+
+
 def test_all_energies_are_lines_of_their_own(tmp_path: Path) -> None:
     """Every accounting that there is, and integers at 8 bits and at those of T = 4 spikes."""
     energies = {
@@ -235,6 +254,12 @@ def test_a_search_of_thresholds_answers_with_its_interval(tmp_path: Path) -> Non
     assert line[3:6] == ["5.0 \\[± 3.0\\]", "FD, % less", "at least 9.00"]
     assert line[8] == "holds in direction; one seed: a lead"
 
+    # A search without resampling has a dash for each end.
+    table.write_text(table.read_text(encoding="utf-8").replace("-16.0,-4.0", "-,-"))
+    done = call("claims", tmp_path / "results", "--claims", tmp_path / "claims.yaml", "--out",
+                tmp_path / "page.md")  # fmt: skip
+    refused(done, "claim parity", "guidance/guidance.csv", "grid", "'-'")
+
 
 @pytest.mark.parametrize(
     ("claim", "message"),
@@ -244,6 +269,11 @@ def test_a_search_of_thresholds_answers_with_its_interval(tmp_path: Path) -> Non
         ({"untested": "no", "verdict": "holds"}, "claim parity: verdict: Extra inputs"),
         ({"comparisons": [{"of": {"system": "sddpm"}}]}, "claim parity: comparisons.0.of.folder"),
         ({"comparisons": "digits"}, "a list under comparisons"),
+        ({"comparisons": [{"of": OF, "against": {**OF, "systems": "vae"}}]}, "systems: expected a"),
+        (
+            {"comparisons": [{"of": OF, "against": {**OF, "systems": 5}}]},
+            "systems: expected a list",
+        ),
     ],
 )
 def test_a_claim_that_cannot_be_read_names_itself(tmp_path: Path, claim: Any, message: str) -> None:
@@ -252,6 +282,13 @@ def test_a_claim_that_cannot_be_read_names_itself(tmp_path: Path, claim: Any, me
     with pytest.raises(ValueError, match=r"--claims .*claims\.yaml, claim ") as caught:
         read_claims(path)
     assert message in str(caught.value)
+
+
+def test_a_value_that_is_none_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text("- id: 2020-13-45\n")
+    with pytest.raises(ValueError, match=r"^--claims .*claims\.yaml: not YAML: month must be"):
+        read_claims(path)
 
 
 def test_an_id_occurs_once(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def test_a_run_is_checked_before_it_trains(
         return call("run", "--suite", "digits", "--system", "sddpm", "--out", out, *more, *dry)
 
     refused(run("--sampler", "ddim:1001"), "ddim", "1001 steps", "1000 diffusion steps")
+    refused(run("--sampler", "ddim_published:1000"), "ddim_published", "1 to 999 times")
+    refused(run("--sampler", "ddpm_published:1"), "ddpm_published", "2 to 1000 times")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 

@@ -228,6 +228,12 @@ def test_tsm_is_refused_with_the_reason(tmp_path: Path) -> None:
         export(network(temporal_scaling=True), tmp_path)
 
 
+def test_attention_is_refused_with_the_reason(tmp_path: Path) -> None:
+    net = network(attention_heads=2)
+    with pytest.raises(ValueError, match=r"middle.1: attention multiplies spikes by spikes"):
+        export(net, tmp_path)
+
+
 @pytest.mark.usefixtures("own_state")
 def test_the_page_shows_what_the_command_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

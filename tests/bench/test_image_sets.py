@@ -132,3 +132,22 @@ def test_the_hash_of_a_record_names_the_references(tmp_path: Path) -> None:
     scored = call("score", tmp_path / "pictures", "--dataset", "digits", "--references", 20,
                   "--extractor", "embedded", "--device", "cpu")  # fmt: skip
     assert abs(float(scored.stdout.split("fd_efflite0")[1].split()[0])) < 0.1
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_damaged_file_is_named_whatever_bit_is_wrong(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"s.{ending}"
+    write_set(COLOURS, path)
+    good = path.read_bytes()
+    refused: list[str] = []
+    # The header of the array or of the archive, and the archive's list of files at its end.
+    for place in [*range(140), *range(len(good) - 100, len(good))]:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            read_set(path)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(message.startswith(f"{path}: ") for message in refused)

@@ -94,3 +94,11 @@ def test_a_difference_has_the_degrees_of_freedom_of_welch() -> None:
 def test_points_without_a_law_say_why(n: list[float], distances: list[float], why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}$"):
         fit(n, distances)
+
+
+@pytest.mark.parametrize("distances", [[10, 20, 20, 10], [10, 10 + 1e-9, 10, 10]])
+def test_points_that_neither_rise_nor_fall_have_the_exponent_0(distances: list[float]) -> None:
+    law = fit([1_000, 2_000, 4_000, 8_000], distances)
+    interval = law.exponent.interval()
+    assert interval.value == pytest.approx(0, abs=1e-9)
+    assert interval.low < 0 < interval.high

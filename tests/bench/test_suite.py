@@ -10,7 +10,9 @@ from bench.data.datasets import find_spec
 from bench.plan.cells import Data, expand
 from bench.quality.fidelity import MIN_IMAGES
 from bench.suites.reading import load_suite, parse_suite, shipped_suites
-from bench.suites.schema import FEWEST_IMAGES, Budget
+from bench.suites.schema import FEWEST_IMAGES, MOST_SAMPLES, MOST_TIME_STEPS, Budget
+from sddpm import neurons
+from sddpm.rng import SEEDS_PER_RUN
 
 GOOD = """\
 name: mine
@@ -143,6 +145,14 @@ def test_every_data_set_has_all_four_sizes_and_the_published_budget(name: str) -
         ("2e-3", ".nan", 16, ["config.sddpm.learning_rate", "finite", "nan"]),
         ("channels: 8", "time_steps: 9", 16, ["config.sddpm.time_steps", "of the suite"]),
         (
+            "samples: 10\n", "samples: 10\n    variants: {sddpm: {long: {time_steps: 8}}}\n", 13,
+            ["variants.sddpm.long.time_steps", "of the suite"],
+        ),
+        (
+            "samples: 10\n", "samples: 10\n    variants: {sddpm: {a: {channels: -8}}}\n", 13,
+            ["variants.sddpm.a.channels", "-8"],
+        ),
+        (
             "samples: 10\n", "samples: 10\n    budgets: {vae: {of_parent: 0.1}}\n", 13,
             ["presets.smoke.budgets.vae", "built from no other system"],
         ),
@@ -177,8 +187,10 @@ def test_values_that_are_none_name_the_file(title: str) -> None:
         parse_suite(GOOD.replace("My suite", title), "broken.yaml")
 
 
-def test_what_a_suite_accepts_can_be_scored() -> None:
+def test_what_a_suite_accepts_can_be_drawn_and_scored() -> None:
     assert FEWEST_IMAGES == MIN_IMAGES
+    assert MOST_SAMPLES == SEEDS_PER_RUN
+    assert MOST_TIME_STEPS == neurons.MOST_TIME_STEPS
 
 
 def test_time_steps_of_a_system_that_is_trained_once_are_its_own() -> None:

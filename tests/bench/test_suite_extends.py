@@ -165,6 +165,9 @@ def test_a_factor_lengthens_every_training_of_a_preset() -> None:
     assert steps[2] == dict(sddpm=60, sddpm_tsm=5, vae=60, ddpm=125, ann_twin=60, converted=2)
     assert steps[0.1] == dict(sddpm=3, sddpm_tsm=1, vae=3, ddpm=7, ann_twin=3, converted=2)
     assert steps[1e-6]["sddpm"] == steps[1e-6]["vae"] == 1
+    for factor in (1e8, 1e300, 1e308):
+        with pytest.raises(ValueError, match=r"^--budget 1e\+\d+: .* would be more than"):
+            parse_suite(text, "f").scaled("smoke", factor)
 
 
 def test_a_system_has_time_steps_and_samplers_of_its_own(tmp_path: Path) -> None:

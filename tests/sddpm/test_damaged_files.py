@@ -39,6 +39,17 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
         claim(tmp_path, other)
 
 
+def test_another_trainings_checkpoint_is_not_claimed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    config = tmp_path / "checkpoint" / "config.json"
+    config.write_text(json.dumps({"hash": "0" * 64}))
+    with pytest.raises(ValueError, match="holds the checkpoint of another training"):
+        claim(tmp_path, TRAINING)
+    assert not (tmp_path / "training.json").exists()
+    config.write_text(json.dumps({"hash": TRAINING.hash}))
+    claim(tmp_path, TRAINING)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"hash": "12', b"[1, 2]", b"{}", b"\xff"])
 def test_a_damaged_claim_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "training.json").write_bytes(content)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sddpm
 from baselines.fsddim.system import FSDDIM
 from sddpm.denoising import Denoiser, DenoiserTraining
 from sddpm.diffusion import DiffusionConfig, NoiseNetwork, NoiseOutput, Prediction
@@ -140,6 +141,16 @@ def test_a_guided_gain_travels_with_the_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(opened.sample(4, steps=3, gain=1.0), plain)
 
 
+def test_guidance_of_other_time_steps_stays_theirs(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "m")
+    own = SDDPM.from_pretrained(tmp_path / "m").facts["config"]["time_steps"]
+    opened = sddpm.load(tmp_path / "m", time_steps=own + 1)
+    opened.guided = Guided(gain=1.2)
+    opened.save_pretrained(tmp_path / "again")
+    assert sddpm.load(tmp_path / "again").guided == Guided()
+    assert sddpm.load(tmp_path / "again", time_steps=own + 1).guided == Guided(gain=1.2)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / GUIDANCE
@@ -151,6 +162,8 @@ def file(tmp_path: Path) -> Path:
         ('{"gain": 0}', "gain=0: expected a finite number above 0"),
         ('{"gain": "loud"}', "gain='loud'"),
         ('{"gain": NaN}', "gain=nan"),
+        ('{"gain": 1.1, "time_steps": []}', "time_steps=[]: expected a whole number from 1"),
+        ('{"gain": 1.1, "time_steps": 0}', "time_steps=0"),
         ("{}", "expected 'thresholds' or 'gain'"),
         ("[1.2]", "expected JSON with 'thresholds' or 'gain'"),
     ],

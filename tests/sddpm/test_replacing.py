@@ -122,3 +122,15 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         temporary.write_text("half")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["new"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="Linux tells a process's start")
+def test_a_number_that_another_process_had_before_is_no_process_at_work(tmp_path: Path) -> None:
+    """A restarted container gives its numbers anew: this process's to a killed one of before."""
+    left, older = tmp_path / f".a.{os.getpid()}@{HERE}.tmp", time.time() - 30 * STALE_SECONDS
+    left.touch()
+    sweep_folder(tmp_path)
+    assert left.exists(), "this process may be writing it"
+    os.utime(left, (older, older))
+    sweep_folder(tmp_path)
+    assert not left.exists()

@@ -13,7 +13,7 @@ from torch import Tensor
 from sddpm.analytic import estimate_gamma
 from sddpm.diffusion import Diffusion, DiffusionConfig
 from sddpm.protocol import ImageShape, to_float, to_uint8
-from sddpm.rng import ImageStreams, mix
+from sddpm.rng import SEEDS_PER_RUN, ImageStreams, image_seeds, mix
 from sddpm.samplers import SAMPLERS, Sampling, make_scheduler, sample
 
 MEAN, STD = 0.2, 0.25  # three standard deviations stay inside the clip of [-1, 1]
@@ -307,3 +307,10 @@ def test_bad_options_are_named(options: dict, message: str) -> None:
 def test_more_steps_than_the_training_had() -> None:
     with pytest.raises(ValueError, match="1001"):
         sample(exact_denoise, SHAPE, [0], PROCESS, Sampling("ddim", 1001))
+
+
+def test_no_image_of_a_seed_is_one_of_the_next() -> None:
+    last = image_seeds(0, SEEDS_PER_RUN - 2, SEEDS_PER_RUN)
+    assert last[-1] < image_seeds(1, 0, 1)[0]
+    with pytest.raises(ValueError, match=r"image 1,000,001 of seed 0: one seed has 1,000,000"):
+        image_seeds(0, SEEDS_PER_RUN, SEEDS_PER_RUN + 1)
