@@ -7,7 +7,9 @@ so a run that was killed goes on from its last checkpoint exactly as if it had n
 
 from __future__ import annotations
 
+import json
 import re
+import reprlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -193,6 +195,10 @@ def fit(
     """
     folder = Path(folder)
     final, steps_folder = folder / "checkpoint", folder / "steps"
+    newest = _newest(steps_folder)
+    for there in (final if final.exists() else None, newest):
+        if there is not None:
+            _check_own(there, description, config)
     if final.exists():
         return _report(final)
     if fabric is None:
@@ -201,7 +207,6 @@ def fit(
 
     # Restore: optimisers keep references to the parameters, so state is loaded before Fabric wraps.
     start, seconds, recent = 0, 0.0, {}
-    newest = _newest(steps_folder)
     system.to(fabric.device)
     if newest is not None:
         state = load_trainer(system, newest)
@@ -332,6 +337,27 @@ def _launched(system: System, name: str, fabric: Fabric) -> nn.Module:
 
 def _as_is(batch: Tensor) -> Tensor:
     return batch
+
+
+def _check_own(there: Path, description: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise ValueError if the checkpoint ``there`` is of another training. What only one side
+    states, as a field that an older version did not have, makes no other training."""
+    facts = json.dumps({**description, "training": asdict(config)})
+    stored, wanted = _identity(read_config(there)), _identity(json.loads(facts))
+    for name, value in stored.items():
+        if name in wanted and wanted[name] != value:
+            raise ValueError(
+                f"{there}: is of another training: its {name} is {reprlib.repr(value)}, not "
+                f"{reprlib.repr(wanted[name])}; give another folder"
+            )
+
+
+def _identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a training this one, of the content of its checkpoint's config.json."""
+    config, training = facts.get("config") or {}, facts.get("training") or {}
+    whole = {name: facts[name] for name in ("hash", "system", "shape") if name in facts}
+    run = {name: training[name] for name in ("steps", "batch_size", "seed") if name in training}
+    return {**config, **run, **whole}
 
 
 def _newest(steps_folder: Path) -> Path | None:

@@ -93,6 +93,36 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, blobs: GeneratedIma
     assert again.train_images == 12
 
 
+@pytest.mark.parametrize(
+    ("config", "description", "words"),
+    [
+        ({"steps": 4}, {}, "its steps is 3, not 4"),
+        ({"seed": 1}, {}, "its seed is 0, not 1"),
+        ({}, {"config": {"channels": 16}}, "its channels is 8, not 16"),
+        ({}, {"system": "vae"}, "its system is 'sddpm', not 'vae'"),
+    ],
+)
+def test_a_folder_of_another_run_is_not_taken_for_this_one(
+    config: dict[str, int],
+    description: dict[str, Any],
+    words: str,
+    tmp_path: Path,
+    blobs: GeneratedImages,
+) -> None:
+    own = {"system": "sddpm", "config": {"channels": 8}}
+
+    def train(config: dict[str, int], description: dict[str, Any]) -> None:
+        settings = TrainConfig(**{"steps": 3, "batch_size": 4, **config})
+        fit(tiny_system(), blobs, config=settings, folder=tmp_path, description=description,
+            progress=False)  # fmt: skip
+
+    train({}, own)
+    # A field that one side does not state is one of another version.
+    train({}, {**own, "config": {"channels": 8, "event_weight": 0.0}})
+    with pytest.raises(ValueError, match=f"is of another training: {words}"):
+        train(config, {**own, **description})
+
+
 def test_training_lowers_the_loss(tmp_path: Path, blobs: GeneratedImages) -> None:
     config = TrainConfig(steps=150, batch_size=16, log_every=10)
     report = fit(tiny_system(), blobs, config=config, folder=tmp_path, description={})
