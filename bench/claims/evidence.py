@@ -44,7 +44,9 @@ class Evidence:
 
     folders: Mapping[str, Path]
     _rows: dict[str, list[Row]] = field(default_factory=dict)
-    _typical: dict[tuple[str, int, str], tuple[float, float] | None] = field(default_factory=dict)
+    _typical: dict[tuple[str, int, str | None, str], tuple[float, float] | None] = field(
+        default_factory=dict
+    )
 
     def rows(self, folder: str) -> list[Row]:
         """Every cell of a folder, with its seeds together."""
@@ -91,15 +93,18 @@ class Evidence:
 
     def typical_error(self, row: Row, measure: str) -> tuple[float, float] | None:
         """Standard deviation of one seed's figure, as those cells show it that were measured on
-        the same data at three seeds or more: the median over cells, relative to the cell's mean
-        and in its own unit. None if there is no such cell."""
-        first = row.records[0]
-        key = (first.dataset, first.image_size, measure)
+        the same data, by the same extractor, at three seeds or more: the median over cells,
+        relative to the cell's mean and in its own unit. None if there is no such cell."""
+
+        def alike(record: Record) -> tuple[str, int, str | None]:
+            return record.dataset, record.image_size, _column(record, measure)
+
+        key = (*alike(row.records[0]), measure)
         if key not in self._typical:
             stats = [
                 stat
                 for other in self._every_row()
-                if (other.records[0].dataset, other.records[0].image_size) == key[:2]
+                if alike(other.records[0]) == key[:3]
                 if len(other.seeds) >= SEEDS_OF_A_RESULT and runs(other)
                 if (stat := other.stat(lambda record: _read(record, measure))) and stat.mean
             ]

@@ -98,7 +98,13 @@ def test_one_seed_has_the_spread_of_typical_networks_and_is_a_lead(tmp_path: Pat
     known: list[Record] = []
     for number, values in enumerate(others):
         known += seeds(sddpm, *values, variant=f"v{number}", config={"channels": number})
-    folders = {"digits": [*known, sddpm(9.0), *seeds(twin, 10.0)]}
+    # What another extractor found says nothing about this distance.
+    foreign = [
+        sddpm(0.0, metrics={"fd_efflite2": fd}, extractor="efficientnet-lite2", seed=seed,
+              config_hash=f"f{seed}" * 32, variant="foreign", config={"channels": 77})
+        for seed, fd in enumerate((1.0, 50.0, 99.0))
+    ]  # fmt: skip
+    folders = {"digits": [*known, sddpm(9.0), *seeds(twin, 10.0), *foreign]}
     _, page = run(tmp_path, folders, {"compare": "less"})
     (line,) = cells(page)
     assert line[3] == f"10.0 \\[± {90 * typical * 2**0.5:.1f}\\]"
