@@ -353,7 +353,7 @@ def _check_own(there: Path, description: Mapping[str, Any], config: TrainConfig)
 
 
 def _identity(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a training this one, of the content of its checkpoint's config.json."""
+    """Facts that make a training this one, of the content of its checkpoint's config.json."""
     config, training = facts.get("config") or {}, facts.get("training") or {}
     whole = {name: facts[name] for name in ("hash", "system", "shape") if name in facts}
     run = {name: training[name] for name in ("steps", "batch_size", "seed") if name in training}

@@ -18,6 +18,7 @@ from tests.support.result_pages import (
     README,
     RESULTS,
     TITLES,
+    by_seed,
     of_variant,
     records,
     says,
@@ -187,6 +188,37 @@ def test_the_samplers_of_the_digits_are_the_records() -> None:
         ratios = [ours / theirs for ours, theirs in zip(sde, ddim, strict=True)]
         for shown, values in zip(cells, (ddim, sde, ratios), strict=True):
             assert says(shown, values), (network, shown)
+
+
+COMPARED = {  # data and network of the page -> folder, system and variant
+    ("digits", "SDDPM+, 48 channels, pays for events"):
+        ("digits_sampler", "sddpm_plus", "event weight 0.1"),
+    ("digits", "SDDPM+, 48 channels"): ("digits_sampler", "sddpm_plus", ""),
+    ("digits", "SDDPM+, 32 channels"): ("digits_sampler", "sddpm_plus", "32 channels"),
+    ("digits", "SDDPM, 32 channels"): ("digits_sampler", "sddpm", ""),
+    ("clothes", "SDDPM+, 24 channels, pays 0.03 for events"):
+        ("fashion_mnist_plus", "sddpm_plus", "event weight 0.03"),
+}  # fmt: skip
+
+
+def test_the_two_extractors_are_the_records() -> None:
+    heading, *rows = under("Two extractors")
+    assert heading == [
+        "data", "network", "FD (efflite0), ratio", "FD (efflite2), ratio", "seeds",
+    ]  # fmt: skip
+    assert len(rows) == len(COMPARED)
+    for data, network, *cells, seeds in rows:
+        folder, *row = COMPARED[data, network]
+        for shown, home, column in zip(
+            cells, (folder, f"{folder}_lite2"), ("fd_efflite0", "fd_efflite2"), strict=True
+        ):
+            ours, theirs = (
+                by_seed(home, column, system=system, variant=variant, sampler="sde_dpm_solver++")
+                for system, variant in (row, ("ann_twin", ""))
+            )
+            both = sorted(ours.keys() & theirs.keys())
+            assert seeds == ", ".join(map(str, both))
+            assert says(shown, [ours[seed] / theirs[seed] for seed in both]), (network, shown)
 
 
 RATES = {"0.004": "twice the rate", "0.008": "4 times the rate", "0.016": "8 times the rate"}

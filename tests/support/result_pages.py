@@ -84,8 +84,15 @@ def wrong(table: list[list[str]], folder: str) -> list[str]:
     return found
 
 
+def by_seed(folder: str, column: str, **facts: Any) -> dict[int, float]:
+    """A metric of the records that have these facts, by seed."""
+    found = [r for r in records(folder) if all(r[key] == value for key, value in facts.items())]
+    seeds = [int(r["seed"]) for r in found]
+    assert len(seeds) == len(set(seeds)), f"{folder}: {facts} are of more than one row"
+    return dict(zip(seeds, (r["metrics"][column] for r in found), strict=True))
+
+
 def of_variant(folder: str, system: str, variant: str, **facts: Any) -> list[float]:
     """Distances of a row of one suite's variant, by seed."""
-    wanted = {"system": system, "variant": variant, **facts}
-    found = [r for r in records(folder) if all(r[key] == value for key, value in wanted.items())]
-    return [r["metrics"]["fd_efflite0"] for r in sorted(found, key=lambda r: int(r["seed"]))]
+    found = by_seed(folder, "fd_efflite0", system=system, variant=variant, **facts)
+    return [found[seed] for seed in sorted(found)]
