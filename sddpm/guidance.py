@@ -119,12 +119,13 @@ class HeldOut:
     @classmethod
     def draw(cls, images: Tensor, diffusion: Diffusion, levels: int = 8, seed: int = 0) -> HeldOut:
         """Noise ``images`` (float, in [-1, 1]) once each, at ``levels`` diffusion steps in turn,
-        spread evenly over the process."""
+        spread evenly over the process; fewer images than that have a step each."""
         if not len(images):
             raise ValueError("no held-out images to compare thresholds on")
         steps = diffusion.config.diffusion_steps
         rng = torch.Generator().manual_seed(mix(seed, len(images)))
         noise = torch.randn(images.shape, generator=rng, dtype=torch.float32).to(images.device)
+        levels = min(levels, len(images))
         centres = (torch.arange(levels) + 0.5) * steps / levels
         t = centres.long()[torch.arange(len(images)) % levels].to(images.device)
         return cls(diffusion.add_noise(images, noise, t), noise, t)

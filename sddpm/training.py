@@ -339,6 +339,13 @@ def _as_is(batch: Tensor) -> Tensor:
     return batch
 
 
+def precision_of(folder: Path) -> str | None:
+    """Precision of the training in ``folder``, finished or not; None: there is none."""
+    final = folder / "checkpoint"
+    there = final if final.exists() else _newest(folder / "steps")
+    return None if there is None else read_config(there)["training"]["precision"]
+
+
 def _check_own(there: Path, description: Mapping[str, Any], config: TrainConfig) -> None:
     """Raise ValueError if the checkpoint ``there`` is of another training. What only one side
     states, as a field that an older version did not have, makes no other training."""

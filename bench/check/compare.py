@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bench.check.rows import Row, label, number, plain, value_of
 from bench.quality.metrics import METRICS, Better, Tolerance, metric_of, shortfall, spread_column
-from bench.records.identity import MADE_BY, MATCHED, MEASURED_ON, SCORED
+from bench.records.identity import MADE_BY, MATCHED, MEASURED_ON, SCORED, WHERE_SET
 from bench.registry import choose
 
 Verdict = Literal["same", "improved", "regressed", "lost", "new"]
@@ -101,7 +101,9 @@ def compare(
     keys = [
         name
         for name in MATCHED
-        if _has(baseline, name) and (_has(candidate, name) or not candidate)
+        if (_has(baseline, name) and (_has(candidate, name) or not candidate))
+        # A table has these columns only where a row sets one.
+        or (name in WHERE_SET and (_has(baseline, name) or _has(candidate, name)))
     ]
     _check_extractors(baseline, candidate)
     promised = [row for row in baseline if _finished(row)]

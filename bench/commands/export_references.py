@@ -45,6 +45,7 @@ def export_references(
       sddpm-bench export-references --dataset digits --references 300 --out references
     """
     from bench.data.datasets import load
+    from bench.quality.extractors import is_installed
     from bench.quality.fidelity import reference_hash
     from bench.quality.registry import EMBEDDED, EXTRACTORS, INCEPTION
     from bench.run.image_sets import check_set, write_set
@@ -53,7 +54,7 @@ def export_references(
     real = load(dataset, split, image_size=image_size, data_root=data_root, limit=references)
     for note in real.notes:
         say(note)
-    pinned = [entry for entry in EXTRACTORS.values() if entry.pinned]
+    pinned = [entry for entry in EXTRACTORS.values() if entry.pinned and is_installed(entry)]
     hashes = {entry.key: reference_hash(real, entry) for entry in pinned}
     shown = {entry.key: hashes[entry.key] for entry in (INCEPTION, EMBEDDED)}
     if expect is not None and expect not in hashes.values():

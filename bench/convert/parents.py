@@ -19,7 +19,7 @@ from bench.plan.cells import digest, make_config, resolve_config
 from bench.registry import load_hook, load_module
 from sddpm.precision import fast_precision
 from sddpm.protocol import ImageShape, System, to_float
-from sddpm.training import TrainConfig, fit
+from sddpm.training import TrainConfig, fit, precision_of
 
 BATCH = 32
 """Images of a training step."""
@@ -164,7 +164,8 @@ def _train(
     system: System = load_module(facts["system"]).build(
         built_from, ImageShape(**facts["shape"]), parent
     )
-    precision = fast_precision()
+    # Another machine may have begun, whose precision is a part of the training.
+    precision = precision_of(request.out / home) or fast_precision()
     config = TrainConfig(
         steps=steps,
         batch_size=BATCH,

@@ -86,7 +86,8 @@ def run_convert(request: ConvertRequest, say: Callable[[str], None]) -> Conversi
     claim_folder(request)
 
     folder = ConversionFolder(request.out, converter.layer_headings)
-    ConversionRun(request, name, parent, converter, held_out, machine, folder).make()
+    calibrated = len(calibration)
+    ConversionRun(request, name, parent, converter, calibrated, held_out, machine, folder).make()
     if evaluator is not None:
         _evaluate(request, folder, parent, evaluator, machine, say)
     written = folder.write(request.children)
@@ -111,6 +112,8 @@ class ConversionRun:
     parent: Parent
     converter: Any
     """Result of the system's ``prepare``."""
+    calibrated: int
+    """Images that thresholds were measured on."""
     held_out: Any
     """Noised images that networks are compared on."""
     machine: Machine
@@ -186,7 +189,8 @@ class ConversionRun:
         steps, batch = training.get("steps", 0), training.get("batch_size", 1)
         assert child.conversion is not None
         loss = child.conversion.denoising_loss / child.conversion.loss_ratio
-        found = str(about.get("hash"))
+        # A training that no suite planned has no hash of its settings.
+        found = about.get("hash") or digest(dict(about))
         return Record(
             **self._made_by,
             system=about["system"],
@@ -230,8 +234,8 @@ class ConversionRun:
         request = self.request
         return ConversionFacts(
             id=digest(request.identity()),
-            calibration_images=request.calibration_images,
-            held_out_images=request.held_out,
+            calibration_images=self.calibrated,
+            held_out_images=len(self.held_out.t),
             finetune=request.finetune,
             finetune_steps=request.finetune_steps,
             **measured,

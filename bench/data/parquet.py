@@ -68,7 +68,10 @@ class Table(Encoded):
         path = (self.rows[index][self.column] or {}).get("path")
         return f"picture {index}{f' ({printable(path)})' if path else ''} of {self.where}"
 
-    def stamp(self) -> str:
+    def stamp(self) -> str | None:
+        cells = self.rows[self.column]
+        if any(cell is None or cell["bytes"] is None for cell in cells):
+            return None  # pictures in files of their own, which may change
         # The library's fingerprint changes with the files' times.
         return str(self.rows._fingerprint)
 

@@ -6,6 +6,7 @@ Frechet distance but never ``fid``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,15 +63,25 @@ def choose_extractor(choice: str = AUTO, weights: Path | None = None) -> Extract
         return replace(EMBEDDED, reason=lack)
 
 
-def _check_packages(extractor: Extractor) -> None:
+def is_installed(extractor: Extractor) -> bool:
+    """Whether every package that an extractor needs is there."""
+    return next(_lacking(extractor), None) is None
+
+
+def _lacking(extractor: Extractor) -> Iterator[str]:
     for package in extractor.packages:
         try:
             version(package)
-        except PackageNotFoundError as error:
-            raise ValueError(
-                f"--extractor {extractor.name}: needs the package {package}; install "
-                f"sddpm-bench[{extractor.extra}]"
-            ) from error
+        except PackageNotFoundError:
+            yield package
+
+
+def _check_packages(extractor: Extractor) -> None:
+    for package in _lacking(extractor):
+        raise ValueError(
+            f"--extractor {extractor.name}: needs the package {package}; install "
+            f"sddpm-bench[{extractor.extra}]"
+        )
 
 
 def lacking(extractor: Extractor, error: Exception) -> str:

@@ -40,6 +40,8 @@ REFERENCES = ("reference_images", "reference_split", "reference_hash")
 
 MATCHED = ("dataset", "budget", "system", "variant", *SAMPLED, "seed", *SCORED)
 """Columns of a table that make two rows one cell for ``check``, where both tables have them."""
+WHERE_SET = ("variant", *LATER)
+"""Those of them that a table has only if a row sets them."""
 MEASURED_ON = ("references", "reference_split", "reference_hash", "energy_table")
 """Columns that two rows must share for their figures to be comparable, where both state them."""
 MADE_BY = ("train_steps", "batch_size", "config_hash")

@@ -89,7 +89,8 @@ class ConversionFacts(_Part):
     """Millijoules of one network evaluation of a held-out image, by accounting."""
     calibration_images: Count
     held_out_images: Count
-    """Number of held-out images that were requested of each; fewer may exist."""
+    """Images that thresholds were measured on, and that networks were compared on. Records of
+    earlier versions hold the numbers that were asked for; fewer may have been there."""
     finetune: str
     """Way of fine-tuning children: end-to-end, or in blocks."""
     finetune_steps: Count

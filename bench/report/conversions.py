@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.quality.metrics import heading
 from bench.records.conversions import ConversionCurve, ConvertedNetwork
+from bench.records.identity import REFERENCES, SCORED
+from bench.records.record import Record
 from bench.registry import SYSTEMS
 from bench.report.boards import Row, Section
 from bench.report.style import (
@@ -101,17 +103,21 @@ def direct(section: Section, metric: str) -> list[Row]:
     """Rows of directly trained spiking denoisers with samples drawn and scored as those of the
     conversions."""
     scored = [curve.parent for curve in section.conversions if curve.scored]
-    asked = {(parent.solver, parent.record.samples) for parent in scored}
+    asked = {(parent.solver, *_scoring(parent.record)) for parent in scored}
     return [
         row
         for board in section.boards
         for row in board.done
         if row.time_steps
         and row.metric(metric)
-        and (row.solver, board.samples) in asked
+        and (row.solver, *_scoring(row.records[0])) in asked
         and row.system in SYSTEMS
         and SYSTEMS[row.system].time_axis == "trained"
     ]
+
+
+def _scoring(record: Record) -> tuple[Any, ...]:
+    return tuple(getattr(record, name) for name in (*SCORED, *REFERENCES))
 
 
 def _lines(ax: Axes, conversions: Sequence[ConversionCurve], styles: Any, of: Any) -> None:

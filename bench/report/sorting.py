@@ -45,18 +45,15 @@ def make_report(sources: Sources, published: Sequence[Published], command: str =
 def _boards(sources: Sources) -> list[Board]:
     boards: dict[tuple[Any, ...], Board] = {}
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Record]]] = {}
-    again = Counter[tuple[Any, ...]]()
     for record in (r for r in sources.records if r.status == "ok"):
         shared = comparable(record)
         key = tuple(shared.values())
         boards.setdefault(key, Board(**shared))
-        cell = (*across_seeds(record), record.submitted_by)
-        seed = (key, cell, record.seed)
-        # The same settings and seed on another parent: a row of its own.
-        groups.setdefault(key, {}).setdefault((*cell, again[seed]), []).append(record)
-        again[seed] += 1
-    for key, rows in groups.items():
-        boards[key].rows = _told_apart([_row(records, sources) for records in rows.values()])
+        cell = (*across_seeds(record), record.variant, record.submitted_by)
+        groups.setdefault(key, {}).setdefault(cell, []).append(record)
+    for key, cells in groups.items():
+        rows = [row for records in cells.values() for row in _of_one_mean(records)]
+        boards[key].rows = _told_apart([_row(records, sources) for records in rows])
     homes = _Homes(boards.values())
     for record in (r for r in sources.records if r.status == "failed"):
         run_of = (record.suite, record.preset)
@@ -124,6 +121,14 @@ class _Homes:
         place = (board.dataset, board.image_size, board.samples)
         self._places.setdefault(place, []).append((board, runs))
         return board, runs
+
+
+def _of_one_mean(records: list[Record]) -> list[list[Record]]:
+    """The records of one row. One seed twice is the same settings on another parent, and nothing
+    says which of the others are of which: rows of their own."""
+    if len({record.seed for record in records}) == len(records):
+        return [records]
+    return [[record] for record in records]
 
 
 def _row(records: Sequence[Record], sources: Sources) -> Row:

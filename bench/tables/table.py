@@ -198,6 +198,7 @@ def _body(table: pd.DataFrame) -> str:
     from tabulate import tabulate  # type: ignore[import-untyped]
 
     headings, rows = display(table)
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     # As text: tabulate would otherwise read figures back as numbers and pad their decimals.
     return tabulate(rows, headings, tablefmt="github", disable_numparse=True)
 

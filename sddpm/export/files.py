@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
+from sddpm.checkpoint import CONFIG, MODEL
 from sddpm.export.network import program_of
 from sddpm.export.neurons import DT
 from sddpm.export.program import OPERATIONS
@@ -35,10 +36,12 @@ def files_of(path: Path) -> dict[str, Path]:
     """The three files of an export to ``path``: graphs, tensors and manifest.
 
     Raises:
-        ValueError: the name does not end in .nir.
+        ValueError: the name does not end in .nir, or the files of a checkpoint would be replaced.
     """
     if path.suffix != ENDING:
         raise ValueError(f"{path}: expected a name that ends in {ENDING}")
+    if (path.parent / CONFIG).is_file() and (path.parent / MODEL).is_file():
+        raise ValueError(f"{path}: {path.parent} holds a checkpoint; give a place outside of it")
     return {
         "graphs": path,
         "tensors": path.with_suffix(".safetensors"),

@@ -250,6 +250,18 @@ def test_a_column_that_one_table_never_had_does_not_part_the_cells(check) -> Non
     assert check(old, table({})).exit_code == 0
 
 
+def test_a_variant_is_not_the_plain_row(check) -> None:
+    """A table has a column of variants only if it holds one."""
+    wide = {"variant": "wide", "title": "A (wide)", "fid": "100.0"}
+    result = check(table(wide), table({"fid": "90.0"}))
+    assert result.exit_code == 1, result.output
+    assert "A (wide)" in result.stdout
+    assert "not in the candidate" in result.stdout
+    result = check(table(wide, {"variant": ""}), table({}))
+    assert result.exit_code == 1, result.output
+    assert "1 of 2 cells missing" in result.stdout
+
+
 def test_another_training_is_noted(check) -> None:
     result = check(table({"train_steps": "100"}), table({"train_steps": "200"}))
     assert result.exit_code == 0

@@ -21,6 +21,7 @@ from bench.records.conversions import read_curve
 from bench.records.record import read_records
 from conversion.command import Converter, prediction_error
 from sddpm.checkpoint import save_checkpoint
+from sddpm.precision import fast_precision
 from sddpm.protocol import ImageShape, to_float
 from tests.support.calling import call
 from tests.support.records import conversion
@@ -249,11 +250,18 @@ def test_a_network_is_a_record(ann: Path, tmp_path: Path) -> None:
     assert {row["time_steps"] for row in csv.DictReader((out / "layers.csv").open())} == {"2"}
 
 
-def test_clips_of_a_relu_twin_are_trained_first(ann: Path, tmp_path: Path) -> None:
+def test_clips_of_a_relu_twin_are_trained_first(
+    ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    done = call("convert", "--ann", ann, *SMALL, "--method", "qcfs", "--signed", "--time-steps",
-                4, "--clip-steps", 2, "--levels", 4, "--finetune", "blocks", "--finetune-steps",
-                1, "--out", out)  # fmt: skip
+    how = ["convert", "--ann", ann, *SMALL, "--method", "qcfs", "--signed", "--clip-steps", 2,
+           "--levels", 4, "--finetune", "blocks", "--finetune-steps", 1, "--out", out]  # fmt: skip
+    done = call(*how, "--time-steps", 4)
+    assert done.exit_code == 0, done.output
+    # A machine of another precision goes on with the clips that are there.
+    other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[fast_precision()]
+    monkeypatch.setattr("bench.convert.parents.fast_precision", lambda: other)
+    done = call(*how, "--time-steps", 4)
     assert done.exit_code == 0, done.output
     report = (out / "conversion.md").read_text()
     assert "2 steps of 32 images, for 4 spiking time steps" in report

@@ -281,6 +281,9 @@ def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     refused(export(), "NIR cannot hold stem.act (IntegerIF)", "counts of events")
     refused(export(out="model.h5"), "model.h5", ".nir")
+    weights = (tmp_path / "plus/model.safetensors").read_bytes()
+    refused(export(out="plus/model.nir"), "plus/model.nir", "holds a checkpoint")
+    assert (tmp_path / "plus/model.safetensors").read_bytes() == weights
     (tmp_path / "folder.nir").mkdir()
     refused(export(out="folder.nir"), "--out", "folder")
     assert export("--format", "onnx").exit_code == 2

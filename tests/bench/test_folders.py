@@ -204,6 +204,18 @@ def test_rows_of_a_table_stay_inside_the_folder(tmp_path: Path, pets: Path) -> N
             load(str(pets), "train")
 
 
+def test_exchanged_pictures_beside_a_table_are_noticed(pets: Path) -> None:
+    paths = [paint(pets / f"files/{index}.png", index) for index in range(10)]
+    write_rows(pets, [{"bytes": None, "path": str(path.relative_to(pets))} for path in paths])
+    before = load(str(pets), "train")
+    known = before.fingerprint
+    for path in paths:
+        paint(path, 200)
+    after = load(str(pets), "train")
+    assert after.fingerprint != known
+    assert int(after.__getitems__([0]).max()) == 200
+
+
 @pytest.mark.parametrize("path", ["pipe.png", "/dev/zero"])
 def test_rows_of_a_table_name_regular_files(pets: Path, path: str) -> None:
     os.mkfifo(pets / "pipe.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,21 @@ def test_exported_references_are_the_data_set_s_pixels(tmp_path: Path) -> None:
     assert all(tuple(image.ravel().astype(int)) in shown for image in exported)
     real = load("digits", "train", limit=40).__getitems__(range(40)).numpy()
     assert np.array_equal(exported, real[:, 0])
+
+
+def test_references_are_exported_without_the_extras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(package: str) -> str:
+        if "lite2" in package:
+            raise metadata.PackageNotFoundError(package)
+        return metadata.version(package)
+
+    monkeypatch.setattr("bench.quality.extractors.version", without)
+    monkeypatch.setattr("bench.quality.fidelity.version", without)
+    how = ["export-references", "--dataset", "digits", "--references", 20, "--out"]
+    done = call(*how, tmp_path / "r.npz")
+    assert done.exit_code == 0, done.output
 
 
 SUITE = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def test_only_what_was_drawn_alike_stands_beside_it(inputs: list[Path]) -> None:
     stars = [line for line in energy.lines if line.get_marker() == "*"]
     assert len(stars) == 2
     assert "100 samples, ddim 10 eta=1" in drawing.caption
+
+
+def test_a_rival_scored_against_other_references_is_no_star(inputs: list[Path]) -> None:
+    records = [json.loads(line) for line in inputs[1].read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record["reference_hash"] = "0" * 16
+    inputs[1].write_text("".join(json.dumps(record) + "\n" for record in records))
+    (section,) = make_report(read_sources(inputs), []).sections
+    assert not direct(section, "fd_efflite0")
 
 
 @pytest.mark.parametrize("tuned", [0, 150])

@@ -23,10 +23,24 @@ def test_only_seeds_are_averaged() -> None:
         cell(4, time_steps=8), cell(5, config={"channels": 9}), cell(6, seed=0, title="SDDPM"),
     ]  # fmt: skip
     (board,) = make_report(Sources(records=records), []).boards
-    # The last has the settings and the seed of the first: another parent, so a row of its own.
-    assert sorted(len(row.records) for row in board.rows) == [1, 1, 1, 1, 1, 2]
+    # The last has the settings and the seed of the first: another parent. Which of the two the
+    # other seed is of is not known, so each is a row of its own.
+    assert [len(row.records) for row in board.rows] == [1] * 7
+    (board,) = make_report(Sources(records=records[:-1]), []).boards
+    assert sorted(len(row.records) for row in board.rows) == [1, 1, 1, 1, 2]
     assert Stat((1.0,)).spread is None
     assert Stat((1.0, 2.0, 4.0)).spread == pytest.approx((7 / 3) ** 0.5)
+
+
+def test_a_variant_of_the_same_settings_is_another_row() -> None:
+    """Its parent's variant may differ. A failed seed of one is not made up from the other."""
+    own = [cell(seed, fd=10.0 + seed, seed=seed) for seed in (0, 2)]
+    variant = {"variant": "z", "title": "SDDPM (z)"}
+    records = [*own, *(cell(5 + seed, fd=50.0, seed=seed, **variant) for seed in range(3))]
+    (board,) = make_report(Sources(records=records), []).boards
+    rows = {row.records[0].variant: row for row in board.rows}
+    assert {name: row.seeds for name, row in rows.items()} == {"": [0, 2], "z": [0, 1, 2]}
+    assert [record.metrics["fd_efflite0"] for record in rows["z"].records] == [50.0] * 3
 
 
 def test_the_images_of_the_parent_s_training_are_shown_too() -> None:

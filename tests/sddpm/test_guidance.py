@@ -109,6 +109,11 @@ def test_held_out_levels_cover_the_process_and_repeat() -> None:
     torch.testing.assert_close(held_out.noisy, (1 - abar).sqrt() * held_out.noise)
 
 
+def test_few_held_out_images_cover_the_process_too() -> None:
+    held_out = HeldOut.draw(torch.zeros(2, 1, 4, 4), DIFFUSION)
+    assert held_out.t.tolist() == [250, 750]
+
+
 def test_every_layer_of_the_unet_gets_a_gradient(net: UNet) -> None:
     nn.init.normal_(net.head.conv.weight)
     held_out = HeldOut.draw(torch.randn(4, 1, 8, 8), DIFFUSION)
