@@ -119,9 +119,9 @@ class Converter:
         batch = self.images[chosen.to(self.images.device)]
         return next(iter(noised(batch, child, FINETUNE_BATCH, mix(self.seed, number, 1))))
 
-    def held_out(self, images: Tensor) -> HeldOut:
-        """Noised ``images``, the same for every child."""
-        return HeldOut.draw(images, self.parent.diffusion, seed=self.seed)
+    def held_out(self, images: Tensor, levels: int) -> HeldOut:
+        """Noised ``images`` at ``levels`` diffusion steps, the same for every child."""
+        return HeldOut.draw(images, self.parent.diffusion, levels, self.seed)
 
     def compare(
         self, child: Converted, held_out: HeldOut, on_images: Callable[[int], None]

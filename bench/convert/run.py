@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import islice
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ from sddpm.progress import progress_bar
 from sddpm.protocol import System, to_float
 
 SAMPLED = "cells"
-METERED_IMAGES = 8
-"""Evaluations whose operations are counted: one of each diffusion step of the held-out images."""
+DIFFUSION_STEPS = 8
+"""Diffusion steps of the held-out images, of which one evaluation each is metered; more where the
+parts of a schedule would share these unevenly."""
 PRECISION = "32-true"
 """Children are calibrated and fine-tuned in it."""
 
@@ -79,7 +82,8 @@ def run_convert(request: ConvertRequest, say: Callable[[str], None]) -> Conversi
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"--ann {request.ann}: {error}") from error
-    held_out = converter.held_out(_float(test, machine))
+    parts = [len(times) for times in request.children if not isinstance(times, int)]
+    held_out = converter.held_out(_float(test, machine), lcm(DIFFUSION_STEPS, *parts))
     if len(test) < request.held_out:
         say(f"held-out images: {len(test)}, all there are")
     evaluator = _evaluator(request, parent, machine, sampling, say) if request.evaluate else None
@@ -244,7 +248,7 @@ class ConversionRun:
     def _metered(self, system: System) -> dict[str, float]:
         """Millijoules of one network evaluation, by the accountings that are ranked."""
         with Meter(system.generator) as meter:
-            for x, _, t in list(self.held_out.batches(1))[:METERED_IMAGES]:
+            for x, _, t in islice(self.held_out.batches(1), len(self.held_out.t.unique())):
                 system.generator(x, t)
         counts = meter.counts(images=meter.evaluations, batches=meter.evaluations)
         priced = price_all(counts, TABLES[self.request.energy_table])

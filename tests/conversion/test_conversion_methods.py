@@ -4,6 +4,7 @@ schedules, distillation."""
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from baselines import ann_ddpm, ann_twin, pixel_gaussian
 from baselines.fsddim import system as fsddim
+from bench.convert.run import DIFFUSION_STEPS
 from bench.energy.meter import Meter
 from conversion import distilled, qcfs
 from conversion.calibrate import (
@@ -265,6 +267,18 @@ def test_clips_are_trained_beside_their_parent(twin, tmp_path) -> None:
 
 
 # A number of steps that depends on the diffusion step.
+
+
+@pytest.mark.parametrize("schedule", [(1, 2), (8, 32, 8), (4, 8, 16, 32, 64), (1,) * 7])
+def test_held_out_images_weigh_every_part_of_a_schedule_alike(
+    twin, held_out: HeldOut, schedule: tuple[int, ...]
+) -> None:
+    levels = math.lcm(DIFFUSION_STEPS, len(schedule))
+    by_t = converted(twin, held_out, schedule)
+    t = HeldOut.draw(torch.zeros(levels, 1, 8, 8), twin.diffusion, levels).t
+    assert len(t.unique()) == levels
+    steps = [by_t.unet.steps_at(step) for step in t]
+    assert sum(steps) / levels == sum(schedule) / len(schedule)
 
 
 def test_a_schedule_integrates_as_long_as_it_says(twin, held_out: HeldOut) -> None:
