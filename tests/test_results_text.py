@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,9 @@ RATIOS = {
     ("digits, 8x8", "48 channels, twin 32"): ("digits_plus", "", "digits", ""),
     ("digits, 8x8", "the same, pays for events"): ("digits_plus", "event weight 0.1", "digits", ""),
     ("digits, 8x8", "32 channels, twin 32"): ("digits_plus", "32 channels", "digits", ""),
+    ("digits, held out, 512,000 images", "32 channels, twin 32"): (
+        "digits_held_out", "32 channels", "digits_held_out", "",
+    ),
     ("clothes, 16x16", "24 channels, twin 16"): (
         "fashion_mnist16_plus", "", "fashion_mnist16_plus", "",
     ),
@@ -116,21 +120,26 @@ RATIOS = {
 }  # fmt: skip
 
 
+SOLVERS = {"cifar10_plus": "dpm_solver++", "digits_held_out": "sde_dpm_solver++"}
+"""Sampler of the rows of a folder, where it is not DDIM."""
+
+
 def test_the_ratios_of_the_readme_are_the_records() -> None:
     heading, *rows = tables(README.partition("<!-- plus:begin -->")[2])[0]
     assert heading[2:5] == ["FD", "strict energy", "with memory"]
     assert len(rows) == len(RATIOS)
     for data, network, *cells, seeds in rows:
         folder, variant, twins, twin = RATIOS[data, network]
-        solver = ("dpm_solver++", 20) if folder == "cifar10_plus" else ("ddim", None)
+        solver, long = SOLVERS.get(folder, "ddim"), data.endswith("512,000 images")
         pair = []
         for where, system, name in ((folder, "sddpm_plus", variant), (twins, "ann_twin", twin)):
             found = [
                 r for r in records(where)
-                if (r["system"], r["variant"], r["sampler"]) == (system, name, solver[0])
-                and solver[1] in (None, r["sampler_steps"]) and str(r["seed"]) in seeds
+                if (r["system"], r["variant"], r["sampler"]) == (system, name, solver)
+                and str(r["seed"]) in seeds and (not long or r["train_images"] == 512_000)
             ]  # fmt: skip
-            assert ", ".join(str(r["seed"]) for r in found) == seeds, (where, system, name)
+            stated = ", ".join(str(seed) for seed in sorted(r["seed"] for r in found))
+            assert stated == seeds, (where, system, name)
             pair.append([
                 statistics.fmean(r["metrics"]["fd_efflite0"] for r in found),
                 *(statistics.fmean(r["energies"][key] for r in found)
@@ -256,6 +265,41 @@ def test_clothes_at_the_larger_rate_are_the_records() -> None:
         assert seeds == ", ".join(map(str, range(len(values))))
 
 
+LONGER = {  # row and channels of the page -> system and variant
+    ("SDDPM+, T = 4", "24"): ("sddpm_plus", ""),
+    ("SDDPM+, T = 4, pays 0.03 for events", "24"): ("sddpm_plus", "event weight 0.03"),
+    ("SDDPM+, T = 4, pays for events", "24"): ("sddpm_plus", "event weight 0.1"),
+    ("ANN twin", "16"): ("ann_twin", ""),
+    ("ANN twin", "12"): ("ann_twin", "12 channels"),
+    ("ANN twin", "8"): ("ann_twin", "8 channels"),
+    ("ANN twin", "6"): ("ann_twin", "6 channels"),
+}
+
+
+def test_clothes_after_the_longer_training_are_the_records() -> None:
+    records_of = {
+        key: {
+            record["seed"]: record
+            for record in records("fashion_mnist_plus")
+            if (record["system"], record["variant"], record["sampler"]) == (*row, "ddim")
+        }
+        for key, row in LONGER.items()
+    }
+    twin = records_of["ANN twin", "16"]
+    found = [row for row in under("SDDPM+ on clothes") if row[0] == "32x32, 256,000 images"]
+    assert len(found) == len(LONGER)
+    for _, title, channels, distance, share, strict, memory, seeds in found:
+        own = records_of[title, channels]
+        assert seeds == ", ".join(map(str, sorted(own)))
+        distances = {seed: record["metrics"]["fd_efflite0"] for seed, record in own.items()}
+        assert says(distance, list(distances.values())), title
+        ratios = [value / twin[s]["metrics"]["fd_efflite0"] for s, value in distances.items()]
+        assert says(share, [statistics.fmean(ratios)]), title
+        for shown, accounting in ((strict, "strict"), (memory, "lemaire")):
+            price = statistics.fmean(record["energies"][accounting] for record in own.values())
+            assert says(shown, [price / twin[0]["energies"][accounting]]), (title, shown)
+
+
 PAYING = {  # data of the page -> folder of SDDPM+, and folder and variant of its twin
     "digits, 8x8, 48 channels": ("digits_plus", "", "digits", ""),
     "clothes, 32x32, 24 channels, 64,000 images": (
@@ -320,7 +364,7 @@ def test_the_gains_are_those_of_the_search() -> None:
 def test_the_doublings_are_the_records() -> None:
     held_out, training = (
         {record["train_steps"]: record["metrics"]["fd_efflite0"] for record in records(folder)
-         if record["system"] == "ann_twin" and record["seed"] == 0}
+         if (record["system"], record["seed"], record["sampler"]) == ("ann_twin", 0, "ddim")}
         for folder in ("digits_held_out", "digits_converged")
     )  # fmt: skip
     training[2000] = next(
@@ -336,6 +380,57 @@ def test_the_doublings_are_the_records() -> None:
             assert says(shown, [found[steps]]), (words, shown)
             if moved:
                 assert says(moved.rstrip(" %"), [100 * (found[steps] / found[steps // 2] - 1)])
+
+
+ENDED = {  # row of the page -> system, variant, sampler and, of several, steps of the training
+    "ANN twin": ("ann_twin", "", "sde_dpm_solver++", 16_000),
+    "SDDPM+, 32 channels": ("sddpm_plus", "32 channels", "sde_dpm_solver++", 16_000),
+    "converted twin": ("converted", "", "sde_dpm_solver++", None),
+    "SDDPM": ("sddpm", "", "sde_dpm_solver++", 16_000),
+    "FSVAE": ("fsvae", "", None, None),
+    "ESVAE": ("esvae", "", None, None),
+    "VAE (ANN)": ("vae", "", None, None),
+    "SGAN": ("sgan", "", None, None),
+    "SWGAN": ("swgan", "", None, None),
+    "SGAD": ("sgad", "", None, None),
+    "Hybrid GAN": ("hybrid_gan", "", None, None),
+    "Spiking-Diffusion": ("spiking_diffusion", "", None, None),
+    "per-pixel Gaussian": ("pixel_gaussian", "", None, None),
+}
+
+
+def test_the_systems_that_were_trained_to_their_end_are_the_records() -> None:
+    heading, *rows = under("All systems, trained to their end", level="###")
+    assert heading == [
+        "system", "images", "FD to held-out images", "over the twin's", "strict mJ/image",
+        "with memory", "seeds",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == list(ENDED)
+    facts = {title: ended(*row) for title, row in ENDED.items()}
+    twin = {r["seed"]: r["metrics"]["fd_efflite0"] for r in facts["ANN twin"]}
+    for title, images, distance, ratio, strict, memory, seeds in rows:
+        own = facts[title]
+        assert seeds == ", ".join(str(record["seed"]) for record in own)
+        if title != "converted twin":
+            assert {images.replace(",", "")} == {str(record["train_images"]) for record in own}
+        assert says(distance, [record["metrics"]["fd_efflite0"] for record in own]), title
+        ratios = [r["metrics"]["fd_efflite0"] / twin[r["seed"]] for r in own]
+        assert says(ratio, ratios), title
+        for shown, accounting in ((strict, "strict"), (memory, "lemaire")):
+            assert says(shown, [record["energies"][accounting] for record in own]), title
+
+
+def ended(
+    system: str, variant: str, sampler: str | None, steps: int | None
+) -> list[dict[str, Any]]:
+    """Records of a row against the held-out images, by seed."""
+    found = [
+        record
+        for record in records("digits_held_out")
+        if (record["system"], record["variant"], record["sampler"]) == (system, variant, sampler)
+        and steps in (None, record["train_steps"])
+    ]
+    return sorted(found, key=lambda record: int(record["seed"]))
 
 
 PARTS = {
