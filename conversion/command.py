@@ -119,7 +119,7 @@ class Converter:
         batch = self.images[chosen.to(self.images.device)]
         return next(iter(noised(batch, child, FINETUNE_BATCH, mix(self.seed, number, 1))))
 
-    def held_out(self, images: Tensor, levels: int) -> HeldOut:
+    def held_out(self, images: Tensor, levels: int = 8) -> HeldOut:
         """Noised ``images`` at ``levels`` diffusion steps, the same for every child."""
         return HeldOut.draw(images, self.parent.diffusion, levels, self.seed)
 

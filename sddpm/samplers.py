@@ -232,6 +232,13 @@ def sample(
     return x
 
 
+def check_steps(sampler: str, steps: int, diffusion_steps: int) -> None:
+    """Raise ValueError if ``sampler`` cannot take ``steps`` steps through a process of
+    ``diffusion_steps``. That depends on no network."""
+    gamma = torch.ones(diffusion_steps + 1)
+    make_scheduler(DiffusionConfig(diffusion_steps), Sampling(sampler, steps), gamma)
+
+
 def make_scheduler(diffusion: DiffusionConfig, sampling: Sampling, gamma: Tensor | None) -> Any:
     """The scheduler of ``sampling``, its diffusion steps chosen: ``timesteps``, descending."""
     entry = SAMPLERS[sampling.sampler]

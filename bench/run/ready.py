@@ -6,8 +6,6 @@ import reprlib
 import urllib.request
 from contextlib import suppress
 
-import torch
-
 from bench.plan.plan import Plan, load_split
 from bench.quality.extractors import choose_extractor, remedy
 from bench.quality.fidelity import MIN_IMAGES
@@ -15,8 +13,7 @@ from bench.quality.registry import AUTO, EXTRACTORS
 from bench.quality.weights import FETCH_TIMEOUT_S, cached_weights
 from bench.run.kinds import kind_of
 from bench.suites.schema import MOST_TIME_STEPS
-from sddpm.diffusion import DiffusionConfig
-from sddpm.samplers import Sampling, make_scheduler
+from sddpm.samplers import check_steps
 
 
 def check_ready(plan: Plan) -> None:
@@ -54,9 +51,7 @@ def _check_steps(plan: Plan) -> None:
         if (sampler, steps, most) not in tried:
             tried.add((sampler, steps, most))
             try:
-                # Which steps a sampler can take depends on no network.
-                gamma = torch.ones(most + 1)
-                make_scheduler(DiffusionConfig(most), Sampling(sampler, steps), gamma)
+                check_steps(sampler, steps, most)
             except ValueError as error:
                 raise ValueError(f"{cell.label}: sampler {sampler}: {error}") from error
 
